@@ -1,0 +1,74 @@
+"""How kernels are compiled: one explicit signature each, into a cache that can not be stale and is filled once a machine.
+
+Numba's own on-disk cache has two traps: ranks that compile at once may poison it, and a changed intrinsic or another processor
+keeps old code. So the folder's name is a hash of everything the machine code depends on, it lives on the node itself, and one
+process fills it under a lock while the others wait.
+"""
+
+import contextlib
+import fcntl
+import getpass
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+from numba import njit
+
+_OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
+
+
+def compiled(signature: str) -> Callable:
+    """Compile a function for exactly `signature` when it is defined, or load it from the cache. No fast-math: NaN stays visible."""
+    return njit(signature, cache=True, **_OPTIONS)
+
+
+def inlined(function: Callable) -> Callable:
+    """A function that only compiled functions call: specialised on their types, a part of their code."""
+    return njit(forceinline=True, **_OPTIONS)(function)
+
+
+def processor_features() -> str:
+    """The processor's features as LLVM will use them, from the environment variable that overrides Numba's choice or from the host."""
+    return os.environ.get("NUMBA_CPU_FEATURES") or llvmlite.binding.get_host_cpu_features().flatten()
+
+
+def cache_folder() -> Path:
+    """A folder of this user on this node for this code, this processor and this Numba."""
+    recipe = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {processor_features()}".encode())
+    recipe.update((numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        recipe.update(source.read_bytes())
+    return _private_folder() / recipe.hexdigest()[:16]
+
+
+def _private_folder() -> Path:
+    """`$DISTSGD_CACHE`, or a folder in the node's temporary space that nobody else can write to (code is loaded from it)."""
+    chosen = os.environ.get("DISTSGD_CACHE")
+    folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"distsgd-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = folder.stat()
+    if seen.st_uid != os.getuid() or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return Path(tempfile.mkdtemp(prefix="distsgd-"))
+    return folder
+
+
+@contextlib.contextmanager
+def filled_once() -> Iterator[None]:
+    """While this is open, functions compile into the cache folder; of all processes of a node one at a time, until it is full."""
+    folder = cache_folder()
+    folder.mkdir(exist_ok=True)
+    usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    full = folder / "full"
+    try:
+        with open(folder / "lock", "w") as lock:
+            if not full.exists():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+            full.touch()
+    finally:
+        numba.config.CACHE_DIR = usual

@@ -1,0 +1,85 @@
+"""Softmax cross-entropy, with an exponential of its own: the C library's differs from machine to machine."""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from distsgd.kernels.compiled import compiled, inlined
+
+LOSS_UNIT = 2.0**-30
+"""Losses are summed as integers of this unit, so that sums over ranks do not depend on the order."""
+LOSS_LIMIT = 8192.0
+"""A single image's loss counts at most this much, so that 2**20 images can be summed."""
+TOTALS = ("samples", "correct", "loss", "not_finite")
+
+
+@intrinsic
+def _bits(typing, x):
+    """A float32's 32 bits as an integer."""
+    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic
+def _from_bits(typing, x):
+    """The float32 with these 32 bits."""
+    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@inlined
+def exponential(x):
+    """exp(x) for x <= 0 within 2 units in the last place, by plain multiplications and additions (Cephes' polynomial); NaN stays."""
+    one = np.float32(1)
+    x = np.float32(-87) if x < np.float32(-87) else x
+    shifted = x * np.float32(1.44269504) + np.float32(12582912)  # 1.5 * 2**23: the rounded integer is in the low bits
+    n = shifted - np.float32(12582912)
+    r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    power = _from_bits(np.int32((_bits(shifted) + np.int32(127)) << np.int32(23)))
+    return (p * r * r + r + one) * power
+
+
+@compiled("void(float32[:,::1], int64[::1], int64, float32[:,::1], float32[:,::1])")
+def softmax_cross_entropy(z, labels, count, work, dz):
+    """Write dz, the gradient of the mean loss of the first `count` images to the scores z (classes, batch); zero for the others.
+
+    work: (3, batch), on return per image the greatest score, the sum of exponentials, and the score of the label.
+    """
+    classes, batch = z.shape
+    for n in range(batch):
+        work[0, n], work[1, n] = z[0, n], np.float32(0)
+        work[2, n] = z[labels[n], n]
+    for k in range(1, classes):
+        for n in range(batch):
+            work[0, n] = work[0, n] if z[k, n] <= work[0, n] else z[k, n]
+    for k in range(classes):
+        for n in range(batch):
+            dz[k, n] = exponential(z[k, n] - work[0, n])
+            work[1, n] += dz[k, n]
+    for k in range(classes):
+        for n in range(batch):
+            share = dz[k, n] / work[1, n] - (np.float32(1) if labels[n] == k else np.float32(0))
+            dz[k, n] = share / np.float32(count) if n < count else np.float32(0)
+
+
+@compiled("void(float32[:,::1], int64[::1], int64, float32[:,::1], int64[::1])")
+def count_losses(z, labels, count, work, totals):
+    """Add to totals (samples, correct, loss in LOSS_UNITs, images whose loss is not finite) what `softmax_cross_entropy` left."""
+    totals[0] += count
+    for n in range(count):
+        loss = math.log(np.float64(work[1, n])) - (np.float64(work[2, n]) - np.float64(work[0, n]))
+        best = 0
+        for k in range(1, z.shape[0]):
+            if z[k, n] > z[best, n]:
+                best = k
+        totals[1] += np.int64(best == labels[n])
+        if loss < math.inf:
+            totals[2] += np.int64(min(loss, LOSS_LIMIT) / LOSS_UNIT)
+        else:
+            totals[3] += 1

@@ -1,0 +1,52 @@
+"""Numbers in another order, and numbers left out: what layers need beside the two loops in `rows` and `pairs`."""
+
+import numpy as np
+
+from distsgd.kernels.compiled import compiled, inlined
+
+
+@compiled("void(float32[:,::1], float32[:,::1])")
+def transpose(x, y):
+    """Write y = x transposed, in blocks that stay in the cache."""
+    rows, columns = x.shape
+    for i in range(0, rows, 16):
+        for j in range(0, columns, 16):
+            for k in range(j, min(j + 16, columns)):
+                for t in range(i, min(i + 16, rows)):
+                    y[k, t] = x[t, k]
+
+
+@compiled("void(float32[:,:,:,::1], float32[:,:,:,::1])")
+def turn_filters(weights, turned):
+    """Write turned[k, r, s, c] = weights[c, R-1-r, S-1-s, k]: the filters that carry a convolution's gradient back to its input."""
+    channels, height, width, filters = weights.shape
+    for k in range(filters):
+        for r in range(height):
+            for s in range(width):
+                for c in range(channels):
+                    turned[k, r, s, c] = weights[c, height - 1 - r, width - 1 - s, k]
+
+
+@inlined
+def _mixed(x):
+    """A bijection of 64 bits that leaves no pattern: splitmix64's finalizer (Steele, Lea, Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled("void(float32[:,::1], uint64[::1], uint64, float32, boolean, float32[:,::1], float32[:,::1])")
+def drop(x, draw, layer, rate, gated, gate, y):
+    """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout).
+
+    What is dropped depends on draw (seed, worker, step), the layer and the value's place alone, so that the way back drops the same
+    on any machine. x, y: (units, batch). With `gated`, y is zero too where gate is not positive.
+    """
+    units, batch = x.shape
+    limit, scale = np.uint64(np.float64(rate) * 4294967296.0), np.float32(1) / (np.float32(1) - rate)
+    key = _mixed(_mixed(_mixed(_mixed(draw[0]) + draw[1]) + draw[2]) + layer)
+    for i in range(units):
+        for n in range(batch):
+            chance = _mixed(key + np.uint64(i * batch + n) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+            kept = chance >= limit and (not gated or not gate[i, n] <= 0)
+            y[i, n] = x[i, n] * scale if kept else np.float32(0)

@@ -1,0 +1,160 @@
+"""Layers in order, and all memory they work in: one parameter vector, one gradient vector, activations planned once.
+
+A step of training allocates nothing: forward and backward are lists of kernels whose arguments were bound when the network was built.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distsgd.config import InputError
+from distsgd.kernels import batch as batch_kernels
+from distsgd.kernels import loss
+from distsgd.kernels.tile import LANES
+from distsgd.layers import Border, Convolution, Dense, Layer, MaxPool, Place, Program, Rectifier, Shape, Tensor, Values
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest register."""
+
+
+def aligned(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """Zeros that begin at a cache line, so that no register's load spans two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of a plan: what goes in and comes out, and whether input and output are rectified."""
+
+    layer: Layer
+    shape: Shape
+    output: Shape
+    rectified: bool
+    rectify: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The layer's parameters."""
+        return self.layer.tensors(self.shape)
+
+
+def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
+    """Follow an image's shape through the layers, a rectifier joined to the layer before it. InputError where one does not fit."""
+    stages: list[Stage] = []
+    for number, layer in enumerate(layers):
+        if isinstance(layer, Rectifier):
+            if not stages or not isinstance(stages[-1].layer, Convolution | Dense):
+                raise InputError(f"layer {number + 1}: a rectifier must follow a convolution or a dense layer")
+            last = stages.pop()
+            stages.append(Stage(last.layer, last.shape, last.output, last.rectified, True))
+            continue
+        came = stages[-1].output if stages else shape
+        try:
+            output = layer.output(came)
+        except InputError as error:
+            raise InputError(f"layer {number + 1}: {error}") from None
+        # pooling and dropout hand on what was rectified before them, so that the layer behind may gate once more: same zeros
+        rectified = bool(stages) and stages[-1].rectify
+        stages.append(Stage(layer, came, output, rectified, False))
+    return stages
+
+
+def tensors(stages: Sequence[Stage]) -> list[Tensor]:
+    """All parameters in the order in which they lie in the vector, named layer.tensor."""
+    return [
+        Tensor(f"{number + 1}.{tensor.name}", tensor.shape, tensor.fan_in)
+        for number, stage in enumerate(stages)
+        for tensor in stage.tensors
+    ]
+
+
+def initialize(parameters: np.ndarray, stages: Sequence[Stage], seed: int) -> None:
+    """Write He's uniform start (He et al. 2015) into the vector: weights within sqrt(6 / fan in), biases zero; the same everywhere."""
+    first = 0
+    for number, tensor in enumerate(tensors(stages)):
+        part = parameters[first : first + tensor.size]
+        part[:] = 0
+        if tensor.fan_in:
+            chance = np.random.Philox(key=[seed, number], counter=[0, 0, 0, 1]).random_raw(tensor.size)
+            part[:] = ((chance >> np.uint64(11)) * 2.0**-52 - 1.0) * np.sqrt(6.0 / tensor.fan_in)
+        first += tensor.size
+
+
+class Network:
+    """A network of a given plan for batches of a given size, working on a parameter vector that it is given."""
+
+    def __init__(self, stages: Sequence[Stage], batch: int, parameters: np.ndarray) -> None:
+        """`parameters`: float32, as many as `tensors` say; read at every step and never written."""
+        self.stages, self.batch = list(stages), batch
+        self.lanes = -(-batch // LANES) * LANES
+        self.parameters, self.gradient = parameters, aligned(parameters.size)
+        self.draw = np.zeros(3, np.uint64)
+        self.labels = np.zeros(self.lanes, np.int64)
+        self.totals = np.zeros(len(loss.TOTALS), np.int64)
+        self._work = aligned((3, self.lanes))
+        values = self._values([stage.layer.border for stage in self.stages] + [Border()])
+        gradients = self._values([Border()] + [stage.layer.gradient_border for stage in self.stages])
+        self.images, self.scores = values[0], values[-1]
+        places = self._places(values, gradients)
+        pairs = list(zip(self.stages, places, strict=True))
+        self._learning: Program = [call for stage, place in pairs for call in stage.layer.forward(place, True)]
+        self._judging: Program = [call for stage, place in pairs for call in stage.layer.forward(place, False)]
+        self._returning: Program = [call for stage, place in reversed(pairs) for call in stage.layer.backward(place)]
+        self._score_gradient = gradients[-1].units
+
+    def _values(self, borders: Sequence[Border]) -> list[Values]:
+        shapes = [self.stages[0].shape] + [stage.output for stage in self.stages]
+        return [Values(aligned(self._padded(shape, border)), border) for shape, border in zip(shapes, borders, strict=True)]
+
+    def _padded(self, shape: Shape, border: Border) -> tuple[int, ...]:
+        channels, height, width = shape
+        return channels, border.top + height + border.bottom, border.left + width + border.right, self.lanes
+
+    def _places(self, values: list[Values], gradients: list[Values]) -> list[Place]:
+        scratch = aligned(max(stage.layer.scratch(stage.shape, self.lanes) for stage in self.stages))
+        places, first = [], 0
+        for number, stage in enumerate(self.stages):
+            weights, slopes = [], []
+            for tensor in stage.tensors:
+                weights.append(self.parameters[first : first + tensor.size].reshape(tensor.shape))
+                slopes.append(self.gradient[first : first + tensor.size].reshape(tensor.shape))
+                first += tensor.size
+            pooled = (*stage.output, self.lanes) if isinstance(stage.layer, MaxPool) else 0
+            dx = gradients[number] if number else None
+            around = (values[number], values[number + 1], dx, gradients[number + 1])
+            memory = (tuple(weights), tuple(slopes), aligned(pooled, np.uint8), scratch)
+            places.append(Place(number, *around, *memory, stage.rectify, stage.rectified, self.draw))
+        return places
+
+    def fill(
+        self, images: np.ndarray, labels: np.ndarray, order: np.ndarray, first: int, count: int, scaling: np.ndarray
+    ) -> None:
+        """Make images order[first : first + count] the batch. scaling: (2, channels), mean and 1 / deviation of the bytes."""
+        at, x = self.images.border, self.images.buffer
+        batch_kernels.fill(images, labels, order, first, count, scaling, x, at.top, at.left, self.labels)
+        self._count = count
+
+    def learn(self, seed: int, worker: int, step: int) -> None:
+        """Forward and backward on the batch: writes `gradient`, of the mean loss, and adds to `totals`. The three numbers choose what
+        dropout drops."""
+        self.draw[:] = seed, worker, step
+        for kernel, arguments in self._learning:
+            kernel(*arguments)
+        self._lose()
+        for kernel, arguments in self._returning:
+            kernel(*arguments)
+
+    def judge(self) -> None:
+        """Forward on the batch without dropout: adds to `totals`."""
+        for kernel, arguments in self._judging:
+            kernel(*arguments)
+        self._lose()
+
+    def _lose(self) -> None:
+        scores = self.scores.units
+        loss.softmax_cross_entropy(scores, self.labels, self._count, self._work, self._score_gradient)
+        loss.count_losses(scores, self.labels, self._count, self._work, self.totals)

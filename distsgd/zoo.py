@@ -1,0 +1,55 @@
+"""The networks of the source documents and their kin, by name. Each ends with one score a class."""
+
+import re
+from collections.abc import Callable
+
+from distsgd.config import InputError
+from distsgd.layers import Convolution, Dense, Layer, MaxPool, Rectifier
+
+Layers = list[Layer | Rectifier]
+
+
+def garg(classes: int) -> Layers:
+    """Garg, Joshi and Sahu's for 28x28 grey images, no biases in the dense layers: 105,496 parameters with 10 classes."""
+    convolutions: Layers = [Convolution(8, 5), Rectifier(), Convolution(8, 5), Rectifier(), MaxPool(2)]
+    return [*convolutions, Dense(128, bias=False), Rectifier(), Dense(classes, bias=False)]
+
+
+def rendon(classes: int) -> Layers:
+    """Rendon and Sanseviero's for 28x28 grey images: 26,594 parameters with 10 classes."""
+    convolutions: Layers = [Convolution(4, 2, "same"), Rectifier(), Convolution(4, 2, "same"), Rectifier(), MaxPool(4)]
+    return [*convolutions, Dense(128), Rectifier(), Dense(classes)]
+
+
+def chavan(size: int, filters: int, units: int, classes: int) -> Layers:
+    """Chavan and Kulkarni's K-F-H: one convolution of F filters KxK, one dense layer of H units; pooling by 2 between them."""
+    return [Convolution(filters, size), Rectifier(), MaxPool(2), Dense(units), Rectifier(), Dense(classes)]
+
+
+def lenet5(classes: int) -> Layers:
+    """LeNet-5 (LeCun et al. 1998) as it is used today: rectifiers and max pooling."""
+    first: Layers = [Convolution(6, 5, "same"), Rectifier(), MaxPool(2)]
+    second: Layers = [Convolution(16, 5), Rectifier(), MaxPool(2)]
+    return [*first, *second, Dense(120), Rectifier(), Dense(84), Rectifier(), Dense(classes)]
+
+
+def cifar(classes: int) -> Layers:
+    """Team Incognitos' simple network for 32x32 colour images."""
+    stack: Layers = []
+    for filters in (32, 32, 64):
+        stack += [Convolution(filters, 5, "same"), Rectifier(), MaxPool(2)]
+    return [*stack, Dense(64), Rectifier(), Dense(classes)]
+
+
+_BY_NAME: dict[str, Callable[[int], Layers]] = {"garg": garg, "rendon": rendon, "lenet5": lenet5, "cifar": cifar}
+NAMES = (*_BY_NAME, "chavan-K-F-H")
+
+
+def layers(name: str, classes: int) -> Layers:
+    """The layers of the network of that name. InputError names the valid ones."""
+    if name in _BY_NAME:
+        return _BY_NAME[name](classes)
+    numbers = re.fullmatch(r"chavan-([1-9]\d*)-([1-9]\d*)-([1-9]\d*)", name)
+    if numbers:
+        return chavan(*(int(number) for number in numbers.groups()), classes)
+    raise InputError(f"network.name = {name!r}: must be one of {', '.join(NAMES)} (numbers for K, F, H: chavan-5-50-100)")
