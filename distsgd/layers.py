@@ -145,7 +145,7 @@ class Convolution:
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory."""
         taps = shape[0] * self.size**2
-        resting = max(pairs.room(taps, self.filters), rows.STRIP * max(self.filters, shape[0]))
+        resting = max(pairs.room(taps, self.filters), rows.GROUP * max(self.filters, shape[0]))
         return self.tensors(shape)[0].size + resting
 
     def forward(self, place: Place, training: bool) -> Program:
@@ -197,7 +197,7 @@ class Dense:
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory."""
         inputs = math.prod(shape)
-        resting = max(rows.STRIP * max(self.units, inputs), pairs.room(inputs, self.units) if self.units < LANES else 0)
+        resting = max(rows.GROUP * max(self.units, inputs), pairs.room(inputs, self.units) if self.units < LANES else 0)
         return batch * (self.units + inputs) + resting
 
     def forward(self, place: Place, training: bool) -> Program:
@@ -252,6 +252,8 @@ class MaxPool:
 
     def output(self, shape: Shape) -> Shape:
         """The shape that comes out. InputError where no window fits."""
+        if not 0 < self.size <= 16:
+            raise InputError(f"pooling size {self.size}: must be 1 to 16")
         if min(shape[1:]) < self.size:
             raise InputError(f"a {self.size}x{self.size} pooling does not fit an input of {shape[1]}x{shape[2]}")
         return shape[0], shape[1] // self.size, shape[2] // self.size
@@ -266,16 +268,14 @@ class MaxPool:
 
     def forward(self, place: Place, training: bool) -> Program:
         """y from x, and which value won."""
-        y, to = place.y, place.y.border
-        return [(pool.max_pool, (place.x.buffer, 0, 0, self.size, y.buffer, to.top, to.left, place.winners))]
+        return [(pool.max_pool, (place.x.buffer, self.size, place.y.rows, place.winners))]
 
     def backward(self, place: Place) -> Program:
         """dx from dy."""
         if place.dx is None:
             return []
-        y, dx, at, to = place.y, place.dx, place.y.border, place.dx.border
-        gate = (y.buffer, at.top, at.left, place.rectified)
-        return [(pool.max_pool_gradient, (place.dy.buffer, place.winners, self.size, *gate, dx.buffer, to.top, to.left))]
+        gate = (place.y.rows, place.rectified)
+        return [(pool.max_pool_gradient, (place.dy.buffer, place.winners, self.size, *gate, place.dx.rows))]
 
 
 @dataclass(frozen=True)

@@ -1,48 +1,55 @@
-"""Max pooling over windows that do not overlap.
+"""Max pooling over windows that lie side by side.
 
-Buffers are (channels, height, width, batch) with a border around the values; top and left say where the values begin.
+Values are (channels, height, width, batch); batches are multiples of LANES.
 """
 
 import numpy as np
 
+from distsgd.kernels import tile
 from distsgd.kernels.compiled import compiled
+from distsgd.kernels.tile import LANES, VECTOR
+
+REGISTERS = LANES // VECTOR
 
 
-@compiled("void(float32[:,:,:,::1], int64, int64, int64, float32[:,:,:,::1], int64, int64, uint8[:,:,:,::1])")
-def max_pool(x, x_top, x_left, size, y, top, left, winner):
-    """Write into y, from (top, left) on, the maximum of every size x size window of x, and into `winner` its place in the window.
+@compiled("void(float32[:,:,:,::1], int64, float32[:,:,:], uint8[:,:,:,::1])")
+def max_pool(x, size, y, winner):
+    """Write into y the maximum of every size x size window of x, and into `winner` its place in the window; a NaN wins.
 
-    winner: (channels, out height, out width, batch) gives the size of y's part that is written. A NaN wins.
+    winner: (channels, out height, out width, batch), at most 256 places. y: (channels, out height, out width x batch), last axis contiguous.
     """
     channels, height, width, batch = winner.shape
+    shape, line, plane, row = tile.zeros(1, REGISTERS), y.strides[1] >> 2, y.strides[0] >> 2, x.strides[1] >> 2
     for c in range(channels):
         for i in range(height):
-            for j in range(width):
-                for n in range(batch):
-                    y[c, top + i, left + j, n] = x[c, x_top + i * size, x_left + j * size, n]
-                    winner[c, i, j, n] = 0
-                for place in range(1, size * size):
-                    row, column = x_top + i * size + place // size, x_left + j * size + place % size
-                    for n in range(batch):
-                        value, best = x[c, row, column, n], y[c, top + i, left + j, n]
-                        wins = not value <= best
-                        y[c, top + i, left + j, n] = value if wins else best
-                        winner[c, i, j, n] = np.uint8(place) if wins else winner[c, i, j, n]
+            for j in range(0, width * batch, LANES):
+                at = (c * x.shape[1] + i * size) * row + (j // batch * size) * batch + j % batch
+                best, place = tile.load(shape, x, at, 0), shape
+                for other in range(1, size * size):
+                    value = tile.load(shape, x, at + other // size * row + other % size * batch, 0)
+                    place = tile.where_greater(value, best, tile.fill(shape, np.float32(other)), place)
+                    best = tile.where_greater(value, best, value, best)
+                tile.store(best, y, c * plane + i * line + j, 0)
+                tile.store_bytes(place, winner, (c * height + i) * width * batch + j)
 
 
-@compiled("void(float32[:,:,:,::1], uint8[:,:,:,::1], int64, float32[:,:,:,::1], int64, int64, boolean, float32[:,:,:,::1], int64, int64)")
-def max_pool_gradient(dy, winner, size, y, y_top, y_left, gated, dx, top, left):
-    """Write dx, from (top, left) on: the gradient goes to the window's winner, zero to the rest.
+@compiled("void(float32[:,:,:,::1], uint8[:,:,:,::1], int64, float32[:,:,:], boolean, float32[:,:,:])")
+def max_pool_gradient(dy, winner, size, y, gated, dx):
+    """Write dx: the gradient goes to the window's winner, zero to the rest of the window.
 
-    dy: as winner, no border. With `gated` the input was rectified: where y, which is the winner's value, is not positive nothing
-    goes back. Rows and columns of dx that no window covers are left alone.
+    dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not positive nothing
+    goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
     """
     channels, height, width, batch = winner.shape
+    shape, line, plane, row, depth = tile.zeros(1, REGISTERS), y.strides[1] >> 2, y.strides[0] >> 2, dx.strides[1] >> 2, dx.strides[0] >> 2
     for c in range(channels):
         for i in range(height):
-            for j in range(width):
-                for place in range(size * size):
-                    row, column = top + i * size + place // size, left + j * size + place % size
-                    for n in range(batch):
-                        passes = winner[c, i, j, n] == place and (not gated or not y[c, y_top + i, y_left + j, n] <= 0)
-                        dx[c, row, column, n] = dy[c, i, j, n] if passes else np.float32(0)
+            for j in range(0, width * batch, LANES):
+                flat = (c * height + i) * width * batch + j
+                slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
+                if gated:
+                    slope = tile.gate(slope, y, c * plane + i * line + j, 0)
+                to = c * depth + i * size * row + (j // batch * size) * batch + j % batch
+                for other in range(size * size):
+                    passed = tile.where_equal(place, tile.fill(shape, np.float32(other)), slope, shape)
+                    tile.store(passed, dx, to + other // size * row + other % size * batch, 0)

@@ -270,3 +270,69 @@ def _halve(builder, vector, width):
         low, high = (builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), half) for half in halves)
         vector = builder.fadd(low, high)
     return builder.extract_element(vector, ir.Constant(_INT, 0))
+
+
+@intrinsic
+def fill(typing, tile, scalar):
+    """A tile shaped as the given one, every lane `scalar` (float32)."""
+
+    def generate(context, builder, signature, args):
+        return _pack(builder, [_splat(builder, args[1])] * (tile.rows * tile.columns))
+
+    return tile(tile, types.float32), generate
+
+
+@intrinsic
+def where_greater(typing, left, right, yes, no):
+    """Lane by lane `yes` where left > right or left is a NaN, else `no`."""
+
+    def generate(context, builder, signature, args):
+        cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
+        return _pack(builder, [builder.select(builder.fcmp_unordered(">", x, y), a, b) for x, y, a, b in cells])
+
+    return left(left, right, yes, no), generate
+
+
+@intrinsic
+def where_equal(typing, left, right, yes, no):
+    """Lane by lane `yes` where left == right, else `no`."""
+
+    def generate(context, builder, signature, args):
+        cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
+        return _pack(builder, [builder.select(builder.fcmp_ordered("==", x, y), a, b) for x, y, a, b in cells])
+
+    return left(left, right, yes, no), generate
+
+
+_BYTES = ir.VectorType(ir.IntType(8), VECTOR)
+
+
+@intrinsic
+def load_bytes(typing, tile, array, place):
+    """A one-row tile shaped as the given one from bytes of the array, as numbers."""
+
+    def generate(context, builder, signature, args):
+        pointer, cells = _address(context, builder, array, args[1], args[2]), []
+        for c in range(tile.columns):
+            source = builder.bitcast(builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)]), _BYTES.as_pointer())
+            loaded = builder.load(source)
+            loaded.align = 1
+            cells.append(builder.uitofp(loaded, _VECTOR))
+        return _pack(builder, cells)
+
+    return tile(tile, array, place), generate
+
+
+@intrinsic
+def store_bytes(typing, tile, array, place):
+    """Write a one-row tile of whole numbers below 256 to the array as bytes."""
+
+    def generate(context, builder, signature, args):
+        pointer = _address(context, builder, array, args[1], args[2])
+        for c, cell in enumerate(_cells(builder, args[0])):
+            target = builder.bitcast(builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)]), _BYTES.as_pointer())
+            written = builder.store(builder.fptoui(cell, _BYTES), target)
+            written.align = 1
+        return context.get_dummy_value()
+
+    return types.none(tile, array, place), generate
