@@ -1,5 +1,204 @@
-"""The one model of a run's settings."""
+"""The one model of a run's settings: the same for a TOML file, for `--set section.key=value` and for Python."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 
 class InputError(ValueError):
     """What a user gave is wrong: shown as one message without a traceback, exit code 2."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """Which images, and how often they are dealt anew."""
+
+    path: str = "fashion-mnist-small"
+    """A file made by `distsgd data import`, or the name of an embedded set."""
+    train_images: int | None = Field(None, ge=1)
+    """Use only the first so many training images."""
+    reshuffle: int = Field(0, ge=0)
+    """Deal the images to the workers anew every so many epochs; 0: never."""
+
+
+class Network(_Section):
+    """Which network."""
+
+    name: str = "garg"
+
+
+class Sgd(_Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+class Adam(_Section):
+    """Adam (Kingma & Ba 2015)."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: float = Field(0.001, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+def _optimizer_name(section: Any) -> Any:
+    return section.get("name", "adam") if isinstance(section, dict) else getattr(section, "name", None)
+
+
+Optimizer = Annotated[Annotated[Sgd, Tag("sgd")] | Annotated[Adam, Tag("adam")], Discriminator(_optimizer_name)]
+
+Period = Annotated[int, Field(ge=1)] | Literal["epoch", "once"]
+
+
+class Averaging(_Section):
+    """How many workers there are, and when and how they are averaged."""
+
+    workers: int | None = Field(None, ge=1)
+    """Logical SGD processes; not given: as many as ranks."""
+    period: Period | None = None
+    """Local steps between two averages: a number, "epoch", or "once" (only at the end); not given: 16, or 1 for gradients."""
+    what: Literal["parameters", "gradients"] = "parameters"
+    topology: Literal["allreduce", "master"] = "allreduce"
+    reduction: Literal["exact", "fast"] = "exact"
+
+    @property
+    def rounds_of(self) -> int | Literal["epoch", "once"]:
+        """The period, given or not."""
+        return self.period or (1 if self.what == "gradients" else 16)
+
+
+class Train(_Section):
+    """How long, in which batches, from which seed."""
+
+    epochs: int = Field(12, ge=1)
+    batch: int = Field(32, ge=1, le=65536)
+    """Images in a worker's step."""
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Config(_Section):
+    """All settings of a run."""
+
+    data: Data = Data()
+    network: Network = Network()
+    optimizer: Optimizer = Adam()
+    averaging: Averaging = Averaging()
+    train: Train = Train()
+
+    def problems(self) -> list[str]:
+        """What no single setting shows."""
+        averaging = self.averaging
+        if averaging.what == "gradients" and averaging.rounds_of != 1:
+            return [f"averaging.period = {_shown(averaging.period)}: gradients are averaged at every step, so it must be 1"]
+        return []
+
+
+def read(path: Path | None, changes: Sequence[str] = ()) -> tuple[Config, list[str]]:
+    """Read a TOML file (None: all defaults) and apply `section.key=value` changes.
+
+    Returns the settings and all that is wrong with them, one text each; where something is, its setting has the default. InputError
+    where the file can't be read or is no TOML.
+    """
+    table = _table(path) if path else {}
+    problems = [problem for change in changes if (problem := _change(table, change))]
+    config, found = _checked(table)
+    return config, problems + found + config.problems()
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+
+
+def _change(table: dict[str, Any], change: str) -> str | None:
+    key, equals, text = change.partition("=")
+    names = key.strip().split(".")
+    if not equals or len(names) != 2:
+        return f"--set {change}: must be section.key=value, for example --set train.epochs=3"
+    section = table.setdefault(names[0], {})
+    if not isinstance(section, dict):
+        return f"--set {change}: {names[0]} is not a section"
+    section[names[1]] = _value(text.strip())
+    return None
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a plain word is a string: nobody quotes twice in a shell
+
+
+def _checked(table: dict[str, Any]) -> tuple[Config, list[str]]:
+    """The settings that are right, with what is said of the others."""
+    problems = []
+    while True:
+        try:
+            return Config.model_validate(table), problems
+        except ValidationError as error:
+            for fault in error.errors():
+                problems.append(_fault(fault["loc"], fault["msg"], fault["type"], fault["input"], table))
+                _remove(table, fault["loc"])
+
+
+def _path(location: Sequence[int | str]) -> list[str]:
+    """The keys of a location, without the names of a union's members that pydantic puts between."""
+    return [str(part) for part in location if part not in ("sgd", "adam", "int", "constrained-int") and "literal" not in str(part)]
+
+
+def _fault(location: Sequence[int | str], message: str, kind: str, given: Any, table: dict[str, Any]) -> str:
+    keys = _path(location)
+    if kind == "extra_forbidden":
+        return f"{'.'.join(keys)}: there is no such setting; {_choices(keys, table)}"
+    if kind == "union_tag_invalid":
+        return f"optimizer.name = {_shown(given.get('name'))}: must be 'sgd' or 'adam'"
+    message = message[0].lower() + message[1:]
+    return f"{'.'.join(keys)} = {_shown(given)}: {message.replace('input should be', 'must be')}"
+
+
+def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
+    sections: dict[str, type[BaseModel]] = {"data": Data, "network": Network, "averaging": Averaging, "train": Train}
+    sections["optimizer"] = Sgd if _optimizer_name(table.get("optimizer", {})) == "sgd" else Adam
+    if len(keys) > 1 and keys[0] in sections:
+        return f"{keys[0]} has {', '.join(sections[keys[0]].model_fields)}"
+    return f"the sections are {', '.join(Config.model_fields)}"
+
+
+def _remove(table: dict[str, Any], location: Sequence[int | str]) -> None:
+    *parents, last = _path(location)
+    for key in parents:
+        table = table.get(key, {})
+    if isinstance(table, dict):
+        table.pop(last, None)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if not isinstance(value, BaseModel) else value.__class__.__name__
+
+
+def to_toml(config: Config) -> str:
+    """The settings as TOML, every one of them."""
+    sections = []
+    for name, section in config.model_dump(exclude_none=True).items():
+        lines = [f"{key} = {_toml(value)}" for key, value in section.items()]
+        sections.append("\n".join([f"[{name}]", *lines]))
+    return "\n\n".join(sections) + "\n"
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)

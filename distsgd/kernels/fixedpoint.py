@@ -72,12 +72,10 @@ def set_scales(largest: Floats, headroom: int, weight_bits: int, limits: Doubles
     """Write each segment's limit, 2^headroom times the power of two above its largest (1 above 0), and scale.
 
     Then a sum of values within the limit, with weights that add up to at most 2^weight_bits, stays within
-    2^TOTAL_BITS. A magnitude that is not finite counts as 0.
+    2^TOTAL_BITS. What a segment gets whose largest is not finite is of no use.
     """
     for s in range(largest.size):
-        exponent = headroom
-        if largest[s] < np.inf:
-            exponent += math.frexp(largest[s])[1]
+        exponent = headroom + math.frexp(largest[s])[1]
         limits[s] = math.ldexp(1.0, exponent)
         scales[s] = math.ldexp(1.0, TOTAL_BITS - weight_bits - exponent)
 

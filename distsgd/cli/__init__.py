@@ -1,0 +1,138 @@
+"""The command line: the only place where things are wired together.
+
+Nothing heavy is imported until a command needs it: thread counts must be set before numpy, and a message must not wait for Numba.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distsgd import __version__, launcher
+from distsgd.cli import ranks as cli_ranks
+from distsgd.clock import Clock, process_age
+from distsgd.config import InputError
+
+if TYPE_CHECKING:
+    from distsgd.comm import Ranks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 where a run failed, 2 with one message where the input is wrong."""
+    clock = Clock(process_age())
+    os.environ.update(launcher.single_thread(os.environ))
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.command(given, clock))
+    except InputError as error:
+        return cli_ranks.complain(str(error))
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return cli_ranks.FAILED
+    except KeyboardInterrupt:
+        print("distsgd: interrupted", file=sys.stderr)
+        return cli_ranks.INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="distsgd", description="Parallel SGD for convolutional networks over MPI.")
+    parser.add_argument("--version", action="version", version=f"distsgd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
+    _add_data(commands.add_parser("data", help="import images, or look at a file of them"))
+    _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_train)
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting; may be repeated"
+    )
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)")
+    _add_ranks(parser)
+
+
+def _add_ranks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", type=_count, metavar="N", help="start N ranks with the MPI launcher of this machine")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    importing = commands.add_parser("import", help="make a file of images from IDX files named as MNIST's")
+    importing.set_defaults(command=_data_import)
+    importing.add_argument("source", type=Path, metavar="SOURCE", help="folder with train-images-idx3-ubyte[.gz] and its kin")
+    importing.add_argument("out", type=Path, metavar="OUT.h5")
+    info = commands.add_parser("info", help="what is in a file of images, and whether it is whole")
+    info.set_defaults(command=_data_info)
+    info.add_argument("file", metavar="FILE", help="a file, or the name of an embedded set")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    training = commands.add_parser("training", help="images/s of whole training steps")
+    training.set_defaults(command=_bench_training)
+    training.add_argument("--against", choices=["torch"], help="the same steps in PyTorch, in interleaved pairs")
+    training.add_argument("--networks", metavar="NAME,...", help="(default: garg, rendon, chavan-5-50-100, lenet5, cifar)")
+    training.add_argument("--batch", type=_count, default=64, metavar="N", help="images a step and rank (default: 64)")
+    training.add_argument("--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)")
+    training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    _add_ranks(training)
+
+
+def _train(given: argparse.Namespace, clock: Clock) -> int:
+    arguments = ["train", *([str(given.config)] if given.config else [])]
+    arguments += [part for change in given.set for part in ("--set", change)]
+    arguments += ["--out", str(given.out)] if given.out else []
+
+    def command(world: "Ranks") -> int:
+        from distsgd.cli.training import train
+
+        return train(given.config, given.set, given.out, world, clock)
+
+    return cli_ranks.run(given.ranks, arguments, clock, command)
+
+
+def _data_import(given: argparse.Namespace, clock: Clock) -> int:
+    from distsgd import data
+
+    data.import_idx(given.source, given.out)
+    print(data.summary(given.out))
+    return 0
+
+
+def _data_info(given: argparse.Namespace, clock: Clock) -> int:
+    from distsgd import data
+
+    print(data.summary(data.locate(given.file)))
+    return 0
+
+
+def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
+    arguments = ["bench", "training", "--batch", str(given.batch), "--data", given.data]
+    for option in ("against", "networks", "json"):
+        value = getattr(given, option)
+        arguments += [f"--{option}", str(value)] if value else []
+
+    def command(world: "Ranks") -> int:
+        from distsgd.bench.training import training
+
+        networks = given.networks.split(",") if given.networks else None
+        say = print if world.rank == 0 else _nothing
+        training(world, networks, given.batch, given.against == "torch", given.data, given.json, say)
+        return 0
+
+    return cli_ranks.run(given.ranks, arguments, clock, command)
+
+
+def _nothing(line: str) -> None:
+    """What other ranks than 0 say."""

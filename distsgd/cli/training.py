@@ -1,0 +1,161 @@
+"""`distsgd train`: from the settings to the last file, on every rank."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distsgd import __version__, config, report
+from distsgd.cli import ranks as cli_ranks
+from distsgd.clock import Clock
+from distsgd.comm import Ranks
+from distsgd.config import Config, InputError
+
+QUIET_SECONDS = 2.0
+"""On a screen a line a round is read by people: at most one in so many seconds, however short rounds are."""
+
+
+def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks, clock: Clock) -> int:
+    """Train and record; returns the exit code, the same on every rank."""
+    from distsgd import train as training
+
+    agreed = _agree(path, changes, out, ranks)
+    if agreed is None:
+        return cli_ranks.BAD_INPUT
+    settings, folder = agreed
+    try:
+        return _run(training.check(settings, ranks.size, []), folder, ranks, clock)
+    except training.Diverged:
+        return _diverged(ranks)
+
+
+def _agree(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks) -> tuple[Config, Path] | None:
+    """The settings and the run's folder, found by rank 0 for all; None, after its one message, where something is wrong."""
+    answer = b""
+    if ranks.rank == 0:
+        try:
+            settings, folder = _prepare(path, changes, out, ranks)
+            answer = json.dumps([settings.model_dump(), str(folder)]).encode()
+        except InputError as error:
+            cli_ranks.complain(str(error))
+    answer = ranks.broadcast_bytes(answer)
+    if not answer:
+        return None
+    values, folder_name = json.loads(answer)
+    return Config.model_validate(values), Path(folder_name)
+
+
+def _prepare(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks) -> tuple[Config, Path]:
+    from distsgd import record
+    from distsgd.train import check
+
+    settings, problems = config.read(path, changes)
+    check(settings, ranks.size, problems)
+    folder = out or Path("runs") / f"{settings.network.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    record.make_folder(folder)
+    return settings, folder
+
+
+def _diverged(ranks: Ranks) -> int:
+    if ranks.rank == 0:
+        advice = "choose a smaller optimizer.learning_rate, or average more often (averaging.period)"
+        print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
+    return cli_ranks.FAILED
+
+
+def _run(experiment: Any, folder: Path, ranks: Ranks, clock: Clock) -> int:
+    from distsgd.record import Record
+    from distsgd.train import Training
+
+    say = _speaker(folder, ranks)
+    record = Record(folder, experiment.config) if ranks.rank == 0 else None
+    say(report.opening(experiment.config, experiment.images.path.name, ranks.size, experiment.workers))
+    training = Training(experiment, ranks, clock)
+    lines = RoundLines(say, always=ranks.rank > 0)
+
+    def end_epoch(end: Any) -> None:
+        say(report.epoch_line(end, experiment.config.train.epochs))
+        if record:
+            record.epoch({**asdict(end), "seconds": clock.seconds()["total"]})
+
+    result = training.run(lines.after_round, end_epoch)
+    if record:
+        with clock.phase("checkpoint"):
+            record.model(result.parameters, *_model_description(experiment, training))
+    with clock.phase("wait"):
+        ranks.barrier()
+    seconds = [json.loads(part) for part in ranks.gather_bytes(json.dumps(clock.seconds()).encode())]
+    if record:
+        summary = _summary(experiment, ranks, result, seconds)
+        record.finish(summary)
+        say(f"\n{report.table(summary)}\n\n  run: {folder}")
+    return 0
+
+
+def _speaker(folder: Path, ranks: Ranks) -> Callable[[str], None]:
+    """Rank 0 speaks on the standard output, another rank into a file of its own."""
+    if ranks.rank == 0:
+        return lambda line: print(line, flush=True)
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)  # on another node the folder may not be the one that rank 0 made
+    log = open(logs / f"rank-{ranks.rank:04d}.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  until the process ends
+    return lambda line: print(line, file=log)
+
+
+class RoundLines:
+    """A line a round, but on a screen no more than people can read."""
+
+    def __init__(self, say: Callable[[str], None], always: bool) -> None:
+        self._say, self._always, self._spoke = say, always, float("-inf")
+
+    def after_round(self, progress: Any) -> None:
+        """Say how far the run is."""
+        now = time.monotonic()
+        if self._always or now - self._spoke >= QUIET_SECONDS:
+            self._spoke = now
+            self._say(report.round_line(progress))
+
+
+def _model_description(experiment: Any, training: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What the numbers in model.h5 are: each tensor's name and shape, the network, and how images are scaled."""
+    from distsgd import network
+
+    images = experiment.images
+    tensors = [{"name": tensor.name, "shape": tensor.shape} for tensor in network.tensors(experiment.stages)]
+    shape = [images.channels, images.height, images.width]
+    about = {"network": experiment.config.network.name, "classes": images.classes, "image_shape": shape}
+    return tensors, {**about, "class_names": images.class_names, "scaling": training.scaling.tolist()}
+
+
+def _summary(experiment: Any, ranks: Ranks, result: Any, seconds: list[dict[str, float]]) -> dict[str, Any]:
+    from distsgd.kernels.tile import FUSED, VECTOR
+    from distsgd.record import weights_sha256
+
+    end, settings = result.last, experiment.config
+    return {
+        "version": __version__,
+        "outcome": "finished",
+        "network": settings.network.name,
+        "parameters": int(result.parameters.size),
+        "ranks": ranks.size,
+        "workers": experiment.workers,
+        "ranks_lost": 0,
+        "epochs": settings.train.epochs,
+        "rounds": result.rounds,
+        "steps": result.steps,
+        "test_accuracy": end.test.accuracy,
+        "test_loss": end.test.loss,
+        "train_accuracy": end.train.accuracy,
+        "train_loss": end.train.loss,
+        "images_per_second": end.images_per_second,
+        "weights_sha256": weights_sha256(result.parameters),
+        "data_sha256": experiment.images.sha256,
+        "seconds": {phase: sum(rank[phase] for rank in seconds) / len(seconds) for phase in seconds[0]},
+        "seconds_by_rank": seconds,
+        "machine": {"vector_lanes": VECTOR, "fused": FUSED, "mpi": ranks.library(), "host": platform.node()},
+    }

@@ -1,0 +1,50 @@
+"""Seconds by named phase on a monotonic clock: at any moment exactly one phase runs, so that the phases sum to the wall clock."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+
+PHASES = ("start", "compile", "load", "shuffle", "compute", "average", "wait", "evaluate", "checkpoint")
+"""start: until the first round, what is not another phase. load: reading images and filling batches. shuffle: dealing and ordering.
+average: converting, transferring and dividing. wait: until the last rank is there. checkpoint: writing the run's files."""
+
+
+def process_age() -> float:
+    """Seconds since this process began, where the system tells (Linux); else 0."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as stat:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, AttributeError):
+        return 0.0
+
+
+class Clock:
+    """Phases may nest: the inner one stops the outer one's seconds."""
+
+    def __init__(self, age: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now, self._running = now, ["start"]
+        self._began = self._since = now() - age
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Seconds inside belong to `name`."""
+        self._switch()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._running.pop()
+
+    def _switch(self) -> None:
+        now = self._now()
+        self._seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each phase so far, and "total", their sum: the wall clock."""
+        self._switch()
+        return {"total": self._since - self._began, **self._seconds}

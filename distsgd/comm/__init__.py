@@ -1,0 +1,21 @@
+"""The ranks of a run, and the average of a state over all workers: the only home of mpi4py."""
+
+from distsgd.comm.average import MOST_WIDENINGS, Allreduce, Average, Exact, Fast, Master, Single, Topology, Verdict
+from distsgd.comm.ranks import Alone, Ranks, World, world, wrap
+
+__all__ = [
+    "MOST_WIDENINGS",
+    "Allreduce",
+    "Alone",
+    "Average",
+    "Exact",
+    "Fast",
+    "Master",
+    "Ranks",
+    "Single",
+    "Topology",
+    "Verdict",
+    "World",
+    "world",
+    "wrap",
+]

@@ -1,0 +1,204 @@
+"""The weighted average of a state over workers: how it travels (topology), how it is added (reduction).
+
+A state is one flat float32 vector, a row of `segments`: one per tensor, the parameters and behind them the
+optimizer's moments. At a round's start it is the same on all ranks. Each worker adds its state after its
+local steps with an integer weight, the samples it saw; every rank gets sum(weight * state) / sum(weight)::
+
+    begin(start, total weight)    add(state, weight) for each worker of this rank    exchange()    finish(out)
+
+These are separate calls so that a caller can time conversion, waiting (its own barrier) and transfer apart.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.comm.ranks import Ranks
+from distsgd.kernels import fixedpoint
+from distsgd.kernels.fixedpoint import Floats
+
+HEADROOM = 8
+"""Bits by which a value may outgrow its segment's largest at the start before a round is done again."""
+WIDER = 12
+"""Bits of headroom that one widening adds."""
+MOST_WIDENINGS = 4
+"""After so many in one round a caller stops: values grew 2^56 times."""
+
+
+class Topology(Protocol):
+    """The way a sum travels."""
+
+    def sum(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks in the array of every rank."""
+
+
+@dataclass(frozen=True)
+class Allreduce:
+    """All ranks add together, as the MPI library sees fit."""
+
+    ranks: Ranks
+
+    def sum(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks in the array of every rank."""
+        self.ranks.sum(array)
+
+
+@dataclass(frozen=True)
+class Master:
+    """Rank 0 collects the sum and sends it to all."""
+
+    ranks: Ranks
+
+    def sum(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks in the array of every rank."""
+        self.ranks.sum_to_master(array)
+        self.ranks.broadcast(array)
+
+
+class Verdict(enum.IntEnum):
+    """What became of an average, the same on all ranks; the numbers are what one rank adds to the message."""
+
+    OK = 0
+    OVERFLOW = 1
+    """Some value is finite, but too large for its scale: widen, and do the round again."""
+    NOT_FINITE = 2**32
+    """Some value is infinity or NaN."""
+
+
+class Average(Protocol):
+    """A weighted average over all workers."""
+
+    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+        """Begin a round.
+
+        reference: a state that is equal on all ranks; it is not kept. total_weight: of all workers of all
+        ranks. floor: (segments,) the magnitude to expect where a segment of the reference is all zero, also
+        equal on all ranks.
+        """
+
+    def add(self, vector: Floats, weight: int) -> None:
+        """Add weight times a worker's state."""
+
+    def exchange(self) -> None:
+        """Add up what all ranks have: one message through the topology."""
+
+    def finish(self, out: Floats) -> Verdict:
+        """Write the average to `out`, which holds nothing of use unless the verdict is OK."""
+
+    def widen(self) -> None:
+        """Let values be larger by a factor of 2^WIDER, until a round ends well."""
+
+
+class Exact:
+    """The average in int64 fixed point: the same bits for any order, any number of ranks, any MPI library.
+
+    A scale per segment comes from the reference, so that no message is needed to agree on it. A value may be
+    2^HEADROOM times as large as the power of two above the largest of its segment (1 above 0). The message's
+    last element carries the verdict.
+    """
+
+    def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
+        self._topology = topology
+        self._segments = np.array(segments, np.int64)
+        self._largest = np.zeros(len(segments), np.float32)
+        self._limits, self._scales = np.ones(len(segments)), np.ones(len(segments))
+        self._message = np.zeros(sum(segments) + 1, np.int64)
+        self._headroom = HEADROOM
+        self._total_weight = 1
+
+    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+        """Set the scales and zero the sum; see Average.begin."""
+        fixedpoint.largest_magnitudes(reference, self._segments, self._largest)
+        if floor is not None:
+            np.copyto(self._largest, floor, where=self._largest == 0)
+        weight_bits = (total_weight - 1).bit_length()
+        fixedpoint.set_scales(self._largest, self._headroom, weight_bits, self._limits, self._scales)
+        self._message.fill(0)
+        if not fixedpoint.all_finite(self._largest):
+            self._message[-1] = Verdict.NOT_FINITE
+        self._total_weight = total_weight
+
+    def add(self, vector: Floats, weight: int) -> None:
+        """Add weight times a worker's state, each value rounded to the scale of its segment."""
+        refused = fixedpoint.add_fixed(
+            vector, weight, self._segments, self._limits, self._scales, self._message
+        )
+        if refused:
+            seen = Verdict.OVERFLOW if fixedpoint.all_finite(vector) else Verdict.NOT_FINITE
+            self._message[-1] = max(int(self._message[-1]), seen)
+
+    def exchange(self) -> None:
+        """Add up what all ranks have: one message of int64."""
+        self._topology.sum(self._message)
+
+    def finish(self, out: Floats) -> Verdict:
+        """Write the average to `out` if all values were within limits; headroom is then HEADROOM again."""
+        if self._message[-1] > 0:
+            return Verdict.NOT_FINITE if self._message[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
+        self._headroom = HEADROOM  # a round must not depend on what came before its start
+        fixedpoint.divide_fixed(self._message, self._total_weight, self._segments, self._scales, out)
+        # Next to the largest float32 the rounding of an average can reach infinity.
+        return Verdict.OK if fixedpoint.all_finite(out) else Verdict.NOT_FINITE
+
+    def widen(self) -> None:
+        """Add WIDER bits of headroom, until a round ends well."""
+        self._headroom += WIDER
+
+
+class Fast:
+    """The average in float32, added in whatever order MPI likes: half the bytes."""
+
+    def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
+        self._topology = topology
+        self._message = np.zeros(sum(segments), np.float32)
+        self._total_weight = 1
+
+    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+        """Zero the sum. Neither reference nor floor is needed."""
+        self._message.fill(0)
+        self._total_weight = total_weight
+
+    def add(self, vector: Floats, weight: int) -> None:
+        """Add weight times a worker's state."""
+        fixedpoint.add_weighted(vector, weight, self._message)
+
+    def exchange(self) -> None:
+        """Add up what all ranks have: one message of float32."""
+        self._topology.sum(self._message)
+
+    def finish(self, out: Floats) -> Verdict:
+        """Write the average to `out`. All ranks got the same sum; one with infinity or NaN is not finite."""
+        fixedpoint.divide(self._message, self._total_weight, out)
+        return Verdict.OK if fixedpoint.all_finite(out) else Verdict.NOT_FINITE
+
+    def widen(self) -> None:
+        """There is no scale, so no verdict asks for this."""
+
+
+class Single:
+    """The average over one worker: its state, to the bit. Fixed point would round it."""
+
+    def __init__(self, segments: Sequence[int]) -> None:
+        self._state = np.zeros(sum(segments), np.float32)
+
+    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+        """Nothing to prepare."""
+
+    def add(self, vector: Floats, weight: int) -> None:
+        """Take the worker's state."""
+        np.copyto(self._state, vector)
+
+    def exchange(self) -> None:
+        """Nobody to exchange with."""
+
+    def finish(self, out: Floats) -> Verdict:
+        """Write the state to `out`."""
+        np.copyto(out, self._state)
+        return Verdict.OK if fixedpoint.all_finite(out) else Verdict.NOT_FINITE
+
+    def widen(self) -> None:
+        """There is no scale, so no verdict asks for this."""

