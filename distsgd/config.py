@@ -32,6 +32,8 @@ class Network(_Section):
     """Which network."""
 
     name: str = "garg"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Rate behind the hidden dense layers."""
 
 
 class Sgd(_Section):
@@ -56,7 +58,9 @@ def _optimizer_name(section: Any) -> Any:
     return section.get("name", "adam") if isinstance(section, dict) else getattr(section, "name", None)
 
 
-Optimizer = Annotated[Annotated[Sgd, Tag("sgd")] | Annotated[Adam, Tag("adam")], Discriminator(_optimizer_name)]
+Optimizer = Annotated[
+    Annotated[Sgd, Tag("sgd")] | Annotated[Adam, Tag("adam")], Discriminator(_optimizer_name)
+]
 
 Period = Annotated[int, Field(ge=1)] | Literal["epoch", "once"]
 
@@ -100,7 +104,9 @@ class Config(_Section):
         """What no single setting shows."""
         averaging = self.averaging
         if averaging.what == "gradients" and averaging.rounds_of != 1:
-            return [f"averaging.period = {_shown(averaging.period)}: gradients are averaged at every step, so it must be 1"]
+            return [
+                f"averaging.period = {_shown(averaging.period)}: gradients are averaged at every step, so it must be 1"
+            ]
         return []
 
 
@@ -146,7 +152,7 @@ def _value(text: str) -> Any:
 
 def _checked(table: dict[str, Any]) -> tuple[Config, list[str]]:
     """The settings that are right, with what is said of the others."""
-    problems = []
+    problems: list[str] = []
     while True:
         try:
             return Config.model_validate(table), problems
@@ -158,7 +164,11 @@ def _checked(table: dict[str, Any]) -> tuple[Config, list[str]]:
 
 def _path(location: Sequence[int | str]) -> list[str]:
     """The keys of a location, without the names of a union's members that pydantic puts between."""
-    return [str(part) for part in location if part not in ("sgd", "adam", "int", "constrained-int") and "literal" not in str(part)]
+    return [
+        str(part)
+        for part in location
+        if part not in ("sgd", "adam", "int", "constrained-int") and "literal" not in str(part)
+    ]
 
 
 def _fault(location: Sequence[int | str], message: str, kind: str, given: Any, table: dict[str, Any]) -> str:
@@ -172,7 +182,12 @@ def _fault(location: Sequence[int | str], message: str, kind: str, given: Any, t
 
 
 def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
-    sections: dict[str, type[BaseModel]] = {"data": Data, "network": Network, "averaging": Averaging, "train": Train}
+    sections: dict[str, type[BaseModel]] = {
+        "data": Data,
+        "network": Network,
+        "averaging": Averaging,
+        "train": Train,
+    }
     sections["optimizer"] = Sgd if _optimizer_name(table.get("optimizer", {})) == "sgd" else Adam
     if len(keys) > 1 and keys[0] in sections:
         return f"{keys[0]} has {', '.join(sections[keys[0]].model_fields)}"

@@ -46,7 +46,9 @@ class Values:
         """The inside as (channels, height, width x batch), a view."""
         channels, height, width, batch = self.buffer.shape
         left, right = self.border.left * batch, (width - self.border.right) * batch
-        return self.buffer.reshape(channels, height, -1)[:, self.border.top : height - self.border.bottom, left:right]
+        return self.buffer.reshape(channels, height, -1)[
+            :, self.border.top : height - self.border.bottom, left:right
+        ]
 
     @property
     def units(self) -> np.ndarray:
@@ -79,7 +81,9 @@ class Place:
     dy: Values
     weights: tuple[np.ndarray, ...]
     gradients: tuple[np.ndarray, ...]
-    winners: np.ndarray  # (channels, height, width, batch) of y, uint8: where in its window a maximum was found
+    winners: (
+        np.ndarray
+    )  # (channels, height, width, batch) of y, uint8: where in its window a maximum was found
     scratch: np.ndarray
     rectify: bool  # y is max(y, 0)
     rectified: bool  # x was made so: its gradient is zero where x is not positive
@@ -94,8 +98,11 @@ class Place:
 def _tap_offsets(buffer: np.ndarray, size: int) -> np.ndarray:
     """Places of a filter's taps (channel, row, column) in a buffer, counted from the window's first value."""
     _, height, width, batch = buffer.shape
-    channel, row, column = np.meshgrid(np.arange(len(buffer)), np.arange(size), np.arange(size), indexing="ij")
-    return (((channel * height + row) * width + column) * batch).reshape(-1).astype(np.int64)
+    channel, row, column = np.meshgrid(
+        np.arange(len(buffer)), np.arange(size), np.arange(size), indexing="ij"
+    )
+    places: np.ndarray = ((channel * height + row) * width + column) * batch
+    return places.reshape(-1).astype(np.int64)
 
 
 def _whole_blocks(offsets: np.ndarray) -> np.ndarray:
@@ -118,7 +125,13 @@ class Convolution:
     @property
     def border(self) -> Border:
         """Zeros around the input."""
-        before = (self.size - 1) // 2 if self.padding == "same" else 0 if self.padding == "valid" else int(self.padding)
+        before = (
+            (self.size - 1) // 2
+            if self.padding == "same"
+            else 0
+            if self.padding == "valid"
+            else int(self.padding)
+        )
         after = self.size - 1 - before if self.padding == "same" else before
         return Border(before, before, after, after)
 
@@ -126,15 +139,24 @@ class Convolution:
     def gradient_border(self) -> Border:
         """Zeros around the output's gradient, so that the way back is a convolution as well."""
         rest = self.size - 1
-        return Border(rest - self.border.top, rest - self.border.left, rest - self.border.bottom, rest - self.border.right)
+        return Border(
+            rest - self.border.top,
+            rest - self.border.left,
+            rest - self.border.bottom,
+            rest - self.border.right,
+        )
 
     def output(self, shape: Shape) -> Shape:
         """The shape that comes out. InputError where the filter does not fit."""
         lost = self.size - 1 - self.border.top - self.border.bottom
         if self.border.top >= self.size:
-            raise InputError(f"padding {self.padding} of a {self.size}x{self.size} convolution: must be below {self.size}")
+            raise InputError(
+                f"padding {self.padding} of a {self.size}x{self.size} convolution: must be below {self.size}"
+            )
         if min(shape[1:]) <= lost:
-            raise InputError(f"a {self.size}x{self.size} convolution does not fit an input of {shape[1]}x{shape[2]}")
+            raise InputError(
+                f"a {self.size}x{self.size} convolution does not fit an input of {shape[1]}x{shape[2]}"
+            )
         return self.filters, shape[1] - lost, shape[2] - lost
 
     def tensors(self, shape: Shape) -> tuple[Tensor, ...]:
@@ -153,7 +175,17 @@ class Convolution:
         weights, bias = place.weights
         offsets, step = _tap_offsets(place.x.buffer, self.size), place.x.buffer[0, 0].size
         matrix = weights.reshape(-1, self.filters)
-        arguments = (place.x.flat, offsets, step, matrix, bias, place.scratch, place.y.rows, rows.NO_GATE, place.rectify)
+        arguments = (
+            place.x.flat,
+            offsets,
+            step,
+            matrix,
+            bias,
+            place.scratch,
+            place.y.rows,
+            rows.NO_GATE,
+            place.rectify,
+        )
         return [(rows.sum_rows, arguments)]
 
     def backward(self, place: Place) -> Program:
@@ -178,7 +210,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Dense:
-    """`units` weighted sums of all values of an image: y = x w + b. An image's values are taken in the order channel, row, column."""
+    """`units` weighted sums of all values of an image: y = x w + b; the values in the order channel, row, column."""
 
     units: int
     bias: bool = True
@@ -197,7 +229,9 @@ class Dense:
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory."""
         inputs = math.prod(shape)
-        resting = max(rows.GROUP * max(self.units, inputs), pairs.room(inputs, self.units) if self.units < LANES else 0)
+        resting = max(
+            rows.GROUP * max(self.units, inputs), pairs.room(inputs, self.units) if self.units < LANES else 0
+        )
         return batch * (self.units + inputs) + resting
 
     def forward(self, place: Place, training: bool) -> Program:
@@ -205,7 +239,17 @@ class Dense:
         x, weights = place.x.units, place.weights[0]
         offsets = np.arange(len(x), dtype=np.int64) * x.shape[1]
         bias = place.weights[1] if self.bias else rows.NO_BIAS
-        arguments = (place.x.flat, offsets, 0, weights, bias, place.scratch, place.y.rows, rows.NO_GATE, place.rectify)
+        arguments = (
+            place.x.flat,
+            offsets,
+            0,
+            weights,
+            bias,
+            place.scratch,
+            place.y.rows,
+            rows.NO_GATE,
+            place.rectify,
+        )
         return [(rows.sum_rows, arguments)]
 
     def backward(self, place: Place) -> Program:
@@ -219,7 +263,9 @@ class Dense:
     def _dot_products(self, place: Place) -> Program:
         x = place.x.units
         offsets = _whole_blocks(np.arange(len(x), dtype=np.int64) * x.shape[1])
-        return [(pairs.sum_pairs, (place.x.flat, offsets, 0, place.dy.rows, place.scratch, place.gradients[0]))]
+        return [
+            (pairs.sum_pairs, (place.x.flat, offsets, 0, place.dy.rows, place.scratch, place.gradients[0]))
+        ]
 
     def _outer_products(self, place: Place) -> Program:
         x, dy = place.x.units, place.dy.units
@@ -232,10 +278,23 @@ class Dense:
     def _to_input(self, place: Place, dx: Values) -> Program:
         dy, inputs, batch = place.dy.units, len(place.weights[0]), place.dy.buffer.shape[3]
         offsets = np.arange(self.units, dtype=np.int64) * batch
-        column, partial = place.scratch[: inputs * batch].reshape(inputs, 1, batch), place.scratch[inputs * batch :]
+        column, partial = (
+            place.scratch[: inputs * batch].reshape(inputs, 1, batch),
+            place.scratch[inputs * batch :],
+        )
         gate = place.x.units.reshape(inputs, 1, batch) if place.rectified else rows.NO_GATE
         target = column if dx.border != Border() else dx.buffer.reshape(inputs, 1, batch)
-        arguments = (dy.reshape(-1), offsets, 0, place.weights[0].T, rows.NO_BIAS, partial, target, gate, False)
+        arguments = (
+            dy.reshape(-1),
+            offsets,
+            0,
+            place.weights[0].T,
+            rows.NO_BIAS,
+            partial,
+            target,
+            gate,
+            False,
+        )
         program: Program = [(rows.sum_rows, arguments)]
         if dx.border != Border():
             program.append((np.copyto, (dx.rows, column.reshape(dx.rows.shape))))
@@ -255,7 +314,9 @@ class MaxPool:
         if not 0 < self.size <= 16:
             raise InputError(f"pooling size {self.size}: must be 1 to 16")
         if min(shape[1:]) < self.size:
-            raise InputError(f"a {self.size}x{self.size} pooling does not fit an input of {shape[1]}x{shape[2]}")
+            raise InputError(
+                f"a {self.size}x{self.size} pooling does not fit an input of {shape[1]}x{shape[2]}"
+            )
         return shape[0], shape[1] // self.size, shape[2] // self.size
 
     def tensors(self, shape: Shape) -> tuple[Tensor, ...]:
@@ -313,7 +374,10 @@ class Dropout:
         if y.border == Border():
             return [self._drop(place, x.units, False, x.units, y.units)]
         thinned = place.scratch[: x.units.size].reshape(x.units.shape)
-        return [self._drop(place, x.units, False, x.units, thinned), (np.copyto, (y.rows, thinned.reshape(y.rows.shape)))]
+        return [
+            self._drop(place, x.units, False, x.units, thinned),
+            (np.copyto, (y.rows, thinned.reshape(y.rows.shape))),
+        ]
 
     def backward(self, place: Place) -> Program:
         """dx from dy."""
@@ -326,7 +390,9 @@ class Dropout:
         passed = self._drop(place, dy.units, place.rectified, place.x.units, thinned)
         return [passed, (np.copyto, (dx.rows, thinned.reshape(dx.rows.shape)))]
 
-    def _drop(self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray) -> tuple[Callable, tuple]:
+    def _drop(
+        self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray
+    ) -> tuple[Callable[..., object], tuple[object, ...]]:
         return order.drop, (x, place.draw, np.uint64(place.number), np.float32(self.rate), gated, gate, y)
 
 

@@ -19,4 +19,6 @@ class Score:
 def score(totals: np.ndarray) -> Score:
     """The score of `totals` (kernels.loss.TOTALS), summed over all ranks."""
     samples, correct, loss, not_finite = (int(total) for total in totals)
-    return Score(samples, correct / max(samples, 1), None if not_finite else loss * LOSS_UNIT / max(samples, 1))
+    return Score(
+        samples, correct / max(samples, 1), None if not_finite else loss * LOSS_UNIT / max(samples, 1)
+    )

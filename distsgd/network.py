@@ -1,6 +1,7 @@
 """Layers in order, and all memory they work in: one parameter vector, one gradient vector, activations planned once.
 
-A step of training allocates nothing: forward and backward are lists of kernels whose arguments were bound when the network was built.
+A step of training allocates nothing: forward and backward are lists of kernels whose arguments were bound when the
+network was built.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,19 @@ from distsgd.config import InputError
 from distsgd.kernels import batch as batch_kernels
 from distsgd.kernels import loss
 from distsgd.kernels.tile import LANES
-from distsgd.layers import Border, Convolution, Dense, Layer, MaxPool, Place, Program, Rectifier, Shape, Tensor, Values
+from distsgd.layers import (
+    Border,
+    Convolution,
+    Dense,
+    Layer,
+    MaxPool,
+    Place,
+    Program,
+    Rectifier,
+    Shape,
+    Tensor,
+    Values,
+)
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest register."""
@@ -48,7 +61,9 @@ def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
     for number, layer in enumerate(layers):
         if isinstance(layer, Rectifier):
             if not stages or not isinstance(stages[-1].layer, Convolution | Dense):
-                raise InputError(f"layer {number + 1}: a rectifier must follow a convolution or a dense layer")
+                raise InputError(
+                    f"layer {number + 1}: a rectifier must follow a convolution or a dense layer"
+                )
             last = stages.pop()
             stages.append(Stage(last.layer, last.shape, last.output, last.rectified, True))
             continue
@@ -73,7 +88,7 @@ def tensors(stages: Sequence[Stage]) -> list[Tensor]:
 
 
 def initialize(parameters: np.ndarray, stages: Sequence[Stage], seed: int) -> None:
-    """Write He's uniform start (He et al. 2015) into the vector: weights within sqrt(6 / fan in), biases zero; the same everywhere."""
+    """Write He's uniform start (He et al. 2015): weights within sqrt(6 / fan in), biases zero; the same on any machine."""
     first = 0
     for number, tensor in enumerate(tensors(stages)):
         part = parameters[first : first + tensor.size]
@@ -101,14 +116,23 @@ class Network:
         self.images, self.scores = values[0], values[-1]
         places = self._places(values, gradients)
         pairs = list(zip(self.stages, places, strict=True))
-        self._learning: Program = [call for stage, place in pairs for call in stage.layer.forward(place, True)]
-        self._judging: Program = [call for stage, place in pairs for call in stage.layer.forward(place, False)]
-        self._returning: Program = [call for stage, place in reversed(pairs) for call in stage.layer.backward(place)]
+        self._learning: Program = [
+            call for stage, place in pairs for call in stage.layer.forward(place, True)
+        ]
+        self._judging: Program = [
+            call for stage, place in pairs for call in stage.layer.forward(place, False)
+        ]
+        self._returning: Program = [
+            call for stage, place in reversed(pairs) for call in stage.layer.backward(place)
+        ]
         self._score_gradient = gradients[-1].units
 
     def _values(self, borders: Sequence[Border]) -> list[Values]:
         shapes = [self.stages[0].shape] + [stage.output for stage in self.stages]
-        return [Values(aligned(self._padded(shape, border)), border) for shape, border in zip(shapes, borders, strict=True)]
+        return [
+            Values(aligned(self._padded(shape, border)), border)
+            for shape, border in zip(shapes, borders, strict=True)
+        ]
 
     def _padded(self, shape: Shape, border: Border) -> tuple[int, ...]:
         channels, height, width = shape
@@ -131,7 +155,13 @@ class Network:
         return places
 
     def fill(
-        self, images: np.ndarray, labels: np.ndarray, order: np.ndarray, first: int, count: int, scaling: np.ndarray
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        order: np.ndarray,
+        first: int,
+        count: int,
+        scaling: np.ndarray,
     ) -> None:
         """Make images order[first : first + count] the batch. scaling: (2, channels), mean and 1 / deviation of the bytes."""
         at, x = self.images.border, self.images.buffer
@@ -139,8 +169,10 @@ class Network:
         self._count = count
 
     def learn(self, seed: int, worker: int, step: int) -> None:
-        """Forward and backward on the batch: writes `gradient`, of the mean loss, and adds to `totals`. The three numbers choose what
-        dropout drops."""
+        """Forward and backward on the batch: writes `gradient`, of the mean loss, and adds to `totals`.
+
+        The three numbers choose what dropout drops.
+        """
         self.draw[:] = seed, worker, step
         for kernel, arguments in self._learning:
             kernel(*arguments)

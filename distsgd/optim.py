@@ -45,7 +45,9 @@ def _parts(state: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndar
 class SgdSteps:
     """SGD at work on one state."""
 
-    def __init__(self, settings: Sgd, gradient: np.ndarray, parameters: np.ndarray, moments: list[np.ndarray]) -> None:
+    def __init__(
+        self, settings: Sgd, gradient: np.ndarray, parameters: np.ndarray, moments: list[np.ndarray]
+    ) -> None:
         rates = np.array([settings.learning_rate, settings.momentum], np.float32)
         self._arguments = (parameters, gradient, *moments, rates)
 
@@ -57,7 +59,9 @@ class SgdSteps:
 class AdamSteps:
     """Adam at work on one state. The number of a step is the experiment's, not the worker's, so that all states age alike."""
 
-    def __init__(self, settings: Adam, gradient: np.ndarray, parameters: np.ndarray, moments: list[np.ndarray]) -> None:
+    def __init__(
+        self, settings: Adam, gradient: np.ndarray, parameters: np.ndarray, moments: list[np.ndarray]
+    ) -> None:
         beta1, beta2 = settings.beta1, settings.beta2
         self._settings = settings
         self._rates = np.array([0, beta1, 1 - beta1, beta2, 1 - beta2, 0, settings.epsilon], np.float32)

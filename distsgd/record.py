@@ -46,7 +46,9 @@ class Record:
         self._lines.append(_json(metrics))
         self._write("metrics.jsonl", ("\n".join(self._lines) + "\n").encode())
 
-    def model(self, parameters: np.ndarray, tensors: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+    def model(
+        self, parameters: np.ndarray, tensors: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+    ) -> None:
         """Write model.h5: the flat `parameters` (float32), with what each part of it is and what the network is."""
         with _beside(self.folder / "model.h5") as path:
             with h5py.File(path, "w") as file:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from distsgd.config import InputError
-from distsgd.layers import Convolution, Dense, Layer, MaxPool, Rectifier
+from distsgd.layers import Convolution, Dense, Dropout, Layer, MaxPool, Rectifier
 
 Layers = list[Layer | Rectifier]
 
@@ -17,7 +17,13 @@ def garg(classes: int) -> Layers:
 
 def rendon(classes: int) -> Layers:
     """Rendon and Sanseviero's for 28x28 grey images: 26,594 parameters with 10 classes."""
-    convolutions: Layers = [Convolution(4, 2, "same"), Rectifier(), Convolution(4, 2, "same"), Rectifier(), MaxPool(4)]
+    convolutions: Layers = [
+        Convolution(4, 2, "same"),
+        Rectifier(),
+        Convolution(4, 2, "same"),
+        Rectifier(),
+        MaxPool(4),
+    ]
     return [*convolutions, Dense(128), Rectifier(), Dense(classes)]
 
 
@@ -41,15 +47,35 @@ def cifar(classes: int) -> Layers:
     return [*stack, Dense(64), Rectifier(), Dense(classes)]
 
 
-_BY_NAME: dict[str, Callable[[int], Layers]] = {"garg": garg, "rendon": rendon, "lenet5": lenet5, "cifar": cifar}
+_BY_NAME: dict[str, Callable[[int], Layers]] = {
+    "garg": garg,
+    "rendon": rendon,
+    "lenet5": lenet5,
+    "cifar": cifar,
+}
 NAMES = (*_BY_NAME, "chavan-K-F-H")
 
 
-def layers(name: str, classes: int) -> Layers:
-    """The layers of the network of that name. InputError names the valid ones."""
+def layers(name: str, classes: int, dropout: float = 0.0) -> Layers:
+    """The layers of the network of that name, with dropout behind its hidden dense layers. InputError names the valid ones."""
+    stack = _named(name, classes)
+    if not dropout:
+        return stack
+    thinned: Layers = []
+    for before, layer in zip([None, *stack], stack, strict=False):
+        thinned.append(layer)
+        if isinstance(before, Dense) and isinstance(layer, Rectifier):
+            thinned.append(Dropout(dropout))
+    return thinned
+
+
+def _named(name: str, classes: int) -> Layers:
     if name in _BY_NAME:
         return _BY_NAME[name](classes)
     numbers = re.fullmatch(r"chavan-([1-9]\d*)-([1-9]\d*)-([1-9]\d*)", name)
     if numbers:
-        return chavan(*(int(number) for number in numbers.groups()), classes)
-    raise InputError(f"network.name = {name!r}: must be one of {', '.join(NAMES)} (numbers for K, F, H: chavan-5-50-100)")
+        size, filters, units = (int(number) for number in numbers.groups())
+        return chavan(size, filters, units, classes)
+    raise InputError(
+        f"network.name = {name!r}: must be one of {', '.join(NAMES)} (numbers for K, F, H: chavan-5-50-100)"
+    )

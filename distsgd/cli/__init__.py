@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="distsgd", description="Parallel SGD for convolutional networks over MPI.")
+    parser = argparse.ArgumentParser(
+        prog="distsgd", description="Parallel SGD for convolutional networks over MPI."
+    )
     parser.add_argument("--version", action="version", version=f"distsgd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
@@ -48,16 +50,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_train)
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting; may be repeated"
+        "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)"
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one setting; may be repeated",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)"
+    )
     _add_ranks(parser)
 
 
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ranks", type=_count, metavar="N", help="start N ranks with the MPI launcher of this machine")
+    parser.add_argument(
+        "--ranks", type=_count, metavar="N", help="start N ranks with the MPI launcher of this machine"
+    )
 
 
 def _count(text: str) -> int:
@@ -70,7 +82,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     importing = commands.add_parser("import", help="make a file of images from IDX files named as MNIST's")
     importing.set_defaults(command=_data_import)
-    importing.add_argument("source", type=Path, metavar="SOURCE", help="folder with train-images-idx3-ubyte[.gz] and its kin")
+    importing.add_argument(
+        "source", type=Path, metavar="SOURCE", help="folder with train-images-idx3-ubyte[.gz] and its kin"
+    )
     importing.add_argument("out", type=Path, metavar="OUT.h5")
     info = commands.add_parser("info", help="what is in a file of images, and whether it is whole")
     info.set_defaults(command=_data_info)
@@ -81,10 +95,18 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     training = commands.add_parser("training", help="images/s of whole training steps")
     training.set_defaults(command=_bench_training)
-    training.add_argument("--against", choices=["torch"], help="the same steps in PyTorch, in interleaved pairs")
-    training.add_argument("--networks", metavar="NAME,...", help="(default: garg, rendon, chavan-5-50-100, lenet5, cifar)")
-    training.add_argument("--batch", type=_count, default=64, metavar="N", help="images a step and rank (default: 64)")
-    training.add_argument("--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)")
+    training.add_argument(
+        "--against", choices=["torch"], help="the same steps in PyTorch, in interleaved pairs"
+    )
+    training.add_argument(
+        "--networks", metavar="NAME,...", help="(default: garg, rendon, chavan-5-50-100, lenet5, cifar)"
+    )
+    training.add_argument(
+        "--batch", type=_count, default=64, metavar="N", help="images a step and rank (default: 64)"
+    )
+    training.add_argument(
+        "--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)"
+    )
     training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     _add_ranks(training)
 

@@ -25,7 +25,7 @@ def complain(message: str) -> int:
 
 
 def run(ranks: int | None, arguments: list[str], clock: Clock, command: "Callable[[Ranks], int]") -> int:
-    """Call `command` on every rank of an MPI launcher; without one, start `ranks` ranks of `distsgd ARGUMENTS`, or be the only one."""
+    """Call `command` on every rank. Without an MPI launcher, start `ranks` ranks of `distsgd ARGUMENTS`, or be the only one."""
     started = launcher.launched(os.environ)
     if ranks and started and ranks != started:
         raise InputError(f"--ranks {ranks}, but an MPI launcher has started {started}: leave --ranks out")

@@ -34,7 +34,9 @@ def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ra
         return _diverged(ranks)
 
 
-def _agree(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks) -> tuple[Config, Path] | None:
+def _agree(
+    path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks
+) -> tuple[Config, Path] | None:
     """The settings and the run's folder, found by rank 0 for all; None, after its one message, where something is wrong."""
     answer = b""
     if ranks.rank == 0:
@@ -50,7 +52,9 @@ def _agree(path: Path | None, changes: Sequence[str], out: Path | None, ranks: R
     return Config.model_validate(values), Path(folder_name)
 
 
-def _prepare(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks) -> tuple[Config, Path]:
+def _prepare(
+    path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks
+) -> tuple[Config, Path]:
     from distsgd import record
     from distsgd.train import check
 

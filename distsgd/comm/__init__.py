@@ -1,6 +1,16 @@
 """The ranks of a run, and the average of a state over all workers: the only home of mpi4py."""
 
-from distsgd.comm.average import MOST_WIDENINGS, Allreduce, Average, Exact, Fast, Master, Single, Topology, Verdict
+from distsgd.comm.average import (
+    MOST_WIDENINGS,
+    Allreduce,
+    Average,
+    Exact,
+    Fast,
+    Master,
+    Single,
+    Topology,
+    Verdict,
+)
 from distsgd.comm.ranks import Alone, Ranks, World, world, wrap
 
 __all__ = [

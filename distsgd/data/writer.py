@@ -28,14 +28,19 @@ class Writer:
     """Takes the samples of each split in order; `writing` makes one and finishes it."""
 
     def __init__(self, file: h5py.File, shape: tuple[int, int, int], compress: bool) -> None:
+        self._file = file
         self._shape = shape
         self._hash = ContentHash(shape)
         self._highest = -1
         filters = {"compression": "gzip", "compression_opts": 6} if compress else {}
-        self._groups = {split: file.create_group(split) for split in SPLITS}
-        for group in self._groups.values():
-            _create(group, "images", np.uint8, shape, rows_per_chunk(math.prod(shape)), filters)
-            _create(group, "labels", np.int64, (), LABELS_PER_CHUNK, filters)
+        # Kept open: what HDF5 can not write when it closes a data set it does not report.
+        self._datasets = {}
+        for split in SPLITS:
+            images = _create(
+                file, f"{split}/images", np.uint8, shape, rows_per_chunk(math.prod(shape)), filters
+            )
+            labels = _create(file, f"{split}/labels", np.int64, (), LABELS_PER_CHUNK, filters)
+            self._datasets[split] = {"images": images, "labels": labels}
 
     def append(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add `images` uint8 (sample, height, width, channel) and their `labels` (sample) to `split`.
@@ -50,10 +55,11 @@ class Writer:
             raise InputError(f"{split}: label {labels.min()}; wanted: 0 or more")
         self._highest = max(self._highest, int(labels.max(initial=-1)))
         for name, block in (("images", images), ("labels", labels)):
-            dataset = self._groups[split][name]
+            dataset = self._datasets[split][name]
             dataset.resize(len(dataset) + len(block), axis=0)
             dataset[len(dataset) - len(block) :] = block
             self._hash.update(split, name, block)
+        self._file.flush()
 
     def finish(self, source: str, class_names: Sequence[str]) -> None:
         """Write the root's attributes; without names there are as many classes as the highest label says."""
@@ -62,10 +68,10 @@ class Writer:
             raise InputError(
                 f"label {self._highest} with {classes} classes; wanted: labels below the number of classes"
             )
-        for split, group in self._groups.items():
-            if not len(group["labels"]):
+        for split, datasets in self._datasets.items():
+            if not len(datasets["labels"]):
                 raise InputError(f"{split}: no images; wanted: at least one in each of {', '.join(SPLITS)}")
-        root = self._groups[SPLITS[0]].parent.attrs
+        root = self._file.attrs
         root["classes"] = np.int64(classes)
         for name, text in (("format", FORMAT), ("source", source), ("sha256", self._hash.hexdigest())):
             _write_text(root, name, text)
@@ -94,9 +100,14 @@ def writing(
         if not text or not text.isprintable():
             raise InputError(f"{path}: text {text!r}; wanted: one line of printable text")
     with _replacing(path) as partial, h5py.File(partial, "w") as file:
-        writer = Writer(file, shape, compress)
-        yield writer
-        writer.finish(source, class_names)
+        try:
+            writer = Writer(file, shape, compress)
+            yield writer
+            writer.finish(source, class_names)
+        except BaseException:
+            # HDF5 still writes what it holds when it closes the file, and crashes if the disk is full: make room.
+            os.truncate(partial, 0)
+            raise
 
 
 @contextlib.contextmanager
@@ -135,10 +146,10 @@ def _sync(path: Path) -> None:
 
 
 def _create(
-    group: h5py.Group, name: str, dtype: type, shape: tuple[int, ...], rows: int, filters: dict[str, object]
-) -> None:
+    file: h5py.File, name: str, dtype: type, shape: tuple[int, ...], rows: int, filters: dict[str, object]
+) -> h5py.Dataset:
     """An empty data set that grows by samples; no times, so that equal content makes equal bytes."""
-    group.create_dataset(
+    return file.create_dataset(
         name,
         shape=(0, *shape),
         maxshape=(None, *shape),

@@ -6,7 +6,9 @@ from distsgd.kernels.compiled import compiled
 from distsgd.kernels.tile import LANES
 
 
-@compiled("void(uint8[:,:,:,::1], int64[::1], int64[::1], int64, int64, float32[:,::1], float32[:,:,:,::1], int64, int64, int64[::1])")
+@compiled(
+    "void(uint8[:,:,:,::1], int64[::1], int64[::1], int64, int64, float32[:,::1], float32[:,:,:,::1], int64, int64, int64[::1])"
+)
 def fill(images, labels, rows, first, count, scaling, x, top, left, y):
     """Write images rows[first : first + count] into x from (top, left) on, and their labels into y; zeros beyond `count`.
 
@@ -23,7 +25,9 @@ def fill(images, labels, rows, first, count, scaling, x, top, left, y):
                 for c in range(channels):
                     mean, inverse = scaling[0, c], scaling[1, c]
                     for n in range(block, block + full):
-                        x[c, top + i, left + j, n] = (np.float32(images[rows[first + n], i, j, c]) - mean) * inverse
+                        x[c, top + i, left + j, n] = (
+                            np.float32(images[rows[first + n], i, j, c]) - mean
+                        ) * inverse
                     for n in range(block + full, block + LANES):
                         x[c, top + i, left + j, n] = np.float32(0)
 

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -22,28 +23,33 @@ from numba import njit
 _OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
 
 
-def compiled(signature: str) -> Callable:
+def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function for exactly `signature` when it is defined, or load it from the cache. No fast-math: NaN stays visible."""
     return njit(signature, cache=True, **_OPTIONS)
 
 
-def inlined(function: Callable) -> Callable:
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that only compiled functions call: specialised on their types, a part of their code."""
     return njit(forceinline=True, **_OPTIONS)(function)
 
 
 def processor_features() -> str:
-    """The processor's features as LLVM will use them, from the environment variable that overrides Numba's choice or from the host."""
+    """The processor's features as LLVM will use them: from the variable that overrides Numba's choice, or from the host."""
     return os.environ.get("NUMBA_CPU_FEATURES") or llvmlite.binding.get_host_cpu_features().flatten()
 
 
 def cache_folder() -> Path:
     """A folder of this user on this node for this code, this processor and this Numba."""
-    recipe = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {processor_features()}".encode())
-    recipe.update((numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()).encode())
+    recipe = hashlib.sha256("/".join(_surroundings()).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         recipe.update(source.read_bytes())
     return _private_folder() / recipe.hexdigest()[:16]
+
+
+def _surroundings() -> list[str]:
+    """What machine code depends on beside the sources."""
+    processor = [processor_features(), numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()]
+    return [numba.__version__, llvmlite.__version__, *processor, os.environ.get("DISTSGD_VECTOR", "")]
 
 
 def _private_folder() -> Path:

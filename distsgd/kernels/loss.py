@@ -19,13 +19,17 @@ TOTALS = ("samples", "correct", "loss", "not_finite")
 @intrinsic
 def _bits(typing, x):
     """A float32's 32 bits as an integer."""
-    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.IntType(32))
+    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(32)
+    )
 
 
 @intrinsic
 def _from_bits(typing, x):
     """The float32 with these 32 bits."""
-    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.FloatType())
+    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
 
 
 @inlined
@@ -37,7 +41,9 @@ def exponential(x):
     one = np.float32(1)
     tiny = x < np.float32(-64)
     x = np.float32(-64) if tiny else x
-    shifted = x * np.float32(1.44269504) + np.float32(12582912)  # 1.5 * 2**23: the rounded integer is in the low bits
+    shifted = x * np.float32(1.44269504) + np.float32(
+        12582912
+    )  # 1.5 * 2**23: the rounded integer is in the low bits
     n = shifted - np.float32(12582912)
     r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)
     p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)

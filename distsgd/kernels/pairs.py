@@ -50,21 +50,75 @@ def sum_pairs(x, offsets, step, dy, partial, dw):
         for k in range(0, channels, CHANNELS):
             for t in range(0, taps, TAPS):
                 for h in range(PARTS):
-                    at, first, rest = i * step + h * VECTOR, k * plane + i * line + h * VECTOR, block * ROOM + h * part
+                    at, first, rest = (
+                        i * step + h * VECTOR,
+                        k * plane + i * line + h * VECTOR,
+                        block * ROOM + h * part,
+                    )
                     if channels - k >= 4:
-                        _extend(four, x, at, step, offsets, t, dy, first, plane, line, count, length, partial, rest, i == 0)
+                        _extend(
+                            four,
+                            x,
+                            at,
+                            step,
+                            offsets,
+                            t,
+                            dy,
+                            first,
+                            plane,
+                            line,
+                            count,
+                            length,
+                            partial,
+                            rest,
+                            i == 0,
+                        )
                     elif channels - k == 3:
-                        _extend(three, x, at, step, offsets, t, dy, first, plane, line, count, length, partial, rest, i == 0)
+                        _extend(
+                            three,
+                            x,
+                            at,
+                            step,
+                            offsets,
+                            t,
+                            dy,
+                            first,
+                            plane,
+                            line,
+                            count,
+                            length,
+                            partial,
+                            rest,
+                            i == 0,
+                        )
                     else:
                         for c in range(channels - k):
                             next_first, next_rest = first + c * plane, rest + c * VECTOR
-                            _extend(one, x, at, step, offsets, t, dy, next_first, plane, line, count, length, partial, next_rest, i == 0)
+                            _extend(
+                                one,
+                                x,
+                                at,
+                                step,
+                                offsets,
+                                t,
+                                dy,
+                                next_first,
+                                plane,
+                                line,
+                                count,
+                                length,
+                                partial,
+                                next_rest,
+                                i == 0,
+                            )
                 block += 1
     tap_blocks = (taps + TAPS - 1) // TAPS
     for t in range(taps):
         for k in range(channels):
             block = (k // CHANNELS) * tap_blocks + t // TAPS
-            dw[t, k] = tile.sum_chains(partial, block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR, part)
+            dw[t, k] = tile.sum_chains(
+                partial, block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR, part
+            )
 
 
 def room(taps: int, channels: int) -> int:

@@ -16,10 +16,16 @@ REGISTERS = LANES // VECTOR
 def max_pool(x, size, y, winner):
     """Write into y the maximum of every size x size window of x, and into `winner` its place in the window; a NaN wins.
 
-    winner: (channels, out height, out width, batch), at most 256 places. y: (channels, out height, out width x batch), last axis contiguous.
+    winner: (channels, out height, out width, batch), at most 256 places.
+    y: (channels, out height, out width x batch), last axis contiguous.
     """
     channels, height, width, batch = winner.shape
-    shape, line, plane, row = tile.zeros(1, REGISTERS), y.strides[1] >> 2, y.strides[0] >> 2, x.strides[1] >> 2
+    shape, line, plane, row = (
+        tile.zeros(1, REGISTERS),
+        y.strides[1] >> 2,
+        y.strides[0] >> 2,
+        x.strides[1] >> 2,
+    )
     for c in range(channels):
         for i in range(height):
             for j in range(0, width * batch, LANES):
@@ -37,11 +43,17 @@ def max_pool(x, size, y, winner):
 def max_pool_gradient(dy, winner, size, y, gated, dx):
     """Write dx: the gradient goes to the window's winner, zero to the rest of the window.
 
-    dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not positive nothing
-    goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
+    dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not
+    positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
     """
     channels, height, width, batch = winner.shape
-    shape, line, plane, row, depth = tile.zeros(1, REGISTERS), y.strides[1] >> 2, y.strides[0] >> 2, dx.strides[1] >> 2, dx.strides[0] >> 2
+    shape, line, plane, row, depth = (
+        tile.zeros(1, REGISTERS),
+        y.strides[1] >> 2,
+        y.strides[0] >> 2,
+        dx.strides[1] >> 2,
+        dx.strides[0] >> 2,
+    )
     for c in range(channels):
         for i in range(height):
             for j in range(0, width * batch, LANES):

@@ -11,7 +11,7 @@ import numpy as np
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import compiled, inlined
-from distsgd.kernels.tile import COLUMNS, ROWS, VECTOR
+from distsgd.kernels.tile import COLUMNS, VECTOR
 
 STRIP = COLUMNS * VECTOR
 """Lanes of a row that one tile covers."""
@@ -22,7 +22,28 @@ GROUP = 256 // STRIP * STRIP
 
 
 @inlined
-def _sum(total, x, at, offsets, first, last, weights, k, tap, row, bias, partial, rest, y, out, plane, gate, seen, gate_plane, rectify):
+def _sum(
+    total,
+    x,
+    at,
+    offsets,
+    first,
+    last,
+    weights,
+    k,
+    tap,
+    row,
+    bias,
+    partial,
+    rest,
+    y,
+    out,
+    plane,
+    gate,
+    seen,
+    gate_plane,
+    rectify,
+):
     """One tile of y, channels k..: its sum so far plus taps first..last, put to rest in `partial` or, at the end, finished in y."""
     if first > 0:
         total = tile.load(total, partial, rest, STRIP)
@@ -41,7 +62,27 @@ def _sum(total, x, at, offsets, first, last, weights, k, tap, row, bias, partial
 
 
 @inlined
-def _strip(tiles, x, at, offsets, first, last, weights, tap, row, bias, partial, rest, y, out, plane, gate, seen, gate_plane, rectify):
+def _strip(
+    tiles,
+    x,
+    at,
+    offsets,
+    first,
+    last,
+    weights,
+    tap,
+    row,
+    bias,
+    partial,
+    rest,
+    y,
+    out,
+    plane,
+    gate,
+    seen,
+    gate_plane,
+    rectify,
+):
     """All channels of a strip of lanes, in tiles of four and then of three (of one where neither adds up: 1, 2 and 5)."""
     channels, (four, three, one) = y.shape[0], tiles
     blocks = (channels + 3) // 4
@@ -52,11 +93,74 @@ def _strip(tiles, x, at, offsets, first, last, weights, tap, row, bias, partial,
         k = block if fours < 0 else 3 * block + min(block, fours)
         r, o, s = rest + k * STRIP, out + k * plane, seen + k * gate_plane
         if block < fours:
-            _sum(four, x, at, offsets, first, last, weights, k, tap, row, bias, partial, r, y, o, plane, gate, s, gate_plane, rectify)
+            _sum(
+                four,
+                x,
+                at,
+                offsets,
+                first,
+                last,
+                weights,
+                k,
+                tap,
+                row,
+                bias,
+                partial,
+                r,
+                y,
+                o,
+                plane,
+                gate,
+                s,
+                gate_plane,
+                rectify,
+            )
         elif fours >= 0:
-            _sum(three, x, at, offsets, first, last, weights, k, tap, row, bias, partial, r, y, o, plane, gate, s, gate_plane, rectify)
+            _sum(
+                three,
+                x,
+                at,
+                offsets,
+                first,
+                last,
+                weights,
+                k,
+                tap,
+                row,
+                bias,
+                partial,
+                r,
+                y,
+                o,
+                plane,
+                gate,
+                s,
+                gate_plane,
+                rectify,
+            )
         else:
-            _sum(one, x, at, offsets, first, last, weights, k, tap, row, bias, partial, r, y, o, plane, gate, s, gate_plane, rectify)
+            _sum(
+                one,
+                x,
+                at,
+                offsets,
+                first,
+                last,
+                weights,
+                k,
+                tap,
+                row,
+                bias,
+                partial,
+                r,
+                y,
+                o,
+                plane,
+                gate,
+                s,
+                gate_plane,
+                rectify,
+            )
 
 
 @inlined
@@ -68,8 +172,30 @@ def _row(tiles, width, x, at, offsets, weights, bias, partial, y, out, gate, see
         for first in range(0, taps, CHUNK):
             last, rest = min(first + CHUNK, taps), 0
             for lane in range(group, min(group + GROUP, length), width):
-                j = min(lane, length - width)  # the last strip moves back over lanes done before: they get the same again
-                _strip(tiles, x, at + j, offsets, first, last, weights, tap, row, bias, partial, rest, y, out + j, plane, gate, seen + j, gate_plane, rectify)
+                j = min(
+                    lane, length - width
+                )  # the last strip moves back over lanes done before: they get the same again
+                _strip(
+                    tiles,
+                    x,
+                    at + j,
+                    offsets,
+                    first,
+                    last,
+                    weights,
+                    tap,
+                    row,
+                    bias,
+                    partial,
+                    rest,
+                    y,
+                    out + j,
+                    plane,
+                    gate,
+                    seen + j,
+                    gate_plane,
+                    rectify,
+                )
                 rest += y.shape[0] * STRIP
 
 
@@ -89,9 +215,37 @@ def sum_rows(x, offsets, step, weights, bias, partial, y, gate, rectify):
     line, gate_line = y.strides[1] >> 2, gate.strides[1] >> 2
     for i in range(y.shape[1]):
         if y.shape[2] >= STRIP:
-            _row(wide, STRIP, x, i * step, offsets, weights, bias, partial, y, i * line, gate, i * gate_line, rectify)
+            _row(
+                wide,
+                STRIP,
+                x,
+                i * step,
+                offsets,
+                weights,
+                bias,
+                partial,
+                y,
+                i * line,
+                gate,
+                i * gate_line,
+                rectify,
+            )
         else:
-            _row(narrow, VECTOR, x, i * step, offsets, weights, bias, partial, y, i * line, gate, i * gate_line, rectify)
+            _row(
+                narrow,
+                VECTOR,
+                x,
+                i * step,
+                offsets,
+                weights,
+                bias,
+                partial,
+                y,
+                i * line,
+                gate,
+                i * gate_line,
+                rectify,
+            )
 
 
 NO_BIAS = np.empty(0, np.float32)

@@ -15,7 +15,7 @@ the order written: no result depends on the tile's shape, on the vector's width 
 Places in an array are counted in elements from its first, whatever its shape.
 """
 
-import operator
+import os
 
 from llvmlite import ir
 from numba import types
@@ -26,8 +26,10 @@ from distsgd.kernels.compiled import processor_features
 _FEATURES = set(processor_features().split(","))
 LANES = 16
 """Logical lanes of every reduction, on every processor: results must not depend on the vector's width."""
-VECTOR = 16 if "+avx512f" in _FEATURES else 8 if "+avx" in _FEATURES else 4
-"""float32 values in one of the processor's registers."""
+VECTOR = int(
+    os.environ.get("DISTSGD_VECTOR") or (16 if "+avx512f" in _FEATURES else 8 if "+avx" in _FEATURES else 4)
+)
+"""float32 values in one of the processor's registers. DISTSGD_VECTOR overrides it, to test the code of another processor."""
 ROWS = 4
 COLUMNS = {16: 4, 8: 3, 4: 5 if "+neon" in _FEATURES else 2}[VECTOR]
 """The accumulators, a column of x and one weight must fit the registers: 32 with AVX-512 and NEON, otherwise 16."""
@@ -211,7 +213,9 @@ def store(typing, tile, array, place, stride):
         for r in range(tile.rows):
             for c in range(tile.columns):
                 target = builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)])
-                written = builder.store(cells[r * tile.columns + c], builder.bitcast(target, _VECTOR.as_pointer()))
+                written = builder.store(
+                    cells[r * tile.columns + c], builder.bitcast(target, _VECTOR.as_pointer())
+                )
                 written.align = 4
             pointer = builder.gep(pointer, [args[3]])
         return context.get_dummy_value()
@@ -267,7 +271,9 @@ def _halve(builder, vector, width):
     while width > 1:
         width //= 2
         halves = [ir.Constant(ir.VectorType(_INT, width), list(range(at, at + width))) for at in (0, width)]
-        low, high = (builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), half) for half in halves)
+        low, high = (
+            builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), half) for half in halves
+        )
         vector = builder.fadd(low, high)
     return builder.extract_element(vector, ir.Constant(_INT, 0))
 
@@ -288,7 +294,9 @@ def where_greater(typing, left, right, yes, no):
 
     def generate(context, builder, signature, args):
         cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
-        return _pack(builder, [builder.select(builder.fcmp_unordered(">", x, y), a, b) for x, y, a, b in cells])
+        return _pack(
+            builder, [builder.select(builder.fcmp_unordered(">", x, y), a, b) for x, y, a, b in cells]
+        )
 
     return left(left, right, yes, no), generate
 
@@ -299,7 +307,9 @@ def where_equal(typing, left, right, yes, no):
 
     def generate(context, builder, signature, args):
         cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
-        return _pack(builder, [builder.select(builder.fcmp_ordered("==", x, y), a, b) for x, y, a, b in cells])
+        return _pack(
+            builder, [builder.select(builder.fcmp_ordered("==", x, y), a, b) for x, y, a, b in cells]
+        )
 
     return left(left, right, yes, no), generate
 
@@ -314,7 +324,9 @@ def load_bytes(typing, tile, array, place):
     def generate(context, builder, signature, args):
         pointer, cells = _address(context, builder, array, args[1], args[2]), []
         for c in range(tile.columns):
-            source = builder.bitcast(builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)]), _BYTES.as_pointer())
+            source = builder.bitcast(
+                builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)]), _BYTES.as_pointer()
+            )
             loaded = builder.load(source)
             loaded.align = 1
             cells.append(builder.uitofp(loaded, _VECTOR))
@@ -330,7 +342,9 @@ def store_bytes(typing, tile, array, place):
     def generate(context, builder, signature, args):
         pointer = _address(context, builder, array, args[1], args[2])
         for c, cell in enumerate(_cells(builder, args[0])):
-            target = builder.bitcast(builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)]), _BYTES.as_pointer())
+            target = builder.bitcast(
+                builder.gep(pointer, [ir.Constant(_INT, c * VECTOR)]), _BYTES.as_pointer()
+            )
             written = builder.store(builder.fptoui(cell, _BYTES), target)
             written.align = 1
         return context.get_dummy_value()

@@ -24,7 +24,15 @@ def adam(parameters, gradient, mean, square, rates):
     rates: (learning rate / (1 - beta1**t), beta1, 1 - beta1, beta2, 1 - beta2, 1 / sqrt(1 - beta2**t), epsilon).
     Written in place: parameters, mean, square.
     """
-    rate, beta1, rest1, beta2, rest2, root, epsilon = rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6]
+    rate, beta1, rest1, beta2, rest2, root, epsilon = (
+        rates[0],
+        rates[1],
+        rates[2],
+        rates[3],
+        rates[4],
+        rates[5],
+        rates[6],
+    )
     for i in range(parameters.size):
         g = gradient[i]
         mean[i] = beta1 * mean[i] + rest1 * g

@@ -45,9 +45,8 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
     try:
         images = data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
-        stages = network.plan(
-            zoo.layers(config.network.name, images.classes), (images.channels, images.height, images.width)
-        )
+        layers = zoo.layers(config.network.name, images.classes, config.network.dropout)
+        stages = network.plan(layers, (images.channels, images.height, images.width))
     except InputError as error:
         problems.append(_about_network(error, config, images))
         problems += _about_name(config) if images is None else []
@@ -75,7 +74,9 @@ def _about_name(config: Config) -> list[str]:
 def _too_few_workers(workers: int, ranks: int) -> list[str]:
     if workers >= ranks:
         return []
-    return [f"averaging.workers = {workers}: must be at least the number of ranks, {ranks}, so that each has one"]
+    return [
+        f"averaging.workers = {workers}: must be at least the number of ranks, {ranks}, so that each has one"
+    ]
 
 
 def _too_few_images(config: Config, workers: int, images: Description) -> list[str]:
@@ -84,5 +85,7 @@ def _too_few_images(config: Config, workers: int, images: Description) -> list[s
     if used > there:
         problems.append(f"data.train_images = {used}: {images.path} has {there}")
     if min(used, there) < workers:
-        problems.append(f"averaging.workers = {workers}: must be at most the number of training images, {used}")
+        problems.append(
+            f"averaging.workers = {workers}: must be at most the number of training images, {used}"
+        )
     return problems

@@ -12,7 +12,16 @@ from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
 from distsgd.metrics import Score, score
 from distsgd.network import Network, aligned
 from distsgd.train.experiment import Experiment
-from distsgd.train.rounds import Diverged, GradientRounds, Local, Meeting, OneRound, ParameterRounds, Rounds, gradient_magnitudes
+from distsgd.train.rounds import (
+    Diverged,
+    GradientRounds,
+    Local,
+    Meeting,
+    OneRound,
+    ParameterRounds,
+    Rounds,
+    gradient_magnitudes,
+)
 from distsgd.train.workers import Workers
 
 
@@ -125,7 +134,9 @@ class Training:
             self._rounds.round(first, last)
         seconds, samples = time.perf_counter() - began, self._workers.all_seen(first, last)
         self.rounds_done += 1
-        if self.rounds_done == 2:  # the first round also warms caches up: it counts only while it is the only one
+        if (
+            self.rounds_done == 2
+        ):  # the first round also warms caches up: it counts only while it is the only one
             self._samples, self._seconds = 0, 0.0
         self._samples, self._seconds = self._samples + samples, self._seconds + seconds
         loss = score(self._network.totals - before).loss

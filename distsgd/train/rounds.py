@@ -37,7 +37,7 @@ class Local:
         return self.epoch * self.workers.steps + step
 
     def learn(self, worker: Worker, step: int) -> int:
-        """The gradient of a worker's batch. Returns the number of images in it; 0 if its shard is used up, and then does nothing."""
+        """The gradient of a worker's batch. Returns the number of images in it: 0, doing nothing, if its shard is used up."""
         count = self.workers.seen(worker.number, step, step + 1)
         if count:
             with self.clock.phase("load"):
@@ -77,7 +77,7 @@ class Meeting:
                 self.average.add(vector, weight)
 
     def end(self, out: np.ndarray) -> bool:
-        """Write the average to `out`; False if values outgrew their scale: then the round is to be done again, with wider scales."""
+        """Write the average to `out`. False if values outgrew their scale: the round is to be done again, with wider ones."""
         with self.clock.phase("wait"):
             self.ranks.barrier()
         with self.clock.phase("average"):
@@ -186,7 +186,10 @@ Rounds = ParameterRounds | OneRound | GradientRounds
 
 
 def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks) -> np.ndarray:
-    """The largest magnitude in each tensor of the first gradient of worker 0, on every rank: what moments that start at zero come to."""
+    """The largest magnitude in each tensor of worker 0's first gradient, on every rank.
+
+    It tells what moments that start at zero come to.
+    """
     largest = aligned(len(segments))
     if ranks.rank == 0:
         local.learn(local.workers.hosted[0], 0)

@@ -45,7 +45,9 @@ class Workers:
         with self._clock.phase("load"):
             images = data.read_rows(self._experiment.images.path, "train", np.concatenate(hosted))
             ends = np.cumsum([len(shard) for shard in hosted])[:-1]
-            for number, rows, part in zip(range(self._first, self._last), hosted, np.split(images, ends), strict=True):
+            for number, rows, part in zip(
+                range(self._first, self._last), hosted, np.split(images, ends), strict=True
+            ):
                 self.hosted.append(Worker(number, part, self._labels[rows], np.arange(len(rows))))
 
     def begin(self, epoch: int) -> None:

@@ -1,0 +1,1 @@
+"""The product's benchmarks, one file each."""

@@ -1,0 +1,188 @@
+"""Averages over several ranks: each has other data, computes what all should have, asserts it itself."""
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Verdict, wrap
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+SEGMENTS = (3000, 70, 1)
+WEIGHTS = (23, 64, 1, 17, 5, 64, 30)
+WORKERS = len(WEIGHTS)
+
+
+def start() -> NDArray[np.float32]:
+    """Return what all ranks hold at the start of the round."""
+    return np.random.default_rng(0).normal(size=sum(SEGMENTS)).astype(np.float32)
+
+
+def state(worker: int) -> NDArray[np.float32]:
+    """Return one worker's state after its steps."""
+    return np.random.default_rng([1, worker]).normal(size=sum(SEGMENTS)).astype(np.float32)
+
+
+def hosted(ranks: Ranks) -> list[int]:
+    """Return this rank's block of workers."""
+    blocks = np.array_split(np.arange(WORKERS), ranks.size)
+    return [int(worker) for worker in blocks[ranks.rank]]
+
+
+def one_round(
+    average: Average, ranks: Ranks, state: Callable[[int], NDArray[np.float32]] = state
+) -> tuple[Verdict, NDArray[np.float32]]:
+    """Return the verdict and the average of a round."""
+    out = start()
+    average.begin(out, sum(WEIGHTS))
+    for worker in hosted(ranks):
+        average.add(state(worker), WEIGHTS[worker])
+    average.exchange()
+    return average.finish(out), out
+
+
+def in_python_integers() -> NDArray[np.float32]:
+    """Return the average with sums of Python's integers: scales as Exact's docstring has them."""
+    parts = np.split(start(), np.cumsum(SEGMENTS)[:-1])
+    exponents = [62 - 8 - int(np.frexp(np.abs(part).max())[1]) - 8 for part in parts]  # 204 weighs 8 bits
+    scale = np.repeat(2.0 ** np.array(exponents), SEGMENTS)
+    total = [0] * sum(SEGMENTS)
+    for worker, weight in enumerate(WEIGHTS):
+        fixed = np.rint(np.float64(state(worker)) * weight * scale).tolist()
+        total = [number + int(more) for number, more in zip(total, fixed, strict=True)]
+    return np.float32(np.array([float(number) for number in total]) / scale / sum(WEIGHTS))
+
+
+def digest(array: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of an array's bytes."""
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 4])
+def test_exact_average_has_the_same_bits_on_any_number_of_ranks(
+    mpi_ranks: int, comm: "MPI.Intracomm"
+) -> None:
+    assert comm.size == mpi_ranks
+    expected = digest(in_python_integers())
+    ranks = wrap(comm)
+    seen = []
+    for topology in (Allreduce(ranks), Master(ranks)):
+        average = Exact(topology, SEGMENTS)
+        for _ in range(2):  # the second round shows what the first left behind
+            verdict, out = one_round(average, ranks)
+            seen.append((verdict, digest(out)))
+    assert seen == [(Verdict.OK, expected)] * 4
+
+
+@pytest.mark.mpi(ranks=3)
+def test_fast_average_is_the_mean_within_float32(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    mean = np.average(np.float64([state(worker) for worker in range(WORKERS)]), axis=0, weights=WEIGHTS)
+    ranks = wrap(comm)
+    results = [one_round(Fast(topology, SEGMENTS), ranks) for topology in (Allreduce(ranks), Master(ranks))]
+    all_hashes = [ranks.gather_bytes(digest(out).encode()) for _, out in results]
+    for verdict, out in results:
+        assert verdict is Verdict.OK
+        np.testing.assert_allclose(out, mean, rtol=0, atol=2e-6)
+    for hashes in all_hashes:
+        assert len(set(hashes)) == (1 if ranks.rank == 0 else 0)
+
+
+@pytest.mark.mpi(ranks=4)
+def test_an_average_over_a_part_of_the_ranks(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    half = comm.Split(comm.rank % 2, -comm.rank)
+    ranks = wrap(half)
+    verdict, out = one_round(Exact(Master(ranks), SEGMENTS), ranks)
+    ranks.close()
+    half.Free()
+    assert ranks.size == 2
+    assert (verdict, digest(out)) == (Verdict.OK, digest(in_python_integers()))
+
+
+def with_a_value(bad: float, of_worker: int) -> Callable[[int], NDArray[np.float32]]:
+    """Return the function `state` with one other value in one worker."""
+
+    def changed(worker: int) -> NDArray[np.float32]:
+        result = state(worker)
+        result[2999] = bad if worker == of_worker else result[2999]
+        return result
+
+    return changed
+
+
+@pytest.mark.mpi(ranks=[2, 3])
+def test_every_rank_sees_what_one_worker_has(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks = wrap(comm)
+    expected, seen = [], []
+    for topology in (Allreduce(ranks), Master(ranks)):
+        for bad, finite in (
+            (np.nan, False),
+            (-np.nan, False),
+            (np.inf, False),
+            (-np.inf, False),
+            (1e6, True),
+        ):
+            for worker in (0, 3, 6):
+                changed = with_a_value(bad, worker)
+                seen.append(one_round(Exact(topology, SEGMENTS), ranks, changed)[0])
+                seen.append(one_round(Fast(topology, SEGMENTS), ranks, changed)[0])
+                expected += [Verdict.OVERFLOW, Verdict.OK] if finite else [Verdict.NOT_FINITE] * 2
+    assert seen == expected
+
+
+@pytest.mark.mpi(ranks=3)
+def test_overflow_in_several_ranks_does_not_hide_nan_in_one(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks = wrap(comm)
+
+    def all_wrong(worker: int) -> NDArray[np.float32]:
+        return with_a_value(np.nan, 3)(worker) * np.float32(1e9)
+
+    verdict, _ = one_round(Exact(Allreduce(ranks), SEGMENTS), ranks, all_wrong)
+    overflow, _ = one_round(Exact(Allreduce(ranks), SEGMENTS), ranks, lambda worker: state(worker) * 1000)
+    assert (verdict, overflow) == (Verdict.NOT_FINITE, Verdict.OVERFLOW)
+
+
+@pytest.mark.mpi(ranks=2)
+def test_after_a_widening_every_rank_has_the_average(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks = wrap(comm)
+    average, changed = Exact(Allreduce(ranks), SEGMENTS), with_a_value(1e6, 5)
+    first, _ = one_round(average, ranks, changed)
+    average.widen()
+    second, out = one_round(average, ranks, changed)
+    mean = np.average(np.float64([changed(worker) for worker in range(WORKERS)]), axis=0, weights=WEIGHTS)
+    assert (first, second) == (Verdict.OVERFLOW, Verdict.OK)
+    np.testing.assert_allclose(out, mean, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.mpi(ranks=[1, 3])
+def test_ranks_do_what_they_say(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks: Ranks = wrap(comm)
+    own = np.array([ranks.rank + 1, -ranks.rank, 2**40 + ranks.rank])
+    sums = [own.astype(kind) for kind in (np.float32, np.float64, np.int64)]
+    for array in sums:
+        ranks.sum(array)
+    to_master, most, sent = own.copy(), own.copy(), own.copy()
+    ranks.sum_to_master(to_master)
+    ranks.maximum(most)
+    ranks.broadcast(sent)
+    text = ranks.broadcast_bytes(b"from %d" % ranks.rank * (1 if ranks.rank else 1000))
+    gathered = ranks.gather_bytes(b"x" * ranks.rank)
+    nothing = ranks.broadcast_bytes(b"")
+    place = ranks.on_node()
+    ranks.barrier()
+
+    total = sum(np.array([rank + 1, -rank, 2**40 + rank]) for rank in range(mpi_ranks))
+    for array in sums:
+        np.testing.assert_array_equal(array, np.asarray(total).astype(array.dtype))
+    np.testing.assert_array_equal(to_master, total if ranks.rank == 0 else own)
+    np.testing.assert_array_equal(most, [mpi_ranks, 0, 2**40 + mpi_ranks - 1])
+    np.testing.assert_array_equal(sent, [1, 0, 2**40])
+    assert (text, nothing) == (b"from 0" * 1000, b"")
+    assert gathered == ([b"x" * rank for rank in range(mpi_ranks)] if ranks.rank == 0 else [])
+    assert place == (ranks.rank, mpi_ranks)
+    assert "MPI" in ranks.library()
+    assert len(ranks.library()) < 60
