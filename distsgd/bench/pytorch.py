@@ -1,26 +1,52 @@
-"""The same training steps in PyTorch: same network, weights, images and optimizer; over ranks by DistributedDataParallel.
+"""The same training steps in PyTorch: network, weights, images, optimizer; ranks by DistributedDataParallel.
 
 PyTorch is imported when something here is called, and nowhere else: the package works without it.
 """
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from distsgd.comm import Ranks
 from distsgd.config import InputError
-from distsgd.layers import Convolution, Dense, Dropout, MaxPool
+from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Tensor
 from distsgd.network import Stage, tensors
 from distsgd.optim import Sgd
 
 LAYOUTS = ("NCHW", "channels_last")
 PATIENCE = timedelta(seconds=60)
+
+CHECKED_STEPS = 3
+LOSS_TOLERANCE = 1e-5
+TENSOR_TOLERANCE = 1e-3
+"""Relative. Sums in another order differ by some 1e-6, and where two values of a pooling window, or a value
+and a rectifier's zero, are so close, the gradient may take another way."""
+
+
+class Contestant(Protocol):
+    """One rank's part in training a network, by this package or by PyTorch."""
+
+    def step(self, number: int) -> None:
+        """Take the step of that number, counted from 0, on the batch whose turn it is."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of this rank's batch in the last step."""
+
+    @property
+    def gradient(self) -> np.ndarray:
+        """The last step's gradient over all ranks, a flat vector in the order of this package."""
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """The parameters, a flat vector in the order of this package."""
 
 
 def version() -> str:
@@ -28,9 +54,8 @@ def version() -> str:
     try:
         import torch
     except ImportError as error:
-        raise InputError(
-            f"--against torch: this Python can't import PyTorch ({error}); install it (pip install torch) or leave --against out"
-        ) from None
+        wanted = "install it (pip install torch) or leave --against out"
+        raise InputError(f"--against torch: this Python finds no PyTorch ({error}); {wanted}") from None
     return str(torch.__version__)
 
 
@@ -38,7 +63,7 @@ def version() -> str:
 def process_group(ranks: Ranks) -> Iterator[None]:
     """One thread a rank, and PyTorch's own group of the same processes, by gloo over the loopback interface.
 
-    They find each other by a file, which only this user can read. InputError where ranks are on several nodes.
+    They find each other by a file that only this user can read. InputError where ranks are on several nodes.
     """
     import torch
     from torch import distributed
@@ -48,10 +73,8 @@ def process_group(ranks: Ranks) -> Iterator[None]:
         yield
         return
     if ranks.on_node()[1] != ranks.size:
-        raise InputError(
-            f"--against torch: {ranks.size} ranks on several nodes; they must be on one, PyTorch's meet by loopback"
-        )
-    # By itself gloo takes the interface that the host's name resolves to, which fails or is slow where it resolves to nothing.
+        raise InputError(f"--against torch: {ranks.size} ranks on several nodes; wanted: all on one")
+    # Left alone gloo takes the interface of the host's name, which in containers often leads nowhere.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as folder:
         file = os.path.join(os.fsdecode(ranks.broadcast_bytes(os.fsencode(folder))), "store")
@@ -60,9 +83,9 @@ def process_group(ranks: Ranks) -> Iterator[None]:
             "gloo", store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE
         )
         yield
-        ranks.barrier()  # rank 0's folder must outlive everybody's use of it
-        distributed.destroy_process_group()
         ranks.barrier()
+        distributed.destroy_process_group()
+        ranks.barrier()  # rank 0's folder outlives everybody's use of it
 
 
 def modules(stages: Sequence[Stage]) -> list[Any]:
@@ -71,23 +94,22 @@ def modules(stages: Sequence[Stage]) -> list[Any]:
 
     found: list[Any] = []
     for stage in stages:
-        found += _module(stage)
+        found += _modules(stage)
         found += [nn.ReLU()] if stage.rectify else []
     return found
 
 
-def _module(stage: Stage) -> list[Any]:
+def _modules(stage: Stage) -> list[Any]:
     from torch import nn
 
-    layer, channels = stage.layer, stage.shape[0]
-    match layer:
-        case Convolution():
-            return _convolution(layer, channels)
-        case Dense():
-            return [nn.Flatten(), nn.Linear(int(np.prod(stage.shape)), layer.units, bias=layer.bias)]
-        case MaxPool():
+    match stage.layer:
+        case Convolution() as layer:
+            return _convolution(layer, stage.shape[0])
+        case Dense() as layer:
+            return [nn.Flatten(), nn.Linear(math.prod(stage.shape), layer.units, bias=layer.bias)]
+        case MaxPool() as layer:
             return [nn.MaxPool2d(layer.size)]
-        case Dropout():
+        case Dropout() as layer:
             return [nn.Dropout(layer.rate)]
 
 
@@ -95,69 +117,111 @@ def _convolution(layer: Convolution, channels: int) -> list[Any]:
     from torch import nn
 
     border = layer.border
-    if border.top == border.bottom:  # its own padding, which is faster than a layer of zeros
+    if border.top == border.bottom:  # its own padding, quicker than a layer of zeros
         return [nn.Conv2d(channels, layer.filters, layer.size, padding=border.top)]
     zeros = nn.ZeroPad2d((border.left, border.right, border.top, border.bottom))
     return [zeros, nn.Conv2d(channels, layer.filters, layer.size)]
 
 
 class Peer:
-    """One rank's training steps by PyTorch, on float32 batches made beforehand: it has no bytes to convert."""
+    """One rank's training steps by PyTorch, on float32 batches made beforehand: no bytes to convert."""
 
     def __init__(
         self,
         stages: Sequence[Stage],
         start: np.ndarray,
-        images: np.ndarray,
-        labels: np.ndarray,
+        batches: tuple[np.ndarray, np.ndarray],
         settings: Sgd,
         layout: str,
         ranks: Ranks,
     ) -> None:
-        """start: flat parameters. images: (number, batch, channels, height, width) float32. labels: (number, batch). layout: of LAYOUTS."""
+        """Copy everything.
+
+        start: flat parameters. batches: float32 (number, batch, channels, height, width), and their labels
+        int64 (number, batch). layout: of LAYOUTS.
+        """
         import torch
 
         memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         self.layout = layout
-        self._images = [torch.from_numpy(batch).to(memory_format=memory) for batch in images]
-        self._labels = [torch.from_numpy(batch) for batch in labels]
+        self._images = [torch.tensor(images).to(memory_format=memory) for images in batches[0]]
+        self._labels = [torch.tensor(labels) for labels in batches[1]]
         model = torch.nn.Sequential(*modules(stages)).to(memory_format=memory)
-        _put(start, stages, list(model.parameters()))
+        _put(start, tensors(stages), list(model.parameters()))
         self._model = torch.nn.parallel.DistributedDataParallel(model) if ranks.size > 1 else model
-        self._loss = torch.nn.CrossEntropyLoss()
+        self._criterion = torch.nn.CrossEntropyLoss()
         self._optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
 
-    def step(self, number: int) -> Any:
-        """The step of that number, counted from 0, on the batch whose turn it is. Returns this rank's loss as a tensor."""
+    def step(self, number: int) -> None:
+        """Take the step of that number, counted from 0, on the batch whose turn it is."""
         turn = number % len(self._images)
         self._optimizer.zero_grad()
-        loss = self._loss(self._model(self._images[turn]), self._labels[turn])
-        loss.backward()
+        self._loss = self._criterion(self._model(self._images[turn]), self._labels[turn])
+        self._loss.backward()
         self._optimizer.step()
-        return loss
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of this rank's batch in the last step."""
+        return float(self._loss.item())
 
     @property
     def gradient(self) -> np.ndarray:
-        """The last step's gradient as a flat vector, in the order of this package; over ranks, the mean."""
+        """The last step's gradient over all ranks, a flat vector in the order of this package."""
         return _flat(parameter.grad for parameter in self._model.parameters())
 
     @property
     def parameters(self) -> np.ndarray:
-        """The parameters as a flat vector, in the order of this package."""
+        """The parameters, a flat vector in the order of this package."""
         return _flat(parameter.detach() for parameter in self._model.parameters())
 
 
-def _put(start: np.ndarray, stages: Sequence[Stage], parameters: Sequence[Any]) -> None:
-    """Copy a flat vector into PyTorch's tensors, which have the filters or units first where ours have them last."""
+def _put(start: np.ndarray, ours: Sequence[Tensor], theirs: Sequence[Any]) -> None:
+    """Copy a flat vector into PyTorch's tensors: filters or units come first there, and last here."""
     import torch
 
     first = 0
-    for tensor, parameter in zip(tensors(stages), parameters, strict=True):
+    for tensor, parameter in zip(ours, theirs, strict=True):
         part = start[first : first + tensor.size].reshape(tensor.shape)
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(np.moveaxis(part, -1, 0))))
+            parameter.copy_(torch.tensor(np.ascontiguousarray(np.moveaxis(part, -1, 0))))
         first += tensor.size
 
 
-def _flat(values: Iterator[Any]) -> np.ndarray:
+def _flat(values: Iterable[Any]) -> np.ndarray:
     return np.concatenate([np.moveaxis(value.numpy(), 0, -1).ravel() for value in values])
+
+
+def check(name: str, stages: Sequence[Stage], ours: Contestant, theirs: Contestant) -> None:
+    """Take the first steps on both sides. ArithmeticError where they differ by more than roundings.
+
+    Compared are loss and gradient of the first step, and how the parameters changed in all of them.
+    """
+    names = tensors(stages)
+    start = ours.parameters.copy()
+    for number in range(CHECKED_STEPS):
+        ours.step(number)
+        theirs.step(number)
+        if number == 0:
+            _compare_losses(name, ours.loss, theirs.loss)
+            _compare(f"{name}: first gradient", names, ours.gradient, theirs.gradient)
+    change = f"{name}: change by {CHECKED_STEPS} steps"
+    _compare(change, names, ours.parameters - start, theirs.parameters - start)
+
+
+def _compare_losses(name: str, ours: float, theirs: float) -> None:
+    if not abs(ours - theirs) <= LOSS_TOLERANCE * abs(theirs):  # no number is no agreement either
+        wanted = f"wanted: equal within {LOSS_TOLERANCE:.0e} of it"
+        raise ArithmeticError(f"{name}: the first loss is {ours}, PyTorch's is {theirs}; {wanted}")
+
+
+def _compare(what: str, names: Sequence[Tensor], ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Tensor by tensor, the length of the difference against the length of PyTorch's."""
+    ends = np.cumsum([tensor.size for tensor in names])[:-1]
+    for tensor, one, other in zip(names, np.split(ours, ends), np.split(theirs, ends), strict=True):
+        apart, length = np.linalg.norm(one - other), np.linalg.norm(other)
+        if not apart <= TENSOR_TOLERANCE * length:
+            wanted = f"wanted: at most {TENSOR_TOLERANCE:.0e} of its length"
+            raise ArithmeticError(
+                f"{what}, tensor {tensor.name}: {apart:.2e} from PyTorch's, which is {length:.2e} long; {wanted}"
+            )

@@ -1,7 +1,8 @@
-"""Images per second of whole training steps, alone or beside PyTorch: the same network, weights and images, in interleaved pairs.
+"""Images per second of whole training steps, alone or beside PyTorch in interleaved pairs.
 
-A step of ours fills the batch from bytes, runs forward and backward, over several ranks averages the gradient exactly, and updates
-by SGD with momentum. Before anything is timed, both sides must come to the same loss, gradient and parameters.
+A step of ours fills the batch from bytes, runs forward and backward, over several ranks averages the
+gradient exactly, and updates by SGD with momentum. PyTorch trains the same network from the same weights on
+the same images; before anything is timed, both must come to the same loss, gradient and parameters.
 """
 
 import contextlib
@@ -13,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from distsgd import data, network, zoo
 from distsgd.bench import pytorch
-from distsgd.bench.pytorch import Peer
+from distsgd.bench.pytorch import Contestant, Peer
 from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Verdict
 from distsgd.config import InputError
 from distsgd.data import Description
@@ -30,31 +31,18 @@ from distsgd.optim import Sgd
 
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
 MADE_FOR = {"cifar": (32, 32, 3)}
-"""Networks that want images (height, width, channels) of one kind only; the others take those that there are."""
-CLASSES = 10
-"""Of images made by chance."""
+"""Networks for images (height, width, channels) of one kind only; the others take those that there are."""
+RANDOM_CLASSES = 10
 SGD = Sgd(learning_rate=0.001, momentum=0.9)
-"""A small rate: whatever the network learns meanwhile, its numbers stay ordinary and its steps equally long."""
+"""A small rate: whatever is learnt meanwhile, numbers stay ordinary and steps equally long."""
 
 MOST_BATCHES, MOST_IMAGES = 16, 8192
-"""Different batches that take turns; fewer where that many images would take too much memory."""
+"""Different batches that take turns; fewer where they would be more than so many images."""
 SECONDS = 8.0
-"""How long a network's pairs take, about."""
+"""How long all pairs of a network take, about."""
 LEG_SECONDS = 0.05
-"""How long one side runs before it is the other's turn, at least."""
+"""How long a side runs before it is the other's turn, at least."""
 FEWEST_PAIRS, WARM_PAIRS, WARM_STEPS = 5, 5, 2
-
-CHECKED_STEPS = 3
-LOSS_TOLERANCE = 1e-5
-TENSOR_TOLERANCE = 1e-3
-"""Relative. Sums in another order differ by some 1e-6; where two values of a pooling window are that close, another one may win."""
-
-
-class Contestant(Protocol):
-    """A side of the comparison."""
-
-    def step(self, number: int) -> Any:
-        """One training step."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +60,21 @@ class Images:
         height, width, channels = self.images.shape[1:]
         return channels, height, width
 
-    @property
     def scaling(self) -> np.ndarray:
         """(2, channels) float32, what `Network.fill` wants: mean and 1 / deviation."""
-        deviation = self.images.std(axis=(0, 1, 2))
-        return np.stack([self.images.mean(axis=(0, 1, 2)), 1 / np.where(deviation > 0, deviation, 1)]).astype(
-            np.float32
-        )
+        mean, deviation = self.images.mean(axis=(0, 1, 2)), self.images.std(axis=(0, 1, 2))
+        return np.stack([mean, 1 / np.where(deviation > 0, deviation, 1)]).astype(np.float32)
 
     def batches(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same as float32 (number, batch, channels, height, width) and int64 (number, batch), scaled like ours."""
-        mean, inverse = self.scaling
+        """What a Peer wants: float32 (number, batch, channels, height, width), labels (number, batch)."""
+        mean, inverse = self.scaling()
         scaled = ((self.images.astype(np.float32) - mean) * inverse).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(scaled).reshape(-1, batch, *self.shape), self.labels.reshape(-1, batch)
+        return scaled.reshape(-1, batch, *self.shape), self.labels.reshape(-1, batch)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a network came to: medians, images of all ranks. Without PyTorch its part is None."""
+    """What a network came to: medians, over the images of all ranks. Without PyTorch its part is None."""
 
     images: str
     images_per_second: float
@@ -104,39 +89,48 @@ class Ours:
     def __init__(
         self, stages: Sequence[Stage], start: np.ndarray, images: Images, batch: int, ranks: Ranks
     ) -> None:
-        """start: flat parameters. images: a multiple of `batch`."""
+        """start: flat parameters, copied. images: a multiple of `batch`."""
         state = aligned(2 * start.size)
         self.parameters = state[: start.size]
         self.parameters[:] = start
-        self.network = Network(stages, batch, self.parameters)
-        self._images, self._order, self._scaling = images, np.arange(len(images.labels)), images.scaling
+        self._network = Network(stages, batch, self.parameters)
+        self._images, self._scaling = images, images.scaling()
+        self._order = np.arange(len(images.labels))
         self._ranks = ranks
         self._average = Exact(Allreduce(ranks), [tensor.size for tensor in network.tensors(stages)])
-        self.gradient = self.network.gradient if ranks.size == 1 else aligned(start.size)
+        self.gradient = self._network.gradient if ranks.size == 1 else aligned(start.size)
         self._optimizer = SGD.bind(state, self.gradient)
 
     def step(self, number: int) -> None:
-        """The step of that number, counted from 0, on the batch whose turn it is."""
-        batch = self.network.batch
+        """Take the step of that number, counted from 0, on the batch whose turn it is."""
+        images, batch = self._images, self._network.batch
         first = number * batch % len(self._order)
-        self.network.fill(self._images.images, self._images.labels, self._order, first, batch, self._scaling)
-        self.network.learn(0, self._ranks.rank, number)
+        self._network.totals[:] = 0
+        self._network.fill(images.images, images.labels, self._order, first, batch, self._scaling)
+        self._network.learn(0, self._ranks.rank, number)
         if self._ranks.size > 1:
             self._meet()
         self._optimizer.step(number + 1)
 
     def _meet(self) -> None:
-        """Average the gradients of all ranks; the last average is the reference of the next."""
+        """Average the gradients of all ranks; the average before is what the scales are taken from."""
+        average, batch = self._average, self._network.batch
         for _ in range(MOST_WIDENINGS + 1):
-            self._average.begin(self.gradient, self.network.batch * self._ranks.size)
-            self._average.add(self.network.gradient, self.network.batch)
-            self._average.exchange()
-            verdict = self._average.finish(self.gradient)
-            if verdict != Verdict.OVERFLOW:  # which leaves the reference as it was
+            average.begin(self.gradient, batch * self._ranks.size)
+            average.add(self._network.gradient, batch)
+            average.exchange()
+            verdict = average.finish(self.gradient)
+            if verdict != Verdict.OVERFLOW:  # an overflow leaves the average before as it was
                 break
-            self._average.widen()
+            average.widen()
         if verdict != Verdict.OK:
             raise ArithmeticError("the gradient became infinite or no number")
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of this rank's batch in the last step."""
+        loss = score(self._network.totals).loss
+        return math.nan if loss is None else loss
 
 
 def training(
@@ -149,10 +143,10 @@ def training(
     say: Callable[[str], None],
     now: Callable[[], int] = time.perf_counter_ns,
 ) -> None:
-    """Measure each network (None: NETWORKS), say a table's lines on rank 0 and write them to `json_path`.
+    """Measure each network (None: NETWORKS), say a table's lines on rank 0, write it to `json_path`.
 
-    against: beside PyTorch. source: a file or an embedded set. now: a clock in nanoseconds. All ranks call this. Raises InputError
-    before anything is measured, and ArithmeticError where the two sides disagree.
+    All ranks call this. against: beside PyTorch. source: a file or an embedded set. now: a clock in
+    nanoseconds. Raises InputError before anything is measured, ArithmeticError where the sides disagree.
     """
     try:
         torch_version = pytorch.version() if against else None
@@ -160,13 +154,12 @@ def training(
         _check_folder(json_path)
     except InputError:
         if ranks.rank > 0:
-            ranks.barrier()  # rank 0 says it, and ends all
+            ranks.barrier()  # rank 0 says it for all, and ends them
         raise
-    about = {"batch": batch, "ranks": ranks.size, "threads": 1, "vector_lanes": VECTOR}
-    about |= {"processor": processor(), "torch_version": torch_version}
+    about: dict[str, Any] = {"batch": batch, "ranks": ranks.size, "threads": 1, "vector_lanes": VECTOR}
+    about |= {"processor": _processor(), "torch_version": torch_version}
     tell = say if ranks.rank == 0 else _nothing
-    for line in _heading(about, against):
-        tell(line)
+    tell(_heading(about))
     measured = {}
     with pytorch.process_group(ranks) if against else contextlib.nullcontext():
         for name, (images, stages) in planned.items():
@@ -183,7 +176,7 @@ def _nothing(line: str) -> None:
 def _plan(
     names: Sequence[str], source: str, batch: int, ranks: Ranks
 ) -> dict[str, tuple[Images, list[Stage]]]:
-    """Each network's images and layers, different images on each rank. InputError where a network does not fit them."""
+    """Each network's images, others on each rank, and layers. InputError where they do not fit."""
     described = data.describe(data.locate(source))
     samples = batch * max(1, min(MOST_BATCHES, MOST_IMAGES // batch))
     planned = {}
@@ -197,15 +190,18 @@ def _images(name: str, source: str, described: Description, samples: int, ranks:
     there = described.height, described.width, described.channels
     wanted = MADE_FOR.get(name, there)
     if wanted != there:
-        chance = np.random.default_rng([0, ranks.rank])
-        images = chance.integers(0, 256, (samples, *wanted), np.uint8)
-        height, width, channels = wanted
-        said = f"random: {source} has none of {height}x{width}x{channels}"
-        return Images(images, chance.integers(0, CLASSES, samples), CLASSES, said)
+        return _random_images(wanted, source, samples, ranks)
     shuffled = data.shuffled(described.counts["train"], 0, 0, 0)
     rows = np.resize(shuffled, samples * ranks.size)[ranks.rank * samples :][:samples]
     labels = data.read_labels(described.path, "train")[rows]
     return Images(data.read_rows(described.path, "train", rows), labels, described.classes, source)
+
+
+def _random_images(shape: tuple[int, int, int], source: str, samples: int, ranks: Ranks) -> Images:
+    chance = np.random.default_rng([0, ranks.rank])
+    images = chance.integers(0, 256, (samples, *shape), np.uint8)
+    said = f"random, as {source} has none of {'x'.join(map(str, shape))}"
+    return Images(images, chance.integers(0, RANDOM_CLASSES, samples), RANDOM_CLASSES, said)
 
 
 def _measure(
@@ -223,8 +219,9 @@ def _measure(
     if not against:
         seconds = _interleaved([ours], ranks, now)
         return Measured(images.source, batch * ranks.size / float(np.median(seconds)))
-    peers = [Peer(stages, start, *images.batches(batch), SGD, layout, ranks) for layout in pytorch.LAYOUTS]
-    check(name, stages, start, ours, peers)
+    peers = [Peer(stages, start, images.batches(batch), SGD, layout, ranks) for layout in pytorch.LAYOUTS]
+    for peer in peers:
+        pytorch.check(f"{name}, {peer.layout}", stages, Ours(stages, start, images, batch, ranks), peer)
     warm = _race([ours, *peers], WARM_PAIRS, WARM_STEPS, ranks, now).min(axis=0)
     peer = peers[int(np.argmin(warm[1:]))]
     seconds = _interleaved([ours, peer], ranks, now)
@@ -233,68 +230,32 @@ def _measure(
     return Measured(images.source, float(rates[0]), float(rates[1]), ratio, peer.layout)
 
 
-def check(name: str, stages: Sequence[Stage], start: np.ndarray, ours: Ours, peers: Sequence[Peer]) -> None:
-    """Take the first steps on both sides from `start`. ArithmeticError where loss, gradient or the way the parameters went differ."""
-    sizes = [tensor.size for tensor in network.tensors(stages)]
-    for number in range(CHECKED_STEPS):
-        ours.step(number)
-        losses = [float(peer.step(number)) for peer in peers]
-        if number == 0:
-            for peer, loss in zip(peers, losses, strict=True):
-                _compare_losses(
-                    f"{name}: the first loss, {peer.layout}", score(ours.network.totals).loss, loss
-                )
-                _compare(f"{name}: the first gradient, {peer.layout}", sizes, ours.gradient, peer.gradient)
-    for peer in peers:
-        said = f"{name}: the way of {CHECKED_STEPS} steps, {peer.layout}"
-        _compare(said, sizes, ours.parameters - start, peer.parameters - start)
-
-
-def _compare_losses(said: str, ours: float | None, theirs: float) -> None:
-    if ours is None or not abs(ours - theirs) <= LOSS_TOLERANCE * abs(theirs):
-        raise ArithmeticError(
-            f"{said}: ours is {ours}, PyTorch's {theirs}; wanted: the same within {LOSS_TOLERANCE:.0e}"
-        )
-
-
-def _compare(said: str, sizes: Sequence[int], ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Tensor by tensor, the length of the difference against the length of PyTorch's."""
-    ends = np.cumsum(sizes)[:-1]
-    for number, (one, other) in enumerate(zip(np.split(ours, ends), np.split(theirs, ends), strict=True)):
-        apart, length = np.linalg.norm(one - other), np.linalg.norm(other)
-        if not apart <= TENSOR_TOLERANCE * length:  # no number is no agreement either
-            raise ArithmeticError(
-                f"{said}: tensor {number + 1} of {len(sizes)} is {apart / length:.1e} apart from PyTorch's; "
-                f"wanted: at most {TENSOR_TOLERANCE:.0e}"
-            )
-
-
-def _interleaved(contestants: Sequence[Contestant], ranks: Ranks, now: Callable[[], int]) -> np.ndarray:
-    """Seconds a step, (pair, contestant), for about SECONDS."""
-    warm = _race(contestants, WARM_PAIRS, WARM_STEPS, ranks, now).min(axis=0)
+def _interleaved(sides: Sequence[Contestant], ranks: Ranks, now: Callable[[], int]) -> np.ndarray:
+    """Seconds a step, (pair, side), for about SECONDS."""
+    warm = _race(sides, WARM_PAIRS, WARM_STEPS, ranks, now).min(axis=0)
     steps = math.ceil(LEG_SECONDS / warm.min())
     pairs = max(FEWEST_PAIRS, int(SECONDS / (steps * warm.sum())))
-    return _race(contestants, pairs, steps, ranks, now)
+    return _race(sides, pairs, steps, ranks, now)
 
 
 def _race(
-    contestants: Sequence[Contestant], pairs: int, steps: int, ranks: Ranks, now: Callable[[], int]
+    sides: Sequence[Contestant], pairs: int, steps: int, ranks: Ranks, now: Callable[[], int]
 ) -> np.ndarray:
-    """Seconds a step of the slowest rank, (pair, contestant). The sides take turns in who goes first."""
-    elapsed = np.zeros((pairs, len(contestants)), np.int64)
+    """Seconds a step of the slowest rank, (pair, side). The sides take turns in who goes first."""
+    elapsed = np.zeros((pairs, len(sides)), np.int64)
     for pair in range(pairs):
-        for turn in range(len(contestants)):
-            who = (turn + pair) % len(contestants)
+        for turn in range(len(sides)):
+            side = (turn + pair) % len(sides)
             ranks.barrier()
             began = now()
             for step in range(steps):
-                contestants[who].step(pair * steps + step)
-            elapsed[pair, who] = now() - began
+                sides[side].step(pair * steps + step)
+            elapsed[pair, side] = now() - began
     ranks.maximum(elapsed)
     return elapsed * 1e-9 / steps
 
 
-def processor() -> str:
+def _processor() -> str:
     """The processor's name where the system tells (Linux), else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -304,27 +265,23 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _heading(about: Mapping[str, Any], against: bool) -> list[str]:
-    ranks = f"{about['ranks']} rank{'s' if about['ranks'] > 1 else ''}, one thread each"
-    first = f"batch {about['batch']}, {ranks}, {about['vector_lanes']} vector lanes, {about['processor']}"
+def _heading(about: Mapping[str, Any]) -> str:
+    ranks = f"{about['ranks']} rank{'s' if about['ranks'] > 1 else ''} of one thread"
+    lines = f"batch {about['batch']}, {ranks}, {about['vector_lanes']} vector lanes, {about['processor']}"
     columns = f"{'network':<18}{'images/s':>10}"
-    if not against:
-        return [first, f"{columns}  images"]
-    how = "DistributedDataParallel (gloo)" if about["ranks"] > 1 else "one thread"
-    return [
-        f"{first}; PyTorch {about['torch_version']}, {how}",
-        f"{columns}{'PyTorch':>10}{'ratio':>8}  {'layout':<15}images",
-    ]
+    if about["torch_version"]:
+        how = ", DistributedDataParallel (gloo)" if about["ranks"] > 1 else ""
+        lines += f"\nbeside PyTorch {about['torch_version']}{how}"
+        columns += f"{'PyTorch':>10}{'ratio':>8}  {'layout':<13}"
+    return f"{lines}\n\n{columns}  images"
 
 
 def _line(name: str, measured: Measured) -> str:
-    line = f"{name:<18}{measured.images_per_second:>10,.0f}"
+    columns = f"{name:<18}{measured.images_per_second:>10,.0f}"
     if measured.ratio is not None:
-        line += (
-            f"{measured.torch_images_per_second:>10,.0f}{measured.ratio:>8.2f}  {measured.torch_layout:<15}"
-        )
-        return line + measured.images
-    return f"{line}  {measured.images}"
+        columns += f"{measured.torch_images_per_second:>10,.0f}{measured.ratio:>8.2f}"
+        columns += f"  {measured.torch_layout:<13}"
+    return f"{columns}  {measured.images}"
 
 
 def _check_folder(path: Path | None) -> None:

@@ -127,8 +127,9 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        said = str(error).partition("\n")[0]
         raise InputError(
-            f"{path}: can not be read as a file of images (damaged or not HDF5): {error}"
+            f"{path}: can not be read as a file of images (damaged or not HDF5): {said}"
         ) from error
 
 

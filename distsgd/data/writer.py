@@ -45,7 +45,7 @@ class Writer:
     def append(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add `images` uint8 (sample, height, width, channel) and their `labels` (sample) to `split`.
 
-        Raises InputError for a negative label.
+        Raises InputError for a negative label and where the disk is full.
         """
         if images.dtype != np.uint8 or images.shape != (len(labels), *self._shape):
             raise ValueError(
@@ -54,12 +54,16 @@ class Writer:
         if len(labels) and labels.min() < 0:
             raise InputError(f"{split}: label {labels.min()}; wanted: 0 or more")
         self._highest = max(self._highest, int(labels.max(initial=-1)))
-        for name, block in (("images", images), ("labels", labels)):
-            dataset = self._datasets[split][name]
-            dataset.resize(len(dataset) + len(block), axis=0)
-            dataset[len(dataset) - len(block) :] = block
-            self._hash.update(split, name, block)
-        self._file.flush()
+        try:
+            for name, block in (("images", images), ("labels", labels)):
+                dataset = self._datasets[split][name]
+                dataset.resize(len(dataset) + len(block), axis=0)
+                dataset[len(dataset) - len(block) :] = block
+                self._hash.update(split, name, block)
+            self._file.flush()
+        except (OSError, RuntimeError) as error:
+            said = str(error).partition("\n")[0]
+            raise InputError(f"{self._file.filename}: can not be written (disk full?): {said}") from error
 
     def finish(self, source: str, class_names: Sequence[str]) -> None:
         """Write the root's attributes; without names there are as many classes as the highest label says."""
@@ -87,8 +91,7 @@ def writing(
     class_names: Sequence[str] = (),
     compress: bool = False,
 ) -> Iterator[Writer]:
-    """A Writer of images of `shape` (height, width, channel) to `path`, which is there when the block ends
-    well.
+    """A Writer of images of `shape` (height, width, channel) to `path`, there when the block has ended well.
 
     `source` says in one line where the images are from; `compress` packs them with gzip: smaller and several
     times slower to read. When the block raises, what was at `path` before is still there and nothing else.
@@ -105,7 +108,7 @@ def writing(
             yield writer
             writer.finish(source, class_names)
         except BaseException:
-            # HDF5 still writes what it holds when it closes the file, and crashes if the disk is full: make room.
+            # HDF5 writes what it holds when it closes the file, and crashes if the disk is full: make room.
             os.truncate(partial, 0)
             raise
 
