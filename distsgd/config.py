@@ -31,8 +31,8 @@ class Data(_Section):
 class Network(_Section):
     """Which network."""
 
-    name: str = "garg"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    name: str = "chavan-3-32-128"
+    dropout: float = Field(0.25, ge=0, lt=1)
     """Rate behind the hidden dense layers."""
 
 
@@ -71,7 +71,7 @@ class Averaging(_Section):
     workers: int | None = Field(None, ge=1)
     """Logical SGD processes; not given: as many as ranks."""
     period: Period | None = None
-    """Local steps between two averages: a number, "epoch", or "once" (only at the end); not given: 16, or 1 for gradients."""
+    """Local steps between two averages: a number, "epoch", or "once" (only at the end); not given: 8, or 1 for gradients."""
     what: Literal["parameters", "gradients"] = "parameters"
     topology: Literal["allreduce", "master"] = "allreduce"
     reduction: Literal["exact", "fast"] = "exact"
@@ -79,13 +79,13 @@ class Averaging(_Section):
     @property
     def rounds_of(self) -> int | Literal["epoch", "once"]:
         """The period, given or not."""
-        return self.period or (1 if self.what == "gradients" else 16)
+        return self.period or (1 if self.what == "gradients" else 8)
 
 
 class Train(_Section):
     """How long, in which batches, from which seed."""
 
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(20, ge=1)
     batch: int = Field(32, ge=1, le=65536)
     """Images in a worker's step."""
     seed: int = Field(0, ge=0, lt=2**63)

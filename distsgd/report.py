@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from distsgd.clock import PHASES
+from distsgd.config import Config
+from distsgd.train import EpochEnd, Progress
 
 
-def opening(config: Any, images: str, ranks: int, workers: int) -> str:
+def opening(config: Config, images: str, ranks: int, workers: int) -> str:
     """A run's first line: what is trained how, on what."""
     averaging, train = config.averaging, config.train
     period = averaging.rounds_of if isinstance(averaging.rounds_of, str) else f"{averaging.rounds_of} steps"
@@ -17,13 +19,13 @@ def opening(config: Any, images: str, ranks: int, workers: int) -> str:
     )
 
 
-def round_line(progress: Any) -> str:
+def round_line(progress: Progress) -> str:
     """A line for a round."""
     where = f"epoch {progress.epoch}  step {progress.steps_done}/{progress.steps}  round {progress.round}"
     return f"{where}  loss {_number(progress.loss)}  {progress.images_per_second:,.0f} images/s"
 
 
-def epoch_line(end: Any, epochs: int) -> str:
+def epoch_line(end: EpochEnd, epochs: int) -> str:
     """A line for an epoch."""
     test = f"test loss {_number(end.test.loss)}, accuracy {end.test.accuracy:.2%}"
     return f"epoch {end.epoch}/{epochs}: train loss {_number(end.train.loss)}; {test}; {end.images_per_second:,.0f} images/s"

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,15 +33,14 @@ from distsgd.optim import Sgd
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
 MADE_FOR = {"cifar": (32, 32, 3)}
 """Networks for images (height, width, channels) of one kind only; the others take those that there are."""
-RANDOM_CLASSES = 10
 SGD = Sgd(learning_rate=0.001, momentum=0.9)
 """A small rate: whatever is learnt meanwhile, numbers stay ordinary and steps equally long."""
 
 MOST_BATCHES, MOST_IMAGES = 16, 8192
-"""Different batches that take turns; fewer where they would be more than so many images."""
+"""Different batches that take turns, fewer where they would be more than so many images."""
 SECONDS = 8.0
 """How long all pairs of a network take, about."""
-LEG_SECONDS = 0.05
+LEG_SECONDS = 0.02
 """How long a side runs before it is the other's turn, at least."""
 FEWEST_PAIRS, WARM_PAIRS, WARM_STEPS = 5, 5, 2
 
@@ -86,19 +86,18 @@ class Measured:
 class Ours:
     """One rank's training steps by this package."""
 
-    def __init__(
-        self, stages: Sequence[Stage], start: np.ndarray, images: Images, batch: int, ranks: Ranks
-    ) -> None:
-        """start: flat parameters, copied. images: a multiple of `batch`."""
+    def __init__(self, task: "Task", start: np.ndarray) -> None:
+        """start: flat parameters, copied."""
         state = aligned(2 * start.size)
         self.parameters = state[: start.size]
         self.parameters[:] = start
-        self._network = Network(stages, batch, self.parameters)
-        self._images, self._scaling = images, images.scaling()
-        self._order = np.arange(len(images.labels))
-        self._ranks = ranks
-        self._average = Exact(Allreduce(ranks), [tensor.size for tensor in network.tensors(stages)])
-        self.gradient = self._network.gradient if ranks.size == 1 else aligned(start.size)
+        self._network = Network(task.stages, task.batch, self.parameters)
+        self._images, self._scaling = task.images, task.images.scaling()
+        self._order = np.arange(len(task.images.labels))
+        self._ranks = task.ranks
+        sizes = [tensor.size for tensor in network.tensors(task.stages)]
+        self._average = Exact(Allreduce(task.ranks), sizes)
+        self.gradient = aligned(start.size) if task.ranks.size > 1 else self._network.gradient
         self._optimizer = SGD.bind(state, self.gradient)
 
     def step(self, number: int) -> None:
@@ -133,6 +132,31 @@ class Ours:
         return math.nan if loss is None else loss
 
 
+@dataclass(frozen=True)
+class Task:
+    """A network to train on a rank's images, a multiple of `batch`."""
+
+    name: str
+    stages: list[Stage]
+    images: Images
+    batch: int
+    ranks: Ranks
+
+    def ours(self, seed: int) -> Ours:
+        """Our side, at the start of that seed."""
+        return Ours(self, self._start(seed))
+
+    def peer(self, seed: int, layout: str) -> Peer:
+        """PyTorch's side, at the same start."""
+        batches = self.images.batches(self.batch)
+        return Peer(self.stages, self._start(seed), batches, SGD, layout, self.ranks)
+
+    def _start(self, seed: int) -> np.ndarray:
+        start = aligned(sum(tensor.size for tensor in network.tensors(self.stages)))
+        network.initialize(start, self.stages, seed)
+        return start
+
+
 def training(
     ranks: Ranks,
     networks: Sequence[str] | None,
@@ -143,14 +167,14 @@ def training(
     say: Callable[[str], None],
     now: Callable[[], int] = time.perf_counter_ns,
 ) -> None:
-    """Measure each network (None: NETWORKS), say a table's lines on rank 0, write it to `json_path`.
+    """Measure each network (None: NETWORKS), say the lines of a table, write the same to `json_path`.
 
-    All ranks call this. against: beside PyTorch. source: a file or an embedded set. now: a clock in
-    nanoseconds. Raises InputError before anything is measured, ArithmeticError where the sides disagree.
+    All ranks call this. against: beside PyTorch. source: a file or an embedded set. say: nothing on ranks
+    but 0. now: nanoseconds. InputError before anything is measured, ArithmeticError where sides disagree.
     """
     try:
-        torch_version = pytorch.version() if against else None
-        planned = _plan(networks or NETWORKS, source, batch, ranks)
+        torch_version = pytorch.version(ranks) if against else None
+        tasks = _tasks(networks or NETWORKS, source, batch, ranks)
         _check_folder(json_path)
     except InputError:
         if ranks.rank > 0:
@@ -158,32 +182,26 @@ def training(
         raise
     about: dict[str, Any] = {"batch": batch, "ranks": ranks.size, "threads": 1, "vector_lanes": VECTOR}
     about |= {"processor": _processor(), "torch_version": torch_version}
-    tell = say if ranks.rank == 0 else _nothing
-    tell(_heading(about))
-    measured = {}
+    say(_heading(about))
+    measured: dict[str, Measured] = {}
     with pytorch.process_group(ranks) if against else contextlib.nullcontext():
-        for name, (images, stages) in planned.items():
-            measured[name] = _measure(name, images, stages, batch, against, ranks, now)
-            tell(_line(name, measured[name]))
+        for task in tasks:
+            measured[task.name] = _measure(task, against, now)
+            say(_line(task.name, measured[task.name]))
     if json_path is not None and ranks.rank == 0:
-        _write(json_path, {**about, "networks": {name: asdict(result) for name, result in measured.items()}})
+        _write(json_path, {**about, "networks": {name: asdict(found) for name, found in measured.items()}})
 
 
-def _nothing(line: str) -> None:
-    """Rank 0 says it."""
-
-
-def _plan(
-    names: Sequence[str], source: str, batch: int, ranks: Ranks
-) -> dict[str, tuple[Images, list[Stage]]]:
-    """Each network's images, others on each rank, and layers. InputError where they do not fit."""
+def _tasks(names: Sequence[str], source: str, batch: int, ranks: Ranks) -> list[Task]:
+    """Each network with other images on each rank. InputError where they do not fit."""
     described = data.describe(data.locate(source))
     samples = batch * max(1, min(MOST_BATCHES, MOST_IMAGES // batch))
-    planned = {}
-    for name in names:
+    tasks = []
+    for name in dict.fromkeys(names):
         images = _images(name, source, described, samples, ranks)
-        planned[name] = images, network.plan(zoo.layers(name, images.classes), images.shape)
-    return planned
+        stages = network.plan(zoo.layers(name, images.classes), images.shape)
+        tasks.append(Task(name, stages, images, batch, ranks))
+    return tasks
 
 
 def _images(name: str, source: str, described: Description, samples: int, ranks: Ranks) -> Images:
@@ -199,35 +217,25 @@ def _images(name: str, source: str, described: Description, samples: int, ranks:
 
 def _random_images(shape: tuple[int, int, int], source: str, samples: int, ranks: Ranks) -> Images:
     chance = np.random.default_rng([0, ranks.rank])
-    images = chance.integers(0, 256, (samples, *shape), np.uint8)
-    said = f"random, as {source} has none of {'x'.join(map(str, shape))}"
-    return Images(images, chance.integers(0, RANDOM_CLASSES, samples), RANDOM_CLASSES, said)
+    images, labels = chance.integers(0, 256, (samples, *shape), np.uint8), chance.integers(0, 10, samples)
+    return Images(images, labels, 10, f"random, as {source} has none of {'x'.join(map(str, shape))}")
 
 
-def _measure(
-    name: str,
-    images: Images,
-    stages: list[Stage],
-    batch: int,
-    against: bool,
-    ranks: Ranks,
-    now: Callable[[], int],
-) -> Measured:
-    start = aligned(sum(tensor.size for tensor in network.tensors(stages)))
-    network.initialize(start, stages, 0)
-    ours = Ours(stages, start, images, batch, ranks)
+def _measure(task: Task, against: bool, now: Callable[[], int]) -> Measured:
+    images, ours, ranks = task.batch * task.ranks.size, task.ours(0), task.ranks
     if not against:
-        seconds = _interleaved([ours], ranks, now)
-        return Measured(images.source, batch * ranks.size / float(np.median(seconds)))
-    peers = [Peer(stages, start, images.batches(batch), SGD, layout, ranks) for layout in pytorch.LAYOUTS]
-    for peer in peers:
-        pytorch.check(f"{name}, {peer.layout}", stages, Ours(stages, start, images, batch, ranks), peer)
-    warm = _race([ours, *peers], WARM_PAIRS, WARM_STEPS, ranks, now).min(axis=0)
-    peer = peers[int(np.argmin(warm[1:]))]
+        return Measured(task.images.source, images / float(np.median(_interleaved([ours], ranks, now))))
+    pytorch.check(task.name, task.stages, task.ours, task.peer, ranks)
+    peer = _faster(ours, [task.peer(0, layout) for layout in pytorch.LAYOUTS], ranks, now)
     seconds = _interleaved([ours, peer], ranks, now)
-    rates = batch * ranks.size / np.median(seconds, axis=0)
+    ours_rate, torch_rate = (images / np.median(seconds, axis=0)).tolist()
     ratio = float(np.median(seconds[:, 1] / seconds[:, 0]))
-    return Measured(images.source, float(rates[0]), float(rates[1]), ratio, peer.layout)
+    return Measured(task.images.source, ours_rate, torch_rate, ratio, peer.layout)
+
+
+def _faster(ours: Ours, peers: Sequence[Peer], ranks: Ranks, now: Callable[[], int]) -> Peer:
+    seconds = _race([ours, *peers], WARM_PAIRS, WARM_STEPS, ranks, now).min(axis=0)
+    return peers[int(np.argmin(seconds[1:]))]
 
 
 def _interleaved(sides: Sequence[Contestant], ranks: Ranks, now: Callable[[], int]) -> np.ndarray:
@@ -257,11 +265,8 @@ def _race(
 
 def _processor() -> str:
     """The processor's name where the system tells (Linux), else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    known = Path("/proc/cpuinfo")
+    names = re.findall("^model name.*: (.+)", known.read_text(), re.MULTILINE) if known.is_file() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -278,7 +283,7 @@ def _heading(about: Mapping[str, Any]) -> str:
 
 def _line(name: str, measured: Measured) -> str:
     columns = f"{name:<18}{measured.images_per_second:>10,.0f}"
-    if measured.ratio is not None:
+    if measured.torch_layout:
         columns += f"{measured.torch_images_per_second:>10,.0f}{measured.ratio:>8.2f}"
         columns += f"  {measured.torch_layout:<13}"
     return f"{columns}  {measured.images}"

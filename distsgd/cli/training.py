@@ -10,11 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distsgd import __version__, config, report
-from distsgd.cli import ranks as cli_ranks
+from distsgd import __version__, config, network, report
+from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
 from distsgd.config import Config, InputError
+from distsgd.kernels.tile import FUSED, VECTOR
+from distsgd.record import Record, make_folder, weights_sha256
+from distsgd.train import Diverged, EpochEnd, Experiment, Progress, Result, Training, check
 
 QUIET_SECONDS = 2.0
 """On a screen a line a round is read by people: at most one in so many seconds, however short rounds are."""
@@ -22,16 +25,21 @@ QUIET_SECONDS = 2.0
 
 def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks, clock: Clock) -> int:
     """Train and record; returns the exit code, the same on every rank."""
-    from distsgd import train as training
-
     agreed = _agree(path, changes, out, ranks)
     if agreed is None:
-        return cli_ranks.BAD_INPUT
+        return BAD_INPUT
     settings, folder = agreed
+    experiment = check(settings, ranks.size, [])
+    say = _speaker(folder, ranks)
+    record = Record(folder, settings) if ranks.rank == 0 else None
+    say(report.opening(settings, experiment.images.path.name, ranks.size, experiment.workers))
+    training = Training(experiment, ranks, clock)
     try:
-        return _run(training.check(settings, ranks.size, []), folder, ranks, clock)
-    except training.Diverged:
-        return _diverged(ranks)
+        result = _run(training, record, say, ranks, clock)
+    except Diverged:
+        return _diverged(training, record, ranks)
+    _finish(training, result, record, say, ranks, clock)
+    return 0
 
 
 def _agree(
@@ -44,7 +52,7 @@ def _agree(
             settings, folder = _prepare(path, changes, out, ranks)
             answer = json.dumps([settings.model_dump(), str(folder)]).encode()
         except InputError as error:
-            cli_ranks.complain(str(error))
+            complain(str(error))
     answer = ranks.broadcast_bytes(answer)
     if not answer:
         return None
@@ -55,50 +63,11 @@ def _agree(
 def _prepare(
     path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks
 ) -> tuple[Config, Path]:
-    from distsgd import record
-    from distsgd.train import check
-
     settings, problems = config.read(path, changes)
     check(settings, ranks.size, problems)
     folder = out or Path("runs") / f"{settings.network.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    record.make_folder(folder)
+    make_folder(folder)
     return settings, folder
-
-
-def _diverged(ranks: Ranks) -> int:
-    if ranks.rank == 0:
-        advice = "choose a smaller optimizer.learning_rate, or average more often (averaging.period)"
-        print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
-    return cli_ranks.FAILED
-
-
-def _run(experiment: Any, folder: Path, ranks: Ranks, clock: Clock) -> int:
-    from distsgd.record import Record
-    from distsgd.train import Training
-
-    say = _speaker(folder, ranks)
-    record = Record(folder, experiment.config) if ranks.rank == 0 else None
-    say(report.opening(experiment.config, experiment.images.path.name, ranks.size, experiment.workers))
-    training = Training(experiment, ranks, clock)
-    lines = RoundLines(say, always=ranks.rank > 0)
-
-    def end_epoch(end: Any) -> None:
-        say(report.epoch_line(end, experiment.config.train.epochs))
-        if record:
-            record.epoch({**asdict(end), "seconds": clock.seconds()["total"]})
-
-    result = training.run(lines.after_round, end_epoch)
-    if record:
-        with clock.phase("checkpoint"):
-            record.model(result.parameters, *_model_description(experiment, training))
-    with clock.phase("wait"):
-        ranks.barrier()
-    seconds = [json.loads(part) for part in ranks.gather_bytes(json.dumps(clock.seconds()).encode())]
-    if record:
-        summary = _summary(experiment, ranks, result, seconds)
-        record.finish(summary)
-        say(f"\n{report.table(summary)}\n\n  run: {folder}")
-    return 0
 
 
 def _speaker(folder: Path, ranks: Ranks) -> Callable[[str], None]:
@@ -107,8 +76,54 @@ def _speaker(folder: Path, ranks: Ranks) -> Callable[[str], None]:
         return lambda line: print(line, flush=True)
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)  # on another node the folder may not be the one that rank 0 made
-    log = open(logs / f"rank-{ranks.rank:04d}.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  until the process ends
+    log = open(logs / f"rank-{ranks.rank:04d}.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  until the end
     return lambda line: print(line, file=log)
+
+
+def _run(
+    training: Training, record: Record | None, say: Callable[[str], None], ranks: Ranks, clock: Clock
+) -> Result:
+    """Train, with a line and a record of every epoch, and write the model."""
+    experiment, lines = training.experiment, RoundLines(say, always=ranks.rank > 0)
+
+    def end_epoch(end: EpochEnd) -> None:
+        say(report.epoch_line(end, experiment.config.train.epochs))
+        if record:
+            record.epoch({**asdict(end), "seconds": clock.seconds()["total"]})
+
+    result = training.run(lines.after_round, end_epoch)
+    if record:
+        with clock.phase("checkpoint"):
+            record.model(result.parameters, *_description(training))
+    return result
+
+
+def _diverged(training: Training, record: Record | None, ranks: Ranks) -> int:
+    """The end of a run that came to no numbers."""
+    if record:
+        about = {"version": __version__, "outcome": "diverged", "ranks": ranks.size, "ranks_lost": 0}
+        record.finish({**about, "workers": training.experiment.workers, "rounds": training.rounds_done})
+        advice = "choose a smaller optimizer.learning_rate, or average more often (averaging.period)"
+        print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
+    return FAILED
+
+
+def _finish(
+    training: Training,
+    result: Result,
+    record: Record | None,
+    say: Callable[[str], None],
+    ranks: Ranks,
+    clock: Clock,
+) -> None:
+    """Gather every rank's seconds, write run.json, show the table."""
+    with clock.phase("wait"):
+        ranks.barrier()
+    seconds = [json.loads(part) for part in ranks.gather_bytes(json.dumps(clock.seconds()).encode())]
+    if record:
+        summary = _summary(training.experiment, ranks, result, seconds)
+        record.finish(summary)
+        say(f"\n{report.table(summary)}\n\n  run: {record.folder}")
 
 
 class RoundLines:
@@ -117,7 +132,7 @@ class RoundLines:
     def __init__(self, say: Callable[[str], None], always: bool) -> None:
         self._say, self._always, self._spoke = say, always, float("-inf")
 
-    def after_round(self, progress: Any) -> None:
+    def after_round(self, progress: Progress) -> None:
         """Say how far the run is."""
         now = time.monotonic()
         if self._always or now - self._spoke >= QUIET_SECONDS:
@@ -125,21 +140,19 @@ class RoundLines:
             self._say(report.round_line(progress))
 
 
-def _model_description(experiment: Any, training: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _description(training: Training) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What the numbers in model.h5 are: each tensor's name and shape, the network, and how images are scaled."""
-    from distsgd import network
-
-    images = experiment.images
+    experiment, images = training.experiment, training.experiment.images
     tensors = [{"name": tensor.name, "shape": tensor.shape} for tensor in network.tensors(experiment.stages)]
     shape = [images.channels, images.height, images.width]
     about = {"network": experiment.config.network.name, "classes": images.classes, "image_shape": shape}
     return tensors, {**about, "class_names": images.class_names, "scaling": training.scaling.tolist()}
 
 
-def _summary(experiment: Any, ranks: Ranks, result: Any, seconds: list[dict[str, float]]) -> dict[str, Any]:
-    from distsgd.kernels.tile import FUSED, VECTOR
-    from distsgd.record import weights_sha256
-
+def _summary(
+    experiment: Experiment, ranks: Ranks, result: Result, seconds: list[dict[str, float]]
+) -> dict[str, Any]:
+    """What run.json holds."""
     end, settings = result.last, experiment.config
     return {
         "version": __version__,

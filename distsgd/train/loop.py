@@ -13,7 +13,6 @@ from distsgd.metrics import Score, score
 from distsgd.network import Network, aligned
 from distsgd.train.experiment import Experiment
 from distsgd.train.rounds import (
-    Diverged,
     GradientRounds,
     Local,
     Meeting,
@@ -114,7 +113,9 @@ class Training:
             self._local.epoch = epoch
             self._workers.begin(epoch)
             for first, last in self._spans():
-                after_round(self._round(epoch, first, last))
+                progress = self._round(epoch, first, last)
+                with self._clock.phase("checkpoint"):
+                    after_round(progress)
             end = self._end_epoch(epoch)
             with self._clock.phase("checkpoint"):
                 after_epoch(end)
@@ -165,6 +166,3 @@ class Training:
         self._network.totals[:] = 0
         self._ranks.sum(totals)
         return score(totals)
-
-
-__all__ = ["Diverged", "EpochEnd", "Progress", "Result", "Training"]

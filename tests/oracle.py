@@ -1,0 +1,254 @@
+"""Naive loops in float64: what every kernel, layer and network is compared with.
+
+Values are (channels, height, width, batch) as in the package; a border is (top, left, bottom, right) zeros around them. Nothing of
+the package is used but what its layers say of themselves.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Border = tuple[int, int, int, int]
+Back = Callable[[np.ndarray], tuple[np.ndarray, list[np.ndarray]]]
+"""From the gradient of what comes out to that of what went in and to those of the parameters."""
+
+NO_BORDER: Border = (0, 0, 0, 0)
+ROUNDING = 2.0**-24
+"""The largest relative error of one rounding to float32."""
+
+
+def rounding(terms: int) -> float:
+    """How far a float32 sum of so many products may be off, in units of the sum of their magnitudes.
+
+    Roundings go up and down: their sum grows with the square root of their number.
+    """
+    return 4 * ROUNDING * (2 + math.sqrt(terms))
+
+
+def assert_close(got: np.ndarray, wanted: np.ndarray, bound: np.ndarray | float) -> None:
+    """Fail where |got - wanted| is above `bound` (which broadcasts), or either is not a number."""
+    assert got.shape == wanted.shape, f"{got.shape}, wanted {wanted.shape}"
+    error = np.abs(got.astype(np.float64) - wanted)
+    wrong = ~(error <= bound)
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} values wrong, by up to {np.nanmax(error)}"
+
+
+def slopes(function: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """The gradient of a function of x by central differences, one value of x at a time."""
+    gradient = np.zeros(x.shape)
+    for place in np.ndindex(x.shape):
+        above, below = x.copy(), x.copy()
+        above[place] += step
+        below[place] -= step
+        gradient[place] = (function(above) - function(below)) / (2 * step)
+    return gradient
+
+
+def same_border(size: int) -> Border:
+    """Zeros that keep an image's size: an even filter's odd one goes to the bottom and the right."""
+    before = (size - 1) // 2
+    return before, before, size - 1 - before, size - 1 - before
+
+
+def bordered(x: np.ndarray, border: Border) -> np.ndarray:
+    """The values with zeros around them."""
+    top, left, bottom, right = border
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+
+
+def convolve(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, border: Border = NO_BORDER) -> np.ndarray:
+    """y[k, i, j] = bias[k] + sum over c, r, s of weights[c, r, s, k] x[c, i + r, j + s]."""
+    x, size = bordered(x, border), weights.shape[1]
+    _, height, width, batch = x.shape
+    y = np.zeros((weights.shape[3], height - size + 1, width - size + 1, batch))
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            window = x[:, i : i + size, j : j + size]
+            y[:, i, j] = bias[:, None] + np.tensordot(weights, window, ([0, 1, 2], [0, 1, 2]))
+    return y
+
+
+def convolve_gradient(
+    x: np.ndarray, weights: np.ndarray, dy: np.ndarray, border: Border = NO_BORDER
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, dw and db, each the sum of what every output position gives back."""
+    x, size = bordered(x, border), weights.shape[1]
+    dx, dw = np.zeros(x.shape), np.zeros(weights.shape)
+    for i in range(dy.shape[1]):
+        for j in range(dy.shape[2]):
+            window = (slice(None), slice(i, i + size), slice(j, j + size))
+            dx[window] += np.tensordot(weights, dy[:, i, j], (3, 0))
+            dw += np.tensordot(x[window], dy[:, i, j], (3, 1))
+    top, left, bottom, right = border
+    inside = dx[:, top : dx.shape[1] - bottom, left : dx.shape[2] - right]
+    return inside, dw, dy.sum((1, 2, 3))
+
+
+def max_pool(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The maximum of every window, a NaN if there is one, and the first place where it stands."""
+    channels, height, width, batch = x.shape
+    y = np.zeros((channels, height // size, width // size, batch))
+    winner = np.zeros(y.shape, np.int64)
+    for c, i, j, n in np.ndindex(y.shape):
+        window = x[c, i * size : (i + 1) * size, j * size : (j + 1) * size, n].reshape(-1)
+        winner[c, i, j, n] = window.argmax()  # the first NaN, if there is one
+        y[c, i, j, n] = window[winner[c, i, j, n]]
+    return y, winner
+
+
+def max_pool_gradient(
+    winner: np.ndarray, size: int, dy: np.ndarray, shape: tuple[int, int, int, int]
+) -> np.ndarray:
+    """dx of the given shape: the winner of a window gets its gradient, the rest nothing."""
+    dx = np.zeros(shape)
+    for c, i, j, n in np.ndindex(dy.shape):
+        row, column = divmod(winner[c, i, j, n], size)
+        dx[c, i * size + row, j * size + column, n] = dy[c, i, j, n]
+    return dx
+
+
+def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every image's loss, and the gradient of their mean to the scores (classes, batch)."""
+    losses, gradient = np.zeros(len(labels)), np.zeros(scores.shape)
+    for n, label in enumerate(labels):
+        below = scores[:, n] - scores[:, n].max()
+        total = np.exp(below).sum()
+        losses[n] = np.log(total) - below[label]
+        gradient[:, n] = np.exp(below) / total
+        gradient[label, n] -= 1
+    return losses, gradient / len(labels)
+
+
+def _mixed(x: int) -> int:
+    """splitmix64's finalizer."""
+    x &= 2**64 - 1
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def dropout_mask(shape: tuple[int, ...], draw: Sequence[int], layer: int, rate: float) -> np.ndarray:
+    """What values are multiplied with, 0 or 1 / (1 - rate); the shape is that of the whole batch, padded images included."""
+    seed, worker, step = draw
+    key = _mixed(_mixed(_mixed(_mixed(seed) + worker) + step) + layer)
+    limit = int(np.float32(rate) * 2.0**32)
+    places = range(math.prod(shape))
+    kept = [_mixed(key + place * 0x9E3779B97F4A7C15) >> 32 >= limit for place in places]
+    return np.array(kept).reshape(shape) / (1 - float(np.float32(rate)))
+
+
+def fill(
+    images: np.ndarray, rows: Sequence[int], mean: np.ndarray, inverse: np.ndarray, lanes: int
+) -> np.ndarray:
+    """The images of those rows as (channels, height, width, lanes), scaled; zeros beyond the last."""
+    _, height, width, channels = images.shape
+    x = np.zeros((channels, height, width, lanes))
+    for n, row in enumerate(rows):
+        for c in range(channels):
+            x[c, :, :, n] = (images[row, :, :, c].astype(np.float64) - mean[c]) * inverse[c]
+    return x
+
+
+def sgd(
+    p: np.ndarray, v: np.ndarray, g: np.ndarray, rate: float, momentum: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of SGD with momentum: parameters and velocity after it."""
+    v = momentum * v + g
+    return p - rate * v, v
+
+
+def adam(
+    p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, number: int, settings: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step of Adam, algorithm 1 of Kingma & Ba (2015), line by line; settings: rate, beta1, beta2, epsilon."""
+    rate, beta1, beta2, epsilon = settings
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    m_hat, v_hat = m / (1 - beta1**number), v / (1 - beta2**number)
+    return p - rate * m_hat / (np.sqrt(v_hat) + epsilon), m, v
+
+
+def _convolution(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+    number = 0 if layer.padding == "valid" else layer.padding
+    border = same_border(layer.size) if number == "same" else (number,) * 4
+    weights, bias = next(tensors), next(tensors)
+
+    def back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        dx, dw, db = convolve_gradient(x, weights, dy, border)
+        return dx, [dw, db]
+
+    return convolve(x, weights, bias, border), back
+
+
+def _dense(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+    weights, flat = next(tensors), x.reshape(-1, x.shape[3])
+    bias = next(tensors) if layer.bias else np.zeros(layer.units)
+
+    def back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        dy = dy.reshape(layer.units, -1)
+        gradients = [flat @ dy.T, dy.sum(1)]
+        return (weights @ dy).reshape(x.shape), gradients[: 1 + layer.bias]
+
+    return (weights.T @ flat + bias[:, None]).reshape(layer.units, 1, 1, -1), back
+
+
+def _max_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+    y, winner = max_pool(x, layer.size)
+    return y, lambda dy: (max_pool_gradient(winner, layer.size, dy, x.shape), [])
+
+
+def _rectifier(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+    return np.maximum(x, 0), lambda dy: (dy * (x > 0), [])
+
+
+_STEPS = {"Convolution": _convolution, "Dense": _dense, "MaxPool": _max_pool, "Rectifier": _rectifier}
+
+
+def forward(
+    layers: Sequence[Any],
+    tensors: Sequence[np.ndarray],
+    x: np.ndarray,
+    draw: Sequence[int] | None = None,
+    lanes: int = 0,
+) -> tuple[np.ndarray, Back]:
+    """A network's scores (classes, batch), and its way back; with a draw, dropout thins a batch of so many lanes."""
+    tensors, backs, number = iter(tensors), [], -1
+    for layer in layers:
+        kind = type(layer).__name__
+        number += kind != "Rectifier"  # it is a part of the layer before it
+        if kind == "Dropout":
+            mask = _thinned(x, draw, number, layer.rate, lanes)
+            x, back = x * mask, lambda dy, mask=mask: (dy * mask, [])
+        else:
+            x, back = _STEPS[kind](layer, x, tensors)
+        backs.append(back)
+    shape = x.shape
+
+    def way_back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        dy, gradients = dy.reshape(shape), []
+        for back in reversed(backs):
+            dy, own = back(dy)
+            gradients = own + gradients
+        return dy, gradients
+
+    return x.reshape(-1, x.shape[3]), way_back
+
+
+def _thinned(
+    x: np.ndarray, draw: Sequence[int] | None, number: int, rate: float, lanes: int
+) -> np.ndarray | float:
+    if draw is None:
+        return 1.0
+    return dropout_mask((*x.shape[:3], lanes), draw, number, rate)[..., : x.shape[3]]
+
+
+def learn(
+    layers: Sequence[Any], tensors: Sequence[np.ndarray], x: np.ndarray, labels: np.ndarray, **thinning: Any
+) -> tuple[float, list[np.ndarray], np.ndarray]:
+    """A network's mean loss, its gradients to the parameters, and that to the images."""
+    scores, back = forward(layers, tensors, x, **thinning)
+    losses, dz = softmax_cross_entropy(scores, labels)
+    dx, gradients = back(dz)
+    return float(losses.mean()), gradients, dx

@@ -1,0 +1,90 @@
+"""Phases on a clock that the test turns, and the age of a real process."""
+
+import contextlib
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from distsgd.clock import PHASES, Clock, process_age
+
+NAMED = {"start", "compile", "load", "shuffle", "compute", "average", "wait", "evaluate", "checkpoint"}
+
+
+class Turned:
+    """A clock's hands, turned by the test."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def spent(clock: Clock) -> dict[str, float]:
+    """Return the phases that took time, and their total."""
+    return {phase: seconds for phase, seconds in clock.seconds().items() if seconds}
+
+
+def test_phases_are_those_of_the_design() -> None:
+    assert set(PHASES) == NAMED
+    assert set(Clock().seconds()) == {"total", *NAMED}
+
+
+def test_inner_phase_stops_the_outer_one() -> None:
+    now = Turned()
+    clock = Clock(now=now)
+    now.at += 1
+    with clock.phase("compute"):
+        now.at += 2
+        with clock.phase("load"):
+            now.at += 4
+            with clock.phase("compute"):
+                now.at += 8
+        now.at += 16
+    now.at += 32
+    assert spent(clock) == {"start": 33, "compute": 26, "load": 4, "total": 63}
+
+
+def test_seconds_may_be_asked_for_at_any_time() -> None:
+    now = Turned()
+    clock = Clock(age=5, now=now)
+    assert spent(clock) == {"start": 5, "total": 5}
+    with clock.phase("wait"):
+        now.at += 0.5
+        assert spent(clock) == {"start": 5, "wait": 0.5, "total": 5.5}
+        now.at += 0.25
+    assert spent(clock) == spent(clock) == {"start": 5, "wait": 0.75, "total": 5.75}
+
+
+def test_a_phase_ends_when_its_block_raises() -> None:
+    now = Turned()
+    clock = Clock(now=now)
+    with contextlib.suppress(KeyError), clock.phase("average"), clock.phase("wait"):
+        now.at += 1
+        raise KeyError
+    now.at += 2
+    assert spent(clock) == {"wait": 1, "start": 2, "total": 3}
+
+
+def test_phases_sum_to_the_total_on_a_real_clock() -> None:
+    began = time.perf_counter()
+    clock = Clock()
+    for _ in range(1000):
+        with clock.phase("compute"), clock.phase("load"):
+            pass
+    time.sleep(0.05)
+    seconds, elapsed = clock.seconds(), time.perf_counter() - began
+    assert sum(seconds[phase] for phase in PHASES) == pytest.approx(seconds["total"], rel=1e-6)
+    assert seconds["total"] == pytest.approx(elapsed, abs=0.02)
+    assert seconds["start"] >= 0.05
+
+
+def test_age_counts_from_the_start_of_the_process() -> None:
+    code = "import time; time.sleep(0.5); from distsgd.clock import process_age; print(process_age())"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert 0.5 <= float(done.stdout) <= time.perf_counter() - began + 0.02
+    assert process_age() > 0

@@ -1,0 +1,382 @@
+"""The cache of machine code: never stale, filled by one process, private, whole after a kill; and the same bits from any code.
+
+What the cache does is tried on a copy of compiled.py in a package of two small kernels, which compiles in a moment.
+"""
+
+import hashlib
+import importlib
+import os
+import pkgutil
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from conftest import clean_environment
+
+import distsgd.kernels
+from distsgd.kernels import compiled
+from distsgd.kernels.tile import FUSED
+from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier
+from distsgd.network import Network, aligned, initialize, plan, tensors
+from distsgd.optim import Adam
+
+SCALED = """
+from toy.compiled import inlined
+
+@inlined
+def scaled(x):
+    return 2.0 * x
+"""
+KERNELS = """
+import os, sys, time
+from toy.compiled import compiled
+from toy.scaled import scaled
+
+@compiled("float64(float64)")
+def twice(x):
+    return scaled(x)
+
+if os.environ.get("TOY_FAILS"):
+    raise ImportError("as asked")
+if os.environ.get("TOY_STOPS"):
+    print("stopped", flush=True)
+    time.sleep(60)
+
+@compiled("float64(float64)")
+def thrice(x):
+    return scaled(x) + x
+
+def loaded():
+    return sum(sum(f.stats.cache_hits.values()) for f in (twice, thrice))
+"""
+PACKAGE = """
+import os, time
+from toy.compiled import filled_once
+with filled_once():
+    from toy import sums
+"""
+SHOW = "from toy import sums; print(sums.twice(10.0), sums.thrice(10.0), sums.loaded())"
+NO_PRIVILEGE = os.getuid() != 0
+
+
+class Toy:
+    """A package with kernels, a cache of its own, and processes that import it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cache = folder, folder / "cache"
+        (folder / "toy").mkdir()
+        shutil.copy(str(compiled.__file__), folder / "toy" / "compiled.py")
+        for name, text in (("__init__", PACKAGE), ("scaled", SCALED), ("sums", KERNELS)):
+            (folder / "toy" / f"{name}.py").write_text(text)
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        """Begin a process that prints 20.0 30.0 and how many of its two kernels came from the cache."""
+        path = {"PYTHONPATH": str(self.folder), "DISTSGD_CACHE": str(self.cache)}
+        return begin(SHOW, {**path, **environment})
+
+    def run(self, **environment: str) -> str:
+        return output(self.start(**environment))
+
+
+def begin(code: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, "-B", "-c", code], env=clean_environment({}) | environment, **pipes
+    )
+
+
+def output(process: subprocess.Popen[str], timeout: float = 120) -> str:
+    try:
+        out, error = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    return out.strip()
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
+
+
+def test_the_second_process_loads_what_the_first_compiled(toy: Toy) -> None:
+    assert toy.run() == "20.0 30.0 0"
+    assert toy.run() == "20.0 30.0 2"
+
+
+def test_changed_code_is_compiled_anew_even_where_nothing_but_its_text_shows_it(toy: Toy) -> None:
+    # It changes in another file than the kernels', keeping size and time: Numba's own cache sees nothing.
+    toy.run()
+    source = toy.folder / "toy" / "scaled.py"
+    times = source.stat()
+    source.write_text(SCALED.replace("2.0", "5.0"))
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert toy.run() == "50.0 60.0 0"
+    source.write_text(SCALED)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert toy.run() == "20.0 30.0 2"
+
+
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_of_many_cold_processes_one_compiles_and_the_others_load(toy: Toy, ranks: int) -> None:
+    shown = sorted(output(process) for process in [toy.start() for _ in range(ranks)])
+    assert shown == ["20.0 30.0 0"] + ["20.0 30.0 2"] * (ranks - 1)
+
+
+def stopped(toy: Toy) -> subprocess.Popen[str]:
+    """A process that holds the lock, with one of two kernels compiled."""
+    process = toy.start(TOY_STOPS="1")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stopped\n"
+    return process
+
+
+def test_a_process_waits_for_the_one_that_compiles_and_takes_over_when_that_is_killed(toy: Toy) -> None:
+    first = stopped(toy)
+    waiting = toy.start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(2)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert output(waiting) == "20.0 30.0 1"
+    assert toy.run() == "20.0 30.0 2"
+
+
+def test_a_full_cache_makes_nobody_wait(toy: Toy) -> None:
+    toy.run()
+    inside = stopped(toy)
+    assert output(toy.start(), timeout=20) == "20.0 30.0 2"
+    inside.kill()
+    inside.communicate()
+
+
+def test_a_kill_between_index_and_code_leaves_a_cache_that_works(toy: Toy) -> None:
+    toy.run()
+    (folder,) = toy.cache.iterdir()
+    (folder / "full").unlink()
+    codes = list(folder.rglob("*.nbc"))
+    assert len(codes) == 2
+    for code in codes:
+        code.unlink()
+    assert toy.run() == "20.0 30.0 0"
+    assert toy.run() == "20.0 30.0 2"
+
+
+def test_a_failed_import_does_not_call_the_cache_full(toy: Toy) -> None:
+    failed = toy.start(TOY_FAILS="1")
+    assert "as asked" in failed.communicate()[1]
+    (folder,) = toy.cache.iterdir()
+    assert not (folder / "full").exists()
+    assert toy.run() == "20.0 30.0 1"
+    assert (folder / "full").exists()
+
+
+def test_numbas_own_cache_is_where_it_was_afterwards(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTSGD_CACHE", str(toy.cache))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "elsewhere")
+    with compiled.filled_once():
+        assert numba.config.CACHE_DIR == str(compiled.cache_folder())
+    assert numba.config.CACHE_DIR == "elsewhere"
+    with pytest.raises(KeyError), compiled.filled_once():
+        raise KeyError
+    assert numba.config.CACHE_DIR == "elsewhere"
+
+
+CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "features": lambda patch: patch.setenv("NUMBA_CPU_FEATURES", "+sse2"),
+    "processor": lambda patch: patch.setattr(numba.config, "CPU_NAME", "skylake"),
+    "vector": lambda patch: patch.setenv("DISTSGD_VECTOR", "2"),
+    "numba": lambda patch: patch.setattr(numba, "__version__", "0.0"),
+    "llvmlite": lambda patch: patch.setattr(compiled.llvmlite, "__version__", "0.0"),
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private folder, chosen by DISTSGD_CACHE."""
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("DISTSGD_CACHE", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_surroundings_have_another_folder(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    before = compiled.cache_folder()
+    assert before.parent == cache
+    assert compiled.cache_folder() == before
+    CHANGES[change](monkeypatch)
+    assert compiled.cache_folder() != before
+    assert compiled.cache_folder().parent == cache
+
+
+def test_every_source_is_in_the_folders_name(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "kernels"
+    shutil.copytree(Path(str(compiled.__file__)).parent, copy)
+    monkeypatch.setattr(compiled, "__file__", str(copy / "compiled.py"))
+    names = {compiled.cache_folder()}
+    sources = sorted(copy.glob("*.py"))
+    for source in sources:
+        source.write_bytes(source.read_bytes() + b"\n")
+        names.add(compiled.cache_folder())
+    assert len(names) == 1 + len(sources)
+
+
+def is_private(folder: Path) -> bool:
+    seen = folder.stat()
+    return seen.st_uid == os.getuid() and not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o720, 0o702, 0o1777])
+def test_a_folder_that_others_can_write_to_is_not_used(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.setattr(compiled.tempfile, "tempdir", str(tmp_path))
+    cache.chmod(mode)
+    used = compiled.cache_folder().parent
+    assert used != cache
+    assert is_private(used)
+
+
+@pytest.mark.skipif(NO_PRIVILEGE, reason="only root can give a folder away")
+def test_a_folder_of_somebody_else_is_not_used(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled.tempfile, "tempdir", str(tmp_path))
+    os.chown(cache, 12345, 12345)
+    used = compiled.cache_folder().parent
+    assert used != cache
+    assert is_private(used)
+
+
+def test_without_a_choice_the_folder_is_private_and_in_the_temporary_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISTSGD_CACHE", raising=False)
+    monkeypatch.setattr(compiled.tempfile, "tempdir", str(tmp_path))
+    before = os.umask(0)
+    try:
+        used = compiled.cache_folder().parent
+    finally:
+        os.umask(before)
+    assert used.parent == tmp_path
+    assert is_private(used)
+    assert compiled.cache_folder().parent == used
+
+
+def kernels() -> Iterator[numba.core.dispatcher.Dispatcher]:
+    """Every compiled function of the package, not those that are a part of others."""
+    for module in pkgutil.iter_modules(distsgd.kernels.__path__):
+        names = vars(importlib.import_module(f"distsgd.kernels.{module.name}"))
+        for thing in names.values():
+            if isinstance(thing, numba.core.dispatcher.Dispatcher) and thing._can_compile is False:
+                yield thing
+
+
+def test_every_kernel_has_one_signature_and_no_fast_math() -> None:
+    found = list(kernels())
+    assert len(found) > 10
+    for kernel in found:
+        assert len(kernel.signatures) == 1
+        assert not kernel.targetoptions.get("fastmath")
+        assert kernel.targetoptions["_nrt"] is False  # it could not allocate an array
+
+
+# Recorded once, with fused multiply-adds. It changes only if every experiment's results may change.
+GOLDEN_WEIGHTS = ""
+
+
+def trained() -> str:
+    """The SHA-256 of a small network's weights after some steps: every kind of kernel, wide and narrow."""
+    stack = [Convolution(6, 2, "same"), Rectifier(), Convolution(5, 3), Rectifier(), MaxPool(2), Dropout(0.3)]
+    stack += [Dense(21), Rectifier(), Dropout(0.5), Dense(7)]
+    stages, random = plan(stack, (2, 9, 12)), np.random.Philox(key=3)
+    images = random.random_raw(60 * 27).view(np.uint8).reshape(60, 9, 12, 2)
+    labels, order = (random.random_raw(60) % 7).astype(np.int64), np.arange(60)
+    state = aligned(3 * sum(tensor.size for tensor in tensors(stages)))
+    network = Network(stages, 23, state[: state.size // 3])
+    initialize(network.parameters, stages, 9)
+    steps = Adam(0.01, 0.9, 0.999, 1e-8).bind(state, network.gradient)
+    for number in range(8):
+        network.fill(images, labels, order, number * 4, 23, np.float32([[127, 120], [0.01, 0.02]]))
+        network.learn(1, 2, number)
+        steps.step(number + 1)
+    return hashlib.sha256(state).hexdigest()
+
+
+def fewer_features() -> str:
+    """The processor's features as LLVM has them, less the widest family of vectors."""
+    features = compiled.processor_features().split(",")
+    widest = "+avx512" if "+avx512f" in features else "+avx2"
+    return ",".join(f"-{name[1:]}" if name.startswith((widest, "+evex512")) else name for name in features)
+
+
+WIDTHS = {f"{width} lanes": {"DISTSGD_VECTOR": str(width)} for width in (4, 8, 16)}
+RANKS = 4
+TRAIN = "from test_compiled import trained; print(trained())"
+
+
+def train(cache: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Begin a process that compiles the package's kernels, or waits for them, and prints its hash."""
+    root = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(root.parent), str(root)])
+    return begin(TRAIN, {"PYTHONPATH": path, "DISTSGD_CACHE": str(cache), **environment})
+
+
+def kill_halfway(cache: Path, environment: dict[str, str]) -> None:
+    """Compile the package's kernels until some are in the cache, then kill the process."""
+    process = train(cache, environment)
+    while len(list(cache.rglob("*.nbc"))) < 4:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not list(cache.rglob("full"))
+
+
+@pytest.fixture(scope="module")
+def hashes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The hash of every setting, each compiled cold: one of them by four processes at once, one after a kill."""
+    cache = tmp_path_factory.mktemp("cache")
+    cache.chmod(0o700)
+    kill_halfway(cache, WIDTHS["4 lanes"])
+    running = {name: [train(cache, setting)] for name, setting in WIDTHS.items()}
+    running["16 lanes"] += [train(cache, WIDTHS["16 lanes"]) for _ in range(RANKS - 1)]
+    if "+fma" in compiled.processor_features():
+        running["fewer features"] = [train(cache, {"NUMBA_CPU_FEATURES": fewer_features()})]
+    return {name: [output(process) for process in processes] for name, processes in running.items()}
+
+
+def test_bits_do_not_depend_on_the_vectors_width(hashes: dict[str, list[str]]) -> None:
+    assert {name: hashes[name][0] for name in WIDTHS} == dict.fromkeys(WIDTHS, trained())
+
+
+def test_bits_do_not_depend_on_the_processors_features(hashes: dict[str, list[str]]) -> None:
+    if "fewer features" not in hashes:
+        pytest.skip("NOT SHOWN: this processor has no AVX with fused multiply-adds to switch off")
+    assert hashes["fewer features"] == [trained()]
+
+
+def test_four_cold_ranks_at_once_are_all_right(hashes: dict[str, list[str]]) -> None:
+    assert hashes["16 lanes"] == [trained()] * RANKS
+
+
+def test_a_compilation_that_was_killed_leaves_a_cache_that_works(hashes: dict[str, list[str]]) -> None:
+    assert hashes["4 lanes"] == [trained()]
+
+
+@pytest.mark.skipif(not FUSED, reason="NOT SHOWN: without fused multiply-adds the bits are others")
+def test_the_weights_are_what_they_always_were() -> None:
+    assert trained() == GOLDEN_WEIGHTS

@@ -1,0 +1,204 @@
+"""Settings from TOML, `--set` and Python: what is right comes through, all that is wrong is told at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distsgd import config
+from distsgd.config import Adam, Config, InputError, Sgd, to_toml
+
+
+def problems(*changes: str) -> list[str]:
+    return config.read(None, changes)[1]
+
+
+def toml(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults() -> None:
+    settings, wrong = config.read(None)
+    assert (settings, wrong) == (Config(), [])
+    assert settings.data.path == "fashion-mnist-small"
+    assert (settings.network.name, settings.optimizer) == ("garg", Adam())
+    assert (settings.averaging.workers, settings.averaging.rounds_of) == (None, 16)
+
+
+def test_toml_and_changes_which_win(tmp_path: Path) -> None:
+    path = toml(tmp_path, '[train]\nepochs = 3\nseed = 4\n[optimizer]\nname = "sgd"\nlearning_rate = 0.5\n')
+    settings, wrong = config.read(
+        path, ["train.epochs=7", "optimizer.momentum=0.25", "averaging.period=epoch"]
+    )
+    assert wrong == []
+    assert (settings.train.epochs, settings.train.seed) == (7, 4)
+    assert settings.optimizer == Sgd(learning_rate=0.5, momentum=0.25)
+    assert settings.averaging.rounds_of == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "key", "value"),
+    [
+        ("optimizer.name=sgd", "optimizer", "name", "sgd"),
+        ("network.name = rendon", "network", "name", "rendon"),
+        ('data.path="some file.h5"', "data", "path", "some file.h5"),
+        ("data.path=some/file.h5", "data", "path", "some/file.h5"),
+        ("data.path=a=b", "data", "path", "a=b"),
+        ("averaging.period=once", "averaging", "period", "once"),
+        ("averaging.period=5", "averaging", "period", 5),
+        ("optimizer.learning_rate=1e-4", "optimizer", "learning_rate", 1e-4),
+        ("train.seed=9223372036854775807", "train", "seed", 2**63 - 1),
+        ("averaging.what=gradients", "averaging", "what", "gradients"),
+        ("network.dropout=0", "network", "dropout", 0.0),
+    ],
+)
+def test_changes(change: str, section: str, key: str, value: Any) -> None:
+    settings, wrong = config.read(None, [change])
+    assert wrong == []
+    assert getattr(getattr(settings, section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("what", "period", "steps"),
+    [
+        ("parameters", None, 16),
+        ("gradients", None, 1),
+        ("parameters", 5, 5),
+        ("gradients", 1, 1),
+        ("parameters", "once", "once"),
+    ],
+)
+def test_period(what: str, period: Any, steps: int | str) -> None:
+    settings = Config.model_validate({"averaging": {"what": what, "period": period}})
+    assert settings.averaging.rounds_of == steps
+    assert settings.problems() == []
+
+
+@pytest.mark.parametrize("period", ["2", "epoch", "once"])
+def test_gradients_are_averaged_at_every_step(period: str) -> None:
+    (said,) = problems("averaging.what=gradients", f"averaging.period={period}")
+    assert said.startswith("averaging.period = ")
+    assert said.endswith("gradients are averaged at every step, so it must be 1")
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            "nosuch.key=1",
+            ["nosuch", "there is no such setting", "data, network, optimizer, averaging, train"],
+        ),
+        ("train.nosuch=1", ["train.nosuch", "there is no such setting", "epochs, batch, seed"]),
+        ("optimizer.momentum=0.5", ["optimizer.momentum", "no such setting", "learning_rate, beta1, beta2"]),
+        ("train.epochs=0", ["train.epochs = 0", "greater than or equal to 1"]),
+        ("train.epochs=many", ["train.epochs = 'many'", "valid integer"]),
+        ("train.epochs=1.5", ["train.epochs = 1.5", "valid integer"]),
+        ("train.batch=65537", ["train.batch = 65537", "less than or equal to 65536"]),
+        ("train.seed=-1", ["train.seed = -1", "greater than or equal to 0"]),
+        ("train.seed=9223372036854775808", ["train.seed = 9223372036854775808"]),
+        ("network.dropout=1", ["network.dropout = 1", "less than 1"]),
+        ("network.name=[]", ["network.name = []", "valid string"]),
+        ("optimizer.name=lbfgs", ["optimizer.name = 'lbfgs'", "'sgd' or 'adam'"]),
+        ("optimizer.name=5", ["optimizer.name = 5", "'sgd' or 'adam'"]),
+        ("optimizer.learning_rate=0", ["optimizer.learning_rate = 0", "greater than 0"]),
+        ("optimizer.learning_rate=nan", ["optimizer.learning_rate = nan", "finite"]),
+        ("optimizer.learning_rate=inf", ["optimizer.learning_rate = inf", "finite"]),
+        ("optimizer.learning_rate=fast", ["optimizer.learning_rate = 'fast'", "valid number"]),
+        ("averaging.workers=0", ["averaging.workers = 0", "greater than or equal to 1"]),
+        ("averaging.topology=ring", ["averaging.topology = 'ring'", "'allreduce' or 'master'"]),
+        ("averaging.reduction=slow", ["averaging.reduction = 'slow'", "'exact' or 'fast'"]),
+        ("averaging.what=weights", ["averaging.what = 'weights'", "'parameters' or 'gradients'"]),
+        ("data.train_images=0", ["data.train_images = 0", "greater than or equal to 1"]),
+        ("data.path=7", ["data.path = 7", "valid string"]),
+        ("train.epochs", ["--set train.epochs: must be section.key=value"]),
+        ("epochs=3", ["--set epochs=3: must be section.key=value"]),
+        ("a.b.c=3", ["--set a.b.c=3: must be section.key=value"]),
+    ],
+)
+def test_one_fault(change: str, parts: list[str]) -> None:
+    (said,) = problems(change)
+    for part in parts:
+        assert part in said
+
+
+@pytest.mark.parametrize("period", ["0", "-1", "never", "2.5", "[1]"])
+def test_period_that_is_none_names_the_choices(period: str) -> None:
+    said = "\n".join(problems(f"averaging.period={period}"))
+    assert "averaging.period = " in said
+    assert "'epoch' or 'once'" in said
+
+
+def test_all_faults_are_told_at_once_and_once(tmp_path: Path) -> None:
+    path = toml(
+        tmp_path, 'epochs = 3\n[trian]\nbatch = 3\n[train]\nbatch = "x"\nspeed = 1\n[network]\ndropout = 2\n'
+    )
+    settings, wrong = config.read(
+        path, ["optimizer.name=rms", "averaging.workers=none", "train.epochs=4", "nothing"]
+    )
+    said = "\n".join(wrong)
+    for text in (
+        "epochs: there",
+        "trian: there",
+        "train.batch = 'x'",
+        "train.speed: there",
+        "network.dropout = 2",
+    ):
+        assert said.count(text) == 1, text
+    for text in ("optimizer.name = 'rms'", "averaging.workers = 'none'", "--set nothing"):
+        assert said.count(text) == 1, text
+    assert len(wrong) == 8
+    assert settings == Config.model_validate({"train": {"epochs": 4}})  # what is right comes through
+
+
+@pytest.mark.parametrize("text", ["train = 5\n", 'train = "x"\n', "[[train]]\nepochs = 1\n"])
+def test_section_that_is_none(text: str, tmp_path: Path) -> None:
+    settings, wrong = config.read(toml(tmp_path, text))
+    assert settings == Config()
+    assert len(wrong) == 1
+    assert "train = " in wrong[0]
+
+
+def test_change_within_a_section_that_is_none(tmp_path: Path) -> None:
+    _, wrong = config.read(toml(tmp_path, "train = 5\n"), ["train.epochs=2"])
+    assert any("--set train.epochs=2: train is not a section" in said for said in wrong)
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read the config .*none\.toml: No such file"):
+        config.read(tmp_path / "none.toml")
+    with pytest.raises(InputError, match="Is a directory"):
+        config.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[train\n", b"train epochs 3", b"\xff\xfe\x00", b"[a]\n[a]\n"])
+def test_file_that_is_no_toml(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.toml is not TOML: "):
+        config.read(path)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"data": {"path": 'a "quoted" \\ path\t\n', "train_images": 7, "reshuffle": 2}},
+        {"data": {"path": "Bilder/größer/图像.h5"}},
+        {"optimizer": {"name": "sgd", "learning_rate": 1e-7, "momentum": 0.0}},
+        {"optimizer": {"name": "adam", "learning_rate": 0.1 + 0.2, "beta2": 1e-300}},
+        {"averaging": {"workers": 7, "period": 3, "topology": "master", "reduction": "fast"}},
+        {"averaging": {"period": "once"}},
+        {"averaging": {"what": "gradients", "period": 1}},
+        {"train": {"epochs": 100000, "batch": 1, "seed": 2**63 - 1}},
+    ],
+)
+def test_toml_reads_back_to_the_same_settings(sections: dict[str, Any], tmp_path: Path) -> None:
+    settings = Config.model_validate(sections)
+    assert config.read(toml(tmp_path, to_toml(settings))) == (settings, [])
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().train.epochs = 5  # type: ignore[misc]

@@ -1,0 +1,147 @@
+"""Dot products of rows against loops over taps, channels and rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from oracle import assert_close, rounding
+
+from distsgd.kernels import pairs
+from distsgd.kernels.pairs import BLOCK, ROOM
+from distsgd.kernels.tile import LANES, TAPS
+
+LENGTHS = [16, 32, 48, 64, 80, 160, BLOCK // 4 * 3 // LANES * LANES, BLOCK, BLOCK + 16]
+CANARY = np.float32(-12345.678)
+
+
+@dataclass
+class Case:
+    """What `sum_pairs` is called with: dy inside NaN that must not be read, x between them too, dw inside canaries."""
+
+    x: np.ndarray
+    offsets: np.ndarray
+    step: int
+    dy: np.ndarray
+    partial: np.ndarray
+    buffer: np.ndarray
+    dw: np.ndarray
+
+    def run(self) -> np.ndarray:
+        taps, channels = self.dw.shape
+        room = self.partial[: pairs.room(taps, channels)]
+        filled_up = np.concatenate([self.offsets, np.repeat(self.offsets[-1:], -taps % TAPS)])
+        pairs.sum_pairs(self.x, filled_up, self.step, self.dy, room, self.dw)
+        return self.dw
+
+    def expected(self) -> np.ndarray:
+        """The equation's sums."""
+        return self._sums(self.x.astype(np.float64), self.dy.astype(np.float64))
+
+    def magnitudes(self) -> np.ndarray:
+        """The sums of the magnitudes of what is added."""
+        return self._sums(abs(self.x.astype(np.float64)), abs(self.dy.astype(np.float64)))
+
+    def _sums(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        dw = np.zeros(self.dw.shape)
+        for t, offset in enumerate(self.offsets):
+            for i in range(dy.shape[1]):
+                first = i * self.step + offset
+                dw[t] += dy[:, i] @ x[first : first + dy.shape[2]]
+        return dw
+
+
+def numbers(rng: np.random.Generator, shape: tuple[int, ...], whole: bool) -> np.ndarray:
+    drawn = rng.integers(-8, 9, shape) if whole else rng.normal(size=shape)
+    return drawn.astype(np.float32)
+
+
+def case(seed: int, taps: int, channels: int, lines: int, length: int, whole: bool = True) -> Case:
+    rng = np.random.default_rng(seed)
+    step = int(rng.integers(0, 40))
+    offsets = rng.integers(0, 200, taps)
+    needed = (lines - 1) * step + int(offsets.max()) + length
+    around = np.full(needed + 40, np.nan, np.float32)
+    x = around[20 : 20 + needed]
+    x[:] = numbers(rng, (needed,), whole)
+    wide = np.full((channels, lines + 2, length + 24), np.nan, np.float32)
+    dy = wide[:, 1:-1, 11:-13]
+    dy[:] = numbers(rng, dy.shape, whole)
+    partial = np.full(pairs.room(taps, channels) + 64, CANARY)
+    buffer = np.full((taps + 2, channels + 3), CANARY)
+    return Case(x, offsets, step, dy, partial, buffer, buffer[1:-1, 1:-2])
+
+
+@pytest.mark.parametrize("channels", range(1, 12))
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 6, 7, 9, 25, 100])
+def test_whole_numbers_add_up_exactly_and_nothing_else_is_written(taps: int, channels: int) -> None:
+    for lines, length in ((1, 16), (3, 48), (7, 32)):
+        tried = case(100 * taps + channels + lines, taps, channels, lines, length)
+        np.testing.assert_array_equal(tried.run(), tried.expected())
+        tried.dw[:] = CANARY
+        assert (tried.buffer == CANARY).all()
+        assert (tried.partial[pairs.room(*tried.dw.shape) :] == CANARY).all()
+
+
+@pytest.mark.parametrize("lines", [1, 2, 13])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_rows_shorter_and_longer_than_a_block(length: int, lines: int) -> None:
+    tried = case(length + lines, TAPS + 1, 5, lines, length)
+    np.testing.assert_array_equal(tried.run(), tried.expected())
+
+
+def test_real_numbers_add_up_within_float32() -> None:
+    tried = case(5, 11, 6, 20, 320, whole=False)
+    assert_close(tried.run(), tried.expected(), rounding(20 * 320 // LANES) * tried.magnitudes())
+
+
+def test_a_batchs_padding_adds_nothing_to_the_bits() -> None:
+    # Images 16 to 31 of every position are padding: the sum over 16 lanes a position is the same, bit for bit.
+    positions, lines = 9, 4
+    half = case(6, 4, 3, lines, positions * LANES, whole=False)
+    half.offsets, half.step = np.array([0, 1, 2, 3]) * LANES, 12 * LANES
+    half.x = np.random.default_rng(1).normal(size=(lines + 2) * half.step).astype(np.float32)
+    whole = case(7, 4, 3, lines, positions * 2 * LANES, whole=False)
+    whole.offsets, whole.step = half.offsets * 2, half.step * 2
+    whole.x = np.random.default_rng(2).normal(size=2 * half.x.size).astype(np.float32)
+    whole.x.reshape(-1, 2, LANES)[:, 0] = half.x.reshape(-1, LANES)
+    whole.dy[:] = 0
+    for k, i, position in np.ndindex(3, lines, positions):
+        first = position * LANES
+        whole.dy[k, i, 2 * first : 2 * first + LANES] = half.dy[k, i, first : first + LANES]
+    np.testing.assert_array_equal(whole.run(), half.run())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("line", "lane"), [(0, 0), (0, 9), (1, 36), (2, 63)])
+def test_what_is_not_finite_stays_visible(line: int, lane: int, bad: float) -> None:
+    tried = case(8, 4, 6, 3, 64)
+    tried.x[:] = 1  # infinity times zero would be a NaN
+    tried.dy[2, line, lane] = bad
+    dw = tried.run()
+    np.testing.assert_array_equal(dw[:, 2], [bad] * 4)
+    assert np.isfinite(np.delete(dw, 2, 1)).all()
+    tried.x[:] = np.nan
+    assert np.isnan(tried.run()).all()
+
+
+@pytest.mark.parametrize(("lines", "length"), [(1, 16), (1, 48), (5, 16), (3, 176), (2, BLOCK + 32)])
+def test_lanes_add_up_exactly_to_a_bias_gradient(lines: int, length: int) -> None:
+    tried = case(lines, 1, 7, lines, length)
+    db, partial = np.full(9, CANARY), np.full(ROOM + 8, CANARY)
+    pairs.sum_lanes(tried.dy, partial[:ROOM], db[1:-1])
+    np.testing.assert_array_equal(db[1:-1], tried.dy.sum((1, 2), dtype=np.float64))
+    assert (db[[0, -1]] == CANARY).all()
+    assert (partial[ROOM:] == CANARY).all()
+
+
+def test_a_bias_gradient_is_summed_in_sixteen_chains_and_a_tree() -> None:
+    dy = case(9, 1, 1, 5, 80, whole=False).dy
+    chains = np.zeros(LANES, np.float32)
+    for i in range(5):
+        for j in range(0, 80, LANES):
+            chains += dy[0, i, j : j + LANES]
+    db = np.zeros(1, np.float32)
+    pairs.sum_lanes(dy, np.zeros(ROOM, np.float32), db)
+    while chains.size > 1:
+        chains = chains[: chains.size // 2] + chains[chains.size // 2 :]
+    assert db[0] == chains[0]

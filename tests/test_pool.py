@@ -1,0 +1,107 @@
+"""Max pooling, forward and backward, against loops over windows."""
+
+import numpy as np
+import pytest
+from oracle import max_pool, max_pool_gradient, slopes
+
+from distsgd.kernels import pool
+
+CANARY = np.float32(-12345.678)
+SHAPES = [(1, 2, 2, 16), (3, 7, 9, 16), (2, 12, 11, 48), (5, 16, 17, 32)]
+SIZES = [1, 2, 3, 4, 6]
+
+
+def values(seed: int, shape: tuple[int, ...], many: int = 100) -> np.ndarray:
+    """Whole numbers, with many equal ones where `many` is small."""
+    return np.random.default_rng(seed).integers(-many, many + 1, shape).astype(np.float32)
+
+
+def run(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the maxima, the winners, and the buffer of canaries in which the maxima lie."""
+    channels, height, width, batch = (*x.shape[:1], x.shape[1] // size, x.shape[2] // size, x.shape[3])
+    winner = np.full((channels, height, width, batch), 255, np.uint8)
+    buffer = np.full((channels, height + 3, (width + 2) * batch), CANARY)
+    pool.max_pool(x, size, buffer[:, 1:-2, batch:-batch], winner)
+    maxima = buffer[:, 1:-2, batch:-batch].reshape(winner.shape).copy()
+    buffer[:, 1:-2, batch:-batch] = CANARY
+    return maxima, winner, buffer
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("many", [1, 1000])
+def test_maxima_and_winners(many: int, shape: tuple[int, ...], size: int) -> None:
+    if min(shape[1:3]) < size:
+        shape = (shape[0], size, size + 1, shape[3])
+    x = values(size, shape, many)
+    maxima, winner, around = run(x, size)
+    wanted, first = max_pool(x, size)
+    np.testing.assert_array_equal(maxima, wanted)
+    np.testing.assert_array_equal(winner, first)
+    assert (around == CANARY).all()
+
+
+def test_the_largest_window() -> None:
+    x = values(1, (1, 16, 33, 16))
+    maxima, winner, _ = run(x, 16)
+    wanted, first = max_pool(x, 16)
+    np.testing.assert_array_equal(maxima, wanted)
+    np.testing.assert_array_equal(winner, first)
+    x[:] = 0
+    x[0, 15, [15, 31]] = 1
+    assert (run(x, 16)[1] == 255).all()
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_infinity_is_a_number_like_others(place: int, bad: float) -> None:
+    x = values(2, (2, 4, 6, 16))
+    x[1, 2 + place // 2, 4 + place % 2, 3] = bad
+    maxima, winner, _ = run(x, 2)
+    wanted, first = max_pool(x, 2)
+    np.testing.assert_array_equal(maxima, wanted)
+    np.testing.assert_array_equal(winner, first)
+
+
+def test_nothing_but_minus_infinity_is_minus_infinity() -> None:
+    maxima, winner, _ = run(np.full((1, 2, 2, 16), -np.inf, np.float32), 2)
+    assert (maxima == -np.inf).all()
+    assert (winner == 0).all()
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_go_to_the_winners(shape: tuple[int, ...], size: int, gated: bool) -> None:
+    if min(shape[1:3]) < size:
+        shape = (shape[0], size, size + 1, shape[3])
+    x = values(size, shape, 3)
+    x = np.maximum(x, 0) if gated else x
+    maxima, first = max_pool(x, size)
+    dy, y = values(7, maxima.shape), maxima.astype(np.float32).reshape(*maxima.shape[:2], -1)
+    dx = np.full((shape[0], shape[1] + 3, (shape[2] + 2) * shape[3]), CANARY)
+    inside = dx[:, 1:-2, shape[3] : -shape[3]]
+    pool.max_pool_gradient(dy, first.astype(np.uint8), size, y, gated, inside)
+    wanted = max_pool_gradient(first, size, np.where(maxima > 0, dy, 0) if gated else dy, shape)
+    height, width = maxima.shape[1] * size, maxima.shape[2] * size
+    covered = inside[:, :height, : width * shape[3]]
+    np.testing.assert_array_equal(covered, wanted[:, :height, :width].reshape(covered.shape))
+    covered[:] = CANARY
+    assert (dx == CANARY).all()
+
+
+def test_a_nan_gradient_stays_visible_and_a_nan_maximum_lets_it_through() -> None:
+    dy, y = np.ones((1, 1, 1, 16), np.float32), np.zeros((1, 1, 16), np.float32)
+    winner, dx = np.full((1, 1, 1, 16), 2, np.uint8), np.zeros((1, 2, 32), np.float32)
+    dy[..., 3], y[..., 3:5] = np.nan, (1, np.nan)
+    pool.max_pool_gradient(dy, winner, 2, y, True, dx)
+    np.testing.assert_array_equal(dx[0, 1, 3:6], [np.nan, 1, 0])
+    assert not np.delete(dx.reshape(4, 16), 2, 0).any()
+
+
+def test_the_oracles_gradient_is_its_slope() -> None:
+    rng = np.random.default_rng(3)
+    x, dy = rng.normal(size=(2, 5, 7, 3)), rng.normal(size=(2, 2, 3, 3))
+    wanted = slopes(lambda x: float((max_pool(x, 2)[0] * dy).sum()), x)
+    got = max_pool_gradient(max_pool(x, 2)[1], 2, dy, x.shape)
+    np.testing.assert_allclose(got, wanted, atol=1e-8)

@@ -1,0 +1,103 @@
+"""The zoo: each network's parameters counted by hand, its names, where dropout stands."""
+
+import pytest
+
+from distsgd.config import InputError
+from distsgd.layers import Dense, Dropout, Rectifier
+from distsgd.network import plan, tensors
+from distsgd.zoo import layers
+
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+# Shapes of all tensors with 10 classes: convolutions (channels, height, width, filters), dense (inputs, units).
+SHAPES = {
+    "garg": [(1, 5, 5, 8), (8,), (8, 5, 5, 8), (8,), (8 * 10 * 10, 128), (128, 10)],
+    "rendon": [(1, 2, 2, 4), (4,), (4, 2, 2, 4), (4,), (4 * 7 * 7, 128), (128,), (128, 10), (10,)],
+    "chavan-5-50-100": [(1, 5, 5, 50), (50,), (50 * 12 * 12, 100), (100,), (100, 10), (10,)],
+    "chavan-3-2-7": [(1, 3, 3, 2), (2,), (2 * 13 * 13, 7), (7,), (7, 10), (10,)],
+    "lenet5": [
+        *((1, 5, 5, 6), (6,), (6, 5, 5, 16), (16,)),
+        *((16 * 5 * 5, 120), (120,), (120, 84), (84,), (84, 10), (10,)),
+    ],
+    "cifar": [
+        *((3, 5, 5, 32), (32,), (32, 5, 5, 32), (32,), (32, 5, 5, 64), (64,)),
+        *((64 * 4 * 4, 64), (64,), (64, 10), (10,)),
+    ],
+}
+COUNTS = {
+    "garg": 105_496,
+    "rendon": 26_594,
+    "chavan-5-50-100": 1_300 + 720_100 + 1_010,
+    "chavan-3-2-7": 20 + 2_373 + 80,
+    "lenet5": 156 + 2_416 + 48_120 + 10_164 + 850,
+    "cifar": 2_432 + 25_632 + 51_264 + 65_600 + 650,
+}
+
+WRONG = [
+    "",
+    "Garg",
+    "garg ",
+    "alexnet",
+    "chavan",
+    "chavan-5-50",
+    "chavan-5-50-100-2",
+    "chavan-K-F-H",
+    "xchavan-5-50-100",
+]
+WRONG += ["chavan-0-50-100", "chavan-5-0-1", "chavan-5-5-0", "chavan--5-50-100", "chavan-5.0-50-100"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters(name: str) -> None:
+    found = tensors(plan(layers(name, 10), COLOUR if name == "cifar" else GREY))
+    assert [tensor.shape for tensor in found] == SHAPES[name]
+    assert sum(tensor.size for tensor in found) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("classes", [2, 10, 47])
+def test_one_score_a_class_and_none_is_rectified(classes: int, name: str) -> None:
+    last = plan(layers(name, classes, 0.5), COLOUR if name == "cifar" else GREY)[-1]
+    assert last.output == (classes, 1, 1)
+    assert not last.rectify
+    assert isinstance(last.layer, Dense)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_hidden_layer_is_rectified(name: str) -> None:
+    stages = plan(layers(name, 10), COLOUR if name == "cifar" else GREY)
+    assert all(stage.rectify for stage in stages[:-1] if stage.tensors)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_dropout_stands_behind_the_rectifiers_of_hidden_dense_layers(name: str) -> None:
+    plain, thinned = layers(name, 10), layers(name, 10, 0.25)
+    assert [layer for layer in thinned if not isinstance(layer, Dropout)] == plain
+    places = [place for place, layer in enumerate(thinned) if isinstance(layer, Dropout)]
+    assert len(places) == (2 if name == "lenet5" else 1)
+    for place in places:
+        assert thinned[place] == Dropout(0.25)
+        assert isinstance(thinned[place - 1], Rectifier)
+        assert isinstance(thinned[place - 2], Dense)
+        assert isinstance(thinned[place + 1], Dense)
+
+
+def test_no_dropout_unless_it_is_asked_for() -> None:
+    assert not any(isinstance(layer, Dropout) for name in COUNTS for layer in layers(name, 10, 0.0))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_name_is_refused_and_the_right_ones_are_shown(name: str) -> None:
+    with pytest.raises(InputError) as error:
+        layers(name, 10)
+    assert repr(name) in str(error.value)
+    for right in ("garg", "rendon", "lenet5", "cifar", "chavan-K-F-H", "chavan-5-50-100"):
+        assert right in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("garg", (1, 9, 28)), ("rendon", (1, 3, 3)), ("lenet5", (1, 11, 28)), ("cifar", (3, 7, 32))],
+)
+def test_images_that_are_too_small_are_refused(name: str, shape: tuple[int, int, int]) -> None:
+    with pytest.raises(InputError, match=r"layer \d+: a .* does not fit an input of"):
+        plan(layers(name, 10), shape)
