@@ -7,7 +7,7 @@ their arguments, bound once and then called at every step. Shapes are (channels,
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,14 @@ class Border:
     left: int = 0
     bottom: int = 0
     right: int = 0
+
+    def spread(self, shape: Shape) -> "Border":
+        """A border with a row and a column more where they make the number of pixels odd.
+
+        Planes an even number of pixels apart, often a power of two, would share a few sets of the cache.
+        """
+        height, width = self.top + shape[1] + self.bottom, self.left + shape[2] + self.right
+        return replace(self, bottom=self.bottom + (height + 1) % 2, right=self.right + (width + 1) % 2)
 
 
 @dataclass(frozen=True)
@@ -123,33 +131,28 @@ class Convolution:
     padding: int | str = "valid"
 
     @property
-    def border(self) -> Border:
-        """Zeros around the input."""
-        before = (
-            (self.size - 1) // 2
-            if self.padding == "same"
-            else 0
-            if self.padding == "valid"
-            else int(self.padding)
-        )
+    def zeros(self) -> Border:
+        """The padding on each side."""
+        if self.padding == "valid":
+            return Border()
+        before = (self.size - 1) // 2 if self.padding == "same" else int(self.padding)
         after = self.size - 1 - before if self.padding == "same" else before
         return Border(before, before, after, after)
 
-    @property
-    def gradient_border(self) -> Border:
+    def border(self, shape: Shape) -> Border:
+        """Zeros around an input of that shape."""
+        return self.zeros.spread(shape)
+
+    def gradient_border(self, output: Shape) -> Border:
         """Zeros around the output's gradient, so that the way back is a convolution as well."""
-        rest = self.size - 1
-        return Border(
-            rest - self.border.top,
-            rest - self.border.left,
-            rest - self.border.bottom,
-            rest - self.border.right,
-        )
+        rest, zeros = self.size - 1, self.zeros
+        border = Border(rest - zeros.top, rest - zeros.left, rest - zeros.bottom, rest - zeros.right)
+        return border.spread(output)
 
     def output(self, shape: Shape) -> Shape:
         """The shape that comes out. InputError where the filter does not fit."""
-        lost = self.size - 1 - self.border.top - self.border.bottom
-        if self.border.top >= self.size:
+        lost = self.size - 1 - self.zeros.top - self.zeros.bottom
+        if self.zeros.top >= self.size:
             raise InputError(
                 f"padding {self.padding} of a {self.size}x{self.size} convolution: must be below {self.size}"
             )
@@ -214,8 +217,14 @@ class Dense:
 
     units: int
     bias: bool = True
-    border = Border()
-    gradient_border = Border()
+
+    def border(self, shape: Shape) -> Border:
+        """None."""
+        return Border()
+
+    def gradient_border(self, output: Shape) -> Border:
+        """None."""
+        return Border()
 
     def output(self, shape: Shape) -> Shape:
         """(units, 1, 1)."""
@@ -306,8 +315,14 @@ class MaxPool:
     """The maximum of each size x size window; windows lie side by side, a rest at the bottom and right is left out."""
 
     size: int
-    border = Border()
-    gradient_border = Border()
+
+    def border(self, shape: Shape) -> Border:
+        """No zeros, but planes that do not share sets of the cache."""
+        return Border().spread(shape)
+
+    def gradient_border(self, output: Shape) -> Border:
+        """None."""
+        return Border()
 
     def output(self, shape: Shape) -> Shape:
         """The shape that comes out. InputError where no window fits."""
@@ -349,8 +364,14 @@ class Dropout:
     """Each value is dropped with probability `rate` in training and the others grow by 1 / (1 - rate) (Srivastava et al. 2014)."""
 
     rate: float
-    border = Border()
-    gradient_border = Border()
+
+    def border(self, shape: Shape) -> Border:
+        """None."""
+        return Border()
+
+    def gradient_border(self, output: Shape) -> Border:
+        """None."""
+        return Border()
 
     def output(self, shape: Shape) -> Shape:
         """The same shape. InputError unless 0 <= rate < 1."""

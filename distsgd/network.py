@@ -111,8 +111,10 @@ class Network:
         self.labels = np.zeros(self.lanes, np.int64)
         self.totals = np.zeros(len(loss.TOTALS), np.int64)
         self._work = aligned((3, self.lanes))
-        values = self._values([stage.layer.border for stage in self.stages] + [Border()])
-        gradients = self._values([Border()] + [stage.layer.gradient_border for stage in self.stages])
+        values = self._values([stage.layer.border(stage.shape) for stage in self.stages] + [Border()])
+        gradients = self._values(
+            [Border()] + [stage.layer.gradient_border(stage.output) for stage in self.stages]
+        )
         self.images, self.scores = values[0], values[-1]
         places = self._places(values, gradients)
         pairs = list(zip(self.stages, places, strict=True))

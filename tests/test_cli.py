@@ -17,13 +17,8 @@ from distsgd.cli import main
 from distsgd.clock import PHASES
 from distsgd.record import weights_sha256
 
-QUICK = [
-    "data.train_images=487",
-    "network.name=rendon",
-    "train.batch=23",
-    "train.epochs=3",
-    "averaging.workers=7",
-]
+QUICK = ["data.train_images=487", "network.name=rendon", "network.dropout=0", "optimizer.name=adam"]
+QUICK += ["averaging.workers=7", "train.batch=23", "train.epochs=3"]
 KEYS = (
     "format",
     "version",
@@ -255,6 +250,14 @@ def test_diverging_ends_with_1_and_a_message(openmpi: Launch, tmp_path: Path) ->
     assert done.rc == 1
     assert done.stderr.startswith("distsgd: the parameters became infinite or no numbers: choose a smaller")
     assert len(done.stderr.splitlines()) == 1
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["outcome"], run["format"], run["ranks"], run["workers"]) == (
+        "diverged",
+        "distsgd-run-1",
+        1,
+        7,
+    )
+    assert not (tmp_path / "run" / "model.h5").exists()
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -22,9 +22,8 @@ def toml(folder: Path, text: str) -> Path:
 def test_defaults() -> None:
     settings, wrong = config.read(None)
     assert (settings, wrong) == (Config(), [])
-    assert settings.data.path == "fashion-mnist-small"
-    assert (settings.network.name, settings.optimizer) == ("garg", Adam())
-    assert (settings.averaging.workers, settings.averaging.rounds_of) == (None, 16)
+    assert (settings.data.path, settings.optimizer) == ("fashion-mnist-small", Adam())
+    assert (settings.averaging.workers, settings.averaging.what) == (None, "parameters")
 
 
 def test_toml_and_changes_which_win(tmp_path: Path) -> None:

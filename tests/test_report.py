@@ -9,7 +9,7 @@ from distsgd import report
 from distsgd.clock import PHASES
 from distsgd.config import Config
 from distsgd.metrics import Score
-from distsgd.train.loop import EpochEnd, Progress
+from distsgd.train import EpochEnd, Progress
 
 
 def seconds(scale: float) -> dict[str, float]:
@@ -33,12 +33,12 @@ def summary(*ranks: dict[str, float], **changes: Any) -> dict[str, Any]:
 
 
 def opening(workers: int = 7, **averaging: Any) -> str:
-    config = Config.model_validate({"averaging": averaging})
-    return report.opening(config, "images.h5", 1 if workers == 1 else 3, workers)
+    sections = {"network": {"name": "garg"}, "train": {"batch": 32}, "averaging": averaging}
+    return report.opening(Config.model_validate(sections), "images.h5", 1 if workers == 1 else 3, workers)
 
 
 def test_opening_says_what_is_trained_how() -> None:
-    assert opening() == (
+    assert opening(period=16) == (
         "garg on images.h5: 7 workers on 3 ranks, batch 32, adam; "
         "parameters averaged every 16 steps (allreduce, exact)"
     )

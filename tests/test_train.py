@@ -67,7 +67,7 @@ def settings(images: Path, **sections: dict[str, Any]) -> Config:
     """Return the settings of a small experiment, changed section by section."""
     usual: dict[str, dict[str, Any]] = {
         "data": {"path": str(images)},
-        "network": {"name": "chavan-5-4-16"},
+        "network": {"name": "chavan-5-4-16", "dropout": 0.0},
         "optimizer": SGD,
         "averaging": {"workers": WORKERS},
         "train": {"epochs": 2, "batch": BATCH, "seed": 3},

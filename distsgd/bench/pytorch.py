@@ -118,7 +118,7 @@ def _modules(stage: Stage) -> list[Any]:
 def _convolution(layer: Convolution, channels: int) -> list[Any]:
     from torch import nn
 
-    border = layer.border
+    border = layer.zeros
     if border.top == border.bottom:  # its own padding, quicker than a layer of zeros
         return [nn.Conv2d(channels, layer.filters, layer.size, padding=border.top)]
     zeros = nn.ZeroPad2d((border.left, border.right, border.top, border.bottom))

@@ -15,7 +15,7 @@ from distsgd.kernels.tile import COLUMNS, VECTOR
 
 STRIP = COLUMNS * VECTOR
 """Lanes of a row that one tile covers."""
-CHUNK = 96
+CHUNK = 64
 """Taps after which a tile rests in memory, so that a strip of x stays in the level-1 cache while all channels use it."""
 GROUP = 256 // STRIP * STRIP
 """Lanes that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""

@@ -52,8 +52,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "six workers": {"averaging": {"workers": 6}},
 }
 COMMAND_LINE = (
-    *("--set", "data.train_images=1501", "--set", "network.dropout=0.5", "--set", "averaging.workers=7"),
-    *("--set", "averaging.period=3", "--set", "train.batch=23", "--set", "train.epochs=1"),
+    *("--set", "network.name=garg", "--set", "network.dropout=0.5", "--set", "data.train_images=1501"),
+    *("--set", "averaging.workers=7", "--set", "averaging.period=3", "--set", "optimizer.name=adam"),
+    *("--set", "train.batch=23", "--set", "train.epochs=1"),
 )
 
 
@@ -128,7 +129,7 @@ def run_folder(done: "Finished", folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone(openmpi: "Launch", tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """run.json of the default network on one rank."""
+    """run.json of one rank."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     return run_folder(openmpi.alone("-m", "distsgd", "train", *COMMAND_LINE, "--out", folder), folder)
 
