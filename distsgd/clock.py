@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,6 +20,12 @@ def process_age() -> float:
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, AttributeError):
         return 0.0
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held at once."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 class Clock:

@@ -4,6 +4,7 @@ A step of training allocates nothing: forward and backward are lists of kernels 
 network was built.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,6 +111,7 @@ class Network:
         self.draw = np.zeros(3, np.uint64)
         self.labels = np.zeros(self.lanes, np.int64)
         self.totals = np.zeros(len(loss.TOTALS), np.int64)
+        self._starts = np.zeros(self.lanes, np.int64)
         self._work = aligned((3, self.lanes))
         values = self._values([stage.layer.border(stage.shape) for stage in self.stages] + [Border()])
         gradients = self._values(
@@ -166,8 +168,8 @@ class Network:
         scaling: np.ndarray,
     ) -> None:
         """Make images order[first : first + count] the batch. scaling: (2, channels), mean and 1 / deviation of the bytes."""
-        at, x = self.images.border, self.images.buffer
-        batch_kernels.fill(images, labels, order, first, count, scaling, x, at.top, at.left, self.labels)
+        flat, size, x = images.reshape(-1), math.prod(images.shape[1:]), self.images.rows
+        batch_kernels.fill(flat, size, labels, order, first, count, scaling, x, self._starts, self.labels)
         self._count = count
 
     def learn(self, seed: int, worker: int, step: int) -> None:

@@ -40,6 +40,7 @@ def table(summary: Mapping[str, Any]) -> str:
         ("network", f"{summary['network']}, {summary['parameters']:,} parameters"),
         ("ranks, workers", f"{summary['ranks']}, {summary['workers']}"),
         ("epochs, rounds", f"{summary['epochs']}, {summary['rounds']}"),
+        ("peak memory", f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB a rank"),
         ("weights", f"sha256 {summary['weights_sha256'][:16]}…"),
     ]
     return "\n".join([*(f"  {name:<16}{value}" for name, value in rows), "", *_seconds(summary)])

@@ -12,7 +12,7 @@ from typing import Any
 
 from distsgd import __version__, config, network, report
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
-from distsgd.clock import Clock
+from distsgd.clock import Clock, peak_memory
 from distsgd.comm import Ranks
 from distsgd.config import Config, InputError
 from distsgd.kernels.tile import FUSED, VECTOR
@@ -119,9 +119,10 @@ def _finish(
     """Gather every rank's seconds, write run.json, show the table."""
     with clock.phase("wait"):
         ranks.barrier()
-    seconds = [json.loads(part) for part in ranks.gather_bytes(json.dumps(clock.seconds()).encode())]
+    part = {"seconds": clock.seconds(), "peak_memory_bytes": peak_memory()}
+    parts = [json.loads(part) for part in ranks.gather_bytes(json.dumps(part).encode())]
     if record:
-        summary = _summary(training.experiment, ranks, result, seconds)
+        summary = _summary(training.experiment, ranks, result, parts)
         record.finish(summary)
         say(f"\n{report.table(summary)}\n\n  run: {record.folder}")
 
@@ -150,10 +151,11 @@ def _description(training: Training) -> tuple[list[dict[str, Any]], dict[str, An
 
 
 def _summary(
-    experiment: Experiment, ranks: Ranks, result: Result, seconds: list[dict[str, float]]
+    experiment: Experiment, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What run.json holds."""
+    """What run.json holds; `parts` are the ranks' own, in their order."""
     end, settings = result.last, experiment.config
+    seconds = [part["seconds"] for part in parts]
     return {
         "version": __version__,
         "outcome": "finished",
@@ -170,6 +172,7 @@ def _summary(
         "train_accuracy": end.train.accuracy,
         "train_loss": end.train.loss,
         "images_per_second": end.images_per_second,
+        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
         "weights_sha256": weights_sha256(result.parameters),
         "data_sha256": experiment.images.sha256,
         "seconds": {phase: sum(rank[phase] for rank in seconds) / len(seconds) for phase in seconds[0]},

@@ -1,8 +1,14 @@
-"""Numba kernels: arrays in, arrays out. Importing this package compiles them, or loads them from the node's cache."""
+"""Numba kernels: arrays in, arrays out. Importing this package loads them from the node's cache, which the first import fills."""
 
-from distsgd.kernels.compiled import filled_once
+import importlib
 
-with filled_once():
-    from distsgd.kernels import batch, fixedpoint, loss, order, pairs, pool, rows, tile, update
+from distsgd.kernels.compiled import filled_once, modules_to_compile
+
+with filled_once("rows fixedpoint update", "pairs pool order loss batch"):
+    if modules := modules_to_compile():
+        for module in modules:
+            importlib.import_module(f"distsgd.kernels.{module}")
+    else:
+        from distsgd.kernels import batch, fixedpoint, loss, order, pairs, pool, rows, tile, update
 
 __all__ = ["batch", "fixedpoint", "loss", "order", "pairs", "pool", "rows", "tile", "update"]

@@ -3,33 +3,35 @@
 import numpy as np
 
 from distsgd.kernels.compiled import compiled
-from distsgd.kernels.tile import LANES
 
 
 @compiled(
-    "void(uint8[:,:,:,::1], int64[::1], int64[::1], int64, int64, float32[:,::1], float32[:,:,:,::1], int64, int64, int64[::1])"
+    "void(uint8[::1], int64, int64[::1], int64[::1], int64, int64, float32[:,::1], float32[:,:,:], int64[::1], int64[::1])"
 )
-def fill(images, labels, rows, first, count, scaling, x, top, left, y):
-    """Write images rows[first : first + count] into x from (top, left) on, and their labels into y; zeros beyond `count`.
+def fill(images, size, labels, order, first, count, scaling, x, starts, y):
+    """Write images order[first : first + count] into x and their labels into y; zeros beyond `count`.
 
-    images: (sample, height, width, channel). x: (channels, height, width, batch) with borders; batch a multiple of LANES.
-    scaling: (2, channels), the mean and the inverse of the deviation: x = (byte - mean) * inverse.
+    images: flat bytes, `size` to an image, in it (height, width, channel). x: (channels, height, width x batch), its last axis
+    contiguous; the batch is y's and a multiple of LANES. scaling: (2, channels), mean and inverse of the deviation:
+    x = (byte - mean) * inverse. starts: room for a number an image.
     """
-    height, width, channels = images.shape[1:]
-    for n in range(y.size):
-        y[n] = labels[rows[first + n]] if n < count else 0
-    for block in range(0, x.shape[3], LANES):
-        full = max(0, min(LANES, count - block))
+    channels, height, batch = x.shape[0], x.shape[1], y.size
+    width = x.shape[2] // batch
+    for n in range(batch):
+        used = n < count
+        y[n] = labels[order[first + n]] if used else 0
+        starts[n] = order[first + n] * size if used else 0
+    for c in range(channels):
+        mean, inverse = scaling[0, c], scaling[1, c]
         for i in range(height):
             for j in range(width):
-                for c in range(channels):
-                    mean, inverse = scaling[0, c], scaling[1, c]
-                    for n in range(block, block + full):
-                        x[c, top + i, left + j, n] = (
-                            np.float32(images[rows[first + n], i, j, c]) - mean
-                        ) * inverse
-                    for n in range(block + full, block + LANES):
-                        x[c, top + i, left + j, n] = np.float32(0)
+                pixel = (i * width + j) * channels + c
+                for n in range(batch):
+                    x[c, i, j * batch + n] = (
+                        np.float32(images[np.uint64(starts[n] + pixel)]) - mean
+                    ) * inverse
+                for n in range(count, batch):
+                    x[c, i, j * batch + n] = np.float32(0)
 
 
 @compiled("void(uint8[:,:,:,::1], int64[:,::1])")
