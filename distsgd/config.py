@@ -31,7 +31,7 @@ class Data(_Section):
 class Network(_Section):
     """Which network."""
 
-    name: str = "chavan-3-32-128"
+    name: str = "chavan-3-16-100"
     dropout: float = Field(0.25, ge=0, lt=1)
     """Rate behind the hidden dense layers."""
 

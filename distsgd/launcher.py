@@ -50,6 +50,12 @@ def launched(environ: Mapping[str, str]) -> int | None:
     return _srun_tasks(environ)
 
 
+def is_first(environ: Mapping[str, str]) -> bool:
+    """Whether this process speaks for all that were started together, known before MPI is."""
+    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+    return all(environ.get(name, "0") == "0" for name in names if launched(environ))
+
+
 def _srun_tasks(environ: Mapping[str, str]) -> int | None:
     # SLURM_NTASKS and SLURM_PROCID are also there in a batch script, which nobody started as a rank; only
     # srun sets SLURM_STEP_NUM_TASKS. A step of one task is a shell (`srun --pty`, or salloc's) as often as a

@@ -14,40 +14,53 @@ def images(channels: int, height: int = 3, width: int = 5, samples: int = 90) ->
     return rng.integers(0, 256, (samples, height, width, channels)).astype(np.uint8)
 
 
+def run(
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    order: np.ndarray,
+    span: tuple[int, int],
+    scaling: np.ndarray,
+    lanes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill a batch inside a buffer of canaries: return it as (channels, height, width, batch), and its labels."""
+    _, height, width, channels = pictures.shape
+    buffer, y, starts = np.full((channels, height + 4, width + 7, lanes), CANARY), *np.full((2, lanes), -1)
+    rows = buffer.reshape(channels, height + 4, -1)[:, 1:-3, 2 * lanes : -5 * lanes]
+    batch.fill(pictures.reshape(-1), pictures[0].size, labels, order, *span, scaling, rows, starts, y)
+    filled = buffer[:, 1:-3, 2:-5].copy()
+    buffer[:, 1:-3, 2:-5] = CANARY
+    assert (buffer == CANARY).all()
+    return filled, y
+
+
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 23, 32, 33, 48, 70])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("border", [(0, 0, 0, 0), (1, 2, 3, 4)])
-def test_images_and_labels(border: tuple[int, int, int, int], channels: int, count: int) -> None:
-    top, left, bottom, right = border
+@pytest.mark.parametrize("spare", [0, 16, 32])
+def test_images_and_labels(spare: int, channels: int, count: int) -> None:
     pictures, labels = images(channels), np.arange(1000, 1090)
-    order = np.random.default_rng(9).permutation(90)
+    order, lanes = np.random.default_rng(9).permutation(90), max(16, -(-count // 16) * 16) + spare
     scaling = np.array([[10.5, 128, 99][:channels], [0.0123, 0.5, 1 / 77][:channels]], np.float32)
-    lanes = max(16, -(-count // 16) * 16)
-    x = np.full((channels, top + 3 + bottom, left + 5 + right, lanes), CANARY)
-    y = np.full(lanes, -1)
-    batch.fill(pictures, labels, order, 7, count, scaling, x, top, left, y)
+    x, y = run(pictures, labels, order, (7, count), scaling, lanes)
     rows = order[7 : 7 + count]
     wanted = fill(pictures, rows, *scaling.astype(np.float64), lanes)
-    inside = x[:, top : top + 3, left : left + 5]
-    assert_close(inside, wanted, 2.0**-22 * abs(wanted))
-    assert not inside[..., count:].any()
+    assert_close(x, wanted, 2.0**-22 * abs(wanted))
+    assert not x[..., count:].any()
     assert y.tolist() == [*labels[rows], *[0] * (lanes - count)]
-    inside[:] = CANARY
-    assert (x == CANARY).all()
 
 
-def test_more_lanes_than_the_images_need_are_emptied() -> None:
-    x, y = np.full((1, 3, 5, 64), CANARY), np.full(64, -1)
-    batch.fill(images(1), np.ones(90, np.int64), np.arange(90), 0, 5, np.ones((2, 1), np.float32), x, 0, 0, y)
-    assert not x[..., 5:].any()
-    assert y.tolist() == [1] * 5 + [0] * 59
+def test_the_last_images_of_an_order_need_none_behind_them() -> None:
+    # Lanes without an image must not ask the order or the labels for one: -1 and 10**9 are far outside of both.
+    order = np.array([*[10**9] * 3, 4, 89, -1, 10**9])
+    x, y = run(images(1), np.arange(90), order, (3, 2), np.ones((2, 1), np.float32), 16)
+    assert y.tolist() == [4, 89, *[0] * 14]
+    assert x[..., :2].any()
+    assert not x[..., 2:].any()
 
 
 def test_a_byte_is_scaled_to_the_bit_as_written() -> None:
     every = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
-    scaling = np.array([[33.318], [1 / 78.567]], np.float32)
-    x, y = np.zeros((1, 1, 1, 256), np.float32), np.zeros(256, np.int64)
-    batch.fill(every, np.zeros(256, np.int64), np.arange(256), 0, 256, scaling, x, 0, 0, y)
+    scaling, order = np.array([[33.318], [1 / 78.567]], np.float32), np.arange(256)
+    x, _ = run(every, order, order, (0, 256), scaling, 256)
     wanted = (np.arange(256, dtype=np.float32) - scaling[0]) * scaling[1]
     np.testing.assert_array_equal(x[0, 0, 0], wanted)
 

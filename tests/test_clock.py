@@ -1,6 +1,7 @@
 """Phases on a clock that the test turns, and the age of a real process."""
 
 import contextlib
+import shlex
 import subprocess
 import sys
 import time
@@ -83,8 +84,18 @@ def test_phases_sum_to_the_total_on_a_real_clock() -> None:
 
 
 def test_age_counts_from_the_start_of_the_process() -> None:
-    code = "import time; time.sleep(0.5); from distsgd.clock import process_age; print(process_age())"
+    code = "import time; time.sleep(0.5); from distsgd.clock import peak_memory, process_age; print(process_age())"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert 0.5 <= float(done.stdout) <= time.perf_counter() - began + 0.02
     assert process_age() > 0
+
+
+def test_peak_memory_is_in_bytes_and_stays() -> None:
+    code = "from distsgd.clock import peak_memory as p; print(p()); len(bytearray(200_000_000)); print(p())"
+    # A shell between: what a process has held before it became Python counts on Linux, and pytest holds much.
+    line = f"{shlex.join([sys.executable, '-c', code])}; true"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=ROOT, check=True)
+    before, after = map(int, done.stdout.split())
+    assert 5e6 < before < 100e6
+    assert 195e6 < after - before < 220e6

@@ -62,7 +62,6 @@ def test_changes(change: str, section: str, key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("what", "period", "steps"),
     [
-        ("parameters", None, 16),
         ("gradients", None, 1),
         ("parameters", 5, 5),
         ("gradients", 1, 1),

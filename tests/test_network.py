@@ -295,9 +295,9 @@ def test_each_draw_drops_other_values_and_judging_none(name: str) -> None:
     "name", ["garg thinned", "cifar", "dropout between convolutions", "dense into convolution"]
 )
 def test_a_training_step_allocates_nothing(name: str) -> None:
-    network, data, _ = built(name, 23)
+    network, data, _ = built(name, 70)
     state = aligned(3 * network.parameters.size)
-    network = Network(network.stages, 23, state[: network.parameters.size])
+    network = Network(network.stages, 70, state[: network.parameters.size])
     initialize(network.parameters, network.stages, 1)
     steps = Adam(0.001, 0.9, 0.999, 1e-8).bind(state, network.gradient)
     arrays = (
@@ -311,7 +311,7 @@ def test_a_training_step_allocates_nothing(name: str) -> None:
     places = [array.ctypes.data for array in arrays]
 
     def step(number: int) -> None:
-        data.fill(network, number % 60, 23)
+        data.fill(network, number % 20, 70)
         network.learn(1, 2, number)
         steps.step(number + 1)
 
@@ -327,7 +327,7 @@ def test_a_training_step_allocates_nothing(name: str) -> None:
         most = max(most, tracemalloc.get_traced_memory()[1] - held)
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert most < 250, "a copy of the labels alone is more"
+    assert most < 600, "views may come and go, but a copy of the labels alone is 640 bytes"
     assert after - before < 250
     assert places == [array.ctypes.data for array in arrays]
 

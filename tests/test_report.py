@@ -28,6 +28,7 @@ def summary(*ranks: dict[str, float], **changes: Any) -> dict[str, Any]:
         "epochs": 5,
         "rounds": 40,
         "weights_sha256": "ab" * 32,
+        "peak_memory_bytes": 123_456_789,
     }
     return {**usual, **more, "seconds": mean, "seconds_by_rank": list(ranks), **changes}
 
@@ -79,6 +80,7 @@ def test_table_has_the_result() -> None:
         "2, 7",
         "5, 40",
         "sha256 abababab",
+        "123 MB a rank",
     ):
         assert fact in shown
 

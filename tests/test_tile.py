@@ -152,11 +152,12 @@ def _sum_chains(x, place, part):
 @pytest.mark.parametrize("part", [VECTOR, 40])
 def test_chains_are_summed_as_a_tree_of_halves(part: int) -> None:
     x = np.random.default_rng(7).normal(size=200).astype(np.float32)
-    spread = [x[3 + h * part : 3 + h * part + VECTOR] for h in range(LANES // VECTOR)]
-    chains = np.concatenate(spread)
-    while chains.size > 1:
-        chains = chains[: chains.size // 2] + chains[chains.size // 2 :]
-    assert np.float32(_sum_chains(x, 3, part)) == chains[0]
+    for place in range(30):
+        spread = [x[place + h * part : place + h * part + VECTOR] for h in range(LANES // VECTOR)]
+        chains = np.concatenate(spread)
+        while chains.size > 1:
+            chains = chains[: chains.size // 2] + chains[chains.size // 2 :]
+        assert np.float32(_sum_chains(x, place, part)) == chains[0]
 
 
 @pytest.mark.parametrize("kernel", [_copy, _add, _rectify])

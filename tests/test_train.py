@@ -246,7 +246,6 @@ def test_fast_reduction_is_the_exact_one_within_float32(
         ({"period": 1}, [1, 2, 3, 4], 8),
         ({"period": 3}, [3, 4], 4),
         ({"period": 4}, [4], 2),
-        ({}, [4], 2),
         ({"period": "epoch"}, [4], 2),
         ({"period": "once"}, [4], 1),
         ({"what": "gradients"}, [1, 2, 3, 4], 8),

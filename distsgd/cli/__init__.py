@@ -4,9 +4,10 @@ Nothing heavy is imported until a command needs it: thread counts must be set be
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where a run failed, 2 with one message where the input is wrong."""
     clock = Clock(process_age())
     os.environ.update(launcher.single_thread(os.environ))
-    given = _parser().parse_args(arguments)
+    first = launcher.is_first(os.environ)
+    with contextlib.nullcontext() if first else _silence():
+        given = _parser().parse_args(arguments)
     try:
         return int(given.command(given, clock))
     except InputError as error:
-        return cli_ranks.complain(str(error))
+        return cli_ranks.complain(str(error)) if first else cli_ranks.BAD_INPUT
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return cli_ranks.FAILED
     except KeyboardInterrupt:
         print("distsgd: interrupted", file=sys.stderr)
         return cli_ranks.INTERRUPTED
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What the parser says, one rank says for all."""
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(nowhere),
+    ):
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:
