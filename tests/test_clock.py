@@ -99,3 +99,10 @@ def test_peak_memory_is_in_bytes_and_stays() -> None:
     before, after = map(int, done.stdout.split())
     assert 5e6 < before < 100e6
     assert 195e6 < after - before < 220e6
+
+
+def test_peak_memory_is_this_program_s_own() -> None:
+    held = bytearray(400_000_000)
+    code = "from distsgd.clock import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stdout) < 100e6 < len(held)

@@ -200,3 +200,41 @@ def test_toml_reads_back_to_the_same_settings(sections: dict[str, Any], tmp_path
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().train.epochs = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("change", ["sgd.momentum=0.5", "adam.learning_rate=0.1", "int.x=1", "literal.x=1"])
+def test_section_named_as_an_optimizer_is_told(change: str) -> None:
+    (said,) = config.read(None, [change])[1]
+    assert said.startswith(f"{change.split('.')[0]}: there is no such setting")
+
+
+@pytest.mark.parametrize("key", ["int", "adam", "sgd", "literally"])
+def test_key_named_as_a_member_of_a_union_is_told(key: str) -> None:
+    settings, wrong = config.read(None, [f"train.{key}=3", "train.epochs=7"])
+    assert len(wrong) == 1
+    assert f"train.{key}" in wrong[0]
+    assert settings.train.epochs == 7
+
+
+@pytest.mark.parametrize(
+    "change", ["train.epochs=true", "averaging.workers=true", "averaging.period=true", 'train.epochs="3"']
+)
+def test_wrong_type_is_refused(change: str) -> None:
+    assert config.read(None, [change])[1] != []
+
+
+@pytest.mark.parametrize("name", ["\U0001f600.h5", "\U00020000.h5"])
+def test_every_path_reads_back(name: str, tmp_path: Path) -> None:
+    settings = Config.model_validate({"data": {"path": name}})
+    (tmp_path / "c.toml").write_text(to_toml(settings), encoding="utf-8")
+    assert config.read(tmp_path / "c.toml") == (settings, [])
+
+
+def test_a_wrong_optimizer_does_not_hide_other_faults() -> None:
+    said = "\n".join(config.read(None, ["optimizer.name=rms", "optimizer.learning_rate=-1"])[1])
+    assert "rms" in said
+    assert "optimizer.learning_rate = -1" in said
+
+
+def test_a_period_of_zero_is_one_fault() -> None:
+    assert len(config.read(None, ["averaging.period=0"])[1]) == 1

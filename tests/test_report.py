@@ -46,7 +46,7 @@ def test_opening_says_what_is_trained_how() -> None:
 
 
 def test_opening_says_how_it_is_averaged() -> None:
-    assert "gradients averaged every 1 step" in opening(what="gradients")
+    assert "gradients averaged every step (" in opening(what="gradients")
     assert "averaged every epoch (master, fast)" in opening(
         period="epoch", topology="master", reduction="fast"
     )
@@ -109,3 +109,8 @@ def test_table_of_several_ranks_names_its_columns() -> None:
 
 def test_table_without_a_loss() -> None:
     assert re.search(r"test loss +not finite", report.table(summary(seconds(1.0), test_loss=None)))
+
+
+def test_opening_line_is_english() -> None:
+    for averaging, bad in (({"period": "once"}, "every once"), ({"period": 1}, "every 1 steps")):
+        assert bad not in report.opening(Config.model_validate({"averaging": averaging}), "x.h5", 1, 2)

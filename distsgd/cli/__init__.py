@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
     from distsgd.comm import Ranks
 
 
+PATIENCE_SECONDS = 1.0
+"""How long a silent rank waits before it fails: a launcher ends all ranks with the first, and one has a message to get out."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where a run failed, 2 with one message where the input is wrong."""
     clock = Clock(process_age())
     os.environ.update(launcher.single_thread(os.environ))
-    first = launcher.is_first(os.environ)
-    with contextlib.nullcontext() if first else _silence():
+    with contextlib.nullcontext() if launcher.is_first(os.environ) else _silence():
         given = _parser().parse_args(arguments)
     try:
         return int(given.command(given, clock))
     except InputError as error:
-        return cli_ranks.complain(str(error)) if first else cli_ranks.BAD_INPUT
+        if launcher.is_first(os.environ):
+            return cli_ranks.complain(str(error))
+        time.sleep(PATIENCE_SECONDS)
+        return cli_ranks.BAD_INPUT
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return cli_ranks.FAILED
@@ -42,12 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """What the parser says, one rank says for all."""
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stderr(nowhere),
-        contextlib.redirect_stdout(nowhere),
-    ):
-        yield
+    try:
+        with (
+            open(os.devnull, "w") as sink,
+            contextlib.redirect_stderr(sink),
+            contextlib.redirect_stdout(sink),
+        ):
+            yield
+    except SystemExit:
+        time.sleep(PATIENCE_SECONDS)
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,7 +64,7 @@ def _prepare(
     path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks
 ) -> tuple[Config, Path]:
     settings, problems = config.read(path, changes)
-    check(settings, ranks.size, problems)
+    settings = settings.with_workers(check(settings, ranks.size, problems).workers)
     folder = out or Path("runs") / f"{settings.network.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     make_folder(folder)
     return settings, folder

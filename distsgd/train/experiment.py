@@ -8,6 +8,9 @@ from distsgd.config import Sgd as SgdSettings
 from distsgd.data import Description
 from distsgd.network import Stage
 
+MOST_PARAMETERS = 2**29
+"""With Adam's moments and the message of an average that is 16 GB a rank; more is a slip of the finger."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -47,6 +50,7 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
         problems += _too_few_images(config, workers, images)
         layers = zoo.layers(config.network.name, images.classes, config.network.dropout)
         stages = network.plan(layers, (images.channels, images.height, images.width))
+        problems += _too_many_parameters(config, stages)
     except InputError as error:
         problems.append(_about_network(error, config, images))
         problems += _about_name(config) if images is None else []
@@ -69,6 +73,15 @@ def _about_name(config: Config) -> list[str]:
     except InputError as error:
         return [str(error)]
     return []
+
+
+def _too_many_parameters(config: Config, stages: list[Stage]) -> list[str]:
+    size = sum(tensor.size for tensor in network.tensors(stages))
+    if size <= MOST_PARAMETERS:
+        return []
+    return [
+        f"network.name = {config.network.name!r} has {size:,} parameters: must be at most {MOST_PARAMETERS:,}"
+    ]
 
 
 def _too_few_workers(workers: int, ranks: int) -> list[str]:
