@@ -130,7 +130,8 @@ def _table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the config {path}: {error.strerror}") from None
+        hint = "; settings are given with --set" if "=" in path.name else ""
+        raise InputError(f"cannot read the config {path}: {error.strerror}{hint}") from None
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
 
@@ -179,6 +180,8 @@ def _fault(keys: Sequence[str], fault: Mapping[str, Any], table: dict[str, Any])
     name, given, message = ".".join(keys), fault["input"], fault["msg"]
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting; {_choices(keys, table)}"
+    if fault["type"].startswith("union_tag") and not isinstance(given, dict):
+        return f"{name} = {given!r}: must be a section, for example optimizer.name = 'adam'"
     if fault["type"] == "union_tag_invalid":
         return f"optimizer.name = {given.get('name')!r}: must be 'sgd' or 'adam'"
     if name == "averaging.period":

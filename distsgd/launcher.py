@@ -22,6 +22,17 @@ NEIGHBOURS: dict[Kind, tuple[str, ...]] = {
 }
 
 
+STARTED = {
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "PMI_SIZE": "PMI_RANK",
+    "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
+}
+"""Number and rank of processes as set by Open MPI's mpirun; by MPICH, Intel MPI and `srun --mpi=pmi2`; by MVAPICH.
+
+They go before Slurm's own: mpirun inside a Slurm job starts its daemons by srun, and the ranks inherit the daemons' variables.
+"""
+
+
 @dataclass(frozen=True)
 class Launcher:
     """An MPI launcher: its path, and the family of its options where known."""
@@ -42,18 +53,18 @@ def launched(environ: Mapping[str, str]) -> int | None:
 
     Against the size of MPI's world this shows ranks that do not find each other (each of them alone).
     """
-    # Set by Open MPI's mpirun, by MPICH, Intel MPI and `srun --mpi=pmi2`, by MVAPICH. They go before Slurm's
-    # own: mpirun inside a Slurm job starts its daemons by srun, and the ranks inherit the daemons' variables.
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
-        if environ.get(name, "").isdecimal():
-            return int(environ[name])
+    for size in STARTED:
+        if environ.get(size, "").isdecimal():
+            return int(environ[size])
     return _srun_tasks(environ)
 
 
 def is_first(environ: Mapping[str, str]) -> bool:
     """Whether this process speaks for all that were started together, known before MPI is."""
-    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
-    return all(environ.get(name, "0") == "0" for name in names if launched(environ))
+    for size, rank in STARTED.items():
+        if environ.get(size, "").isdecimal():
+            return environ.get(rank, "0") == "0"
+    return _srun_tasks(environ) is None or environ["SLURM_PROCID"] == "0"
 
 
 def _srun_tasks(environ: Mapping[str, str]) -> int | None:

@@ -28,6 +28,8 @@ from distsgd.layers import (
     Values,
 )
 
+START = 3
+"""Part of the key of the random streams of weights; data.shards has 1 and 2."""
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest register."""
 
@@ -73,7 +75,6 @@ def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
             output = layer.output(came)
         except InputError as error:
             raise InputError(f"layer {number + 1}: {error}") from None
-        # pooling and dropout hand on what was rectified before them, so that the layer behind may gate once more: same zeros
         rectified = bool(stages) and stages[-1].rectify
         stages.append(Stage(layer, came, output, rectified, False))
     return stages
@@ -95,7 +96,7 @@ def initialize(parameters: np.ndarray, stages: Sequence[Stage], seed: int) -> No
         part = parameters[first : first + tensor.size]
         part[:] = 0
         if tensor.fan_in:
-            chance = np.random.Philox(key=[seed, number], counter=[0, 0, 0, 1]).random_raw(tensor.size)
+            chance = np.random.Philox(key=[seed, START], counter=[0, 0, number, 0]).random_raw(tensor.size)
             part[:] = ((chance >> np.uint64(11)) * 2.0**-52 - 1.0) * np.sqrt(6.0 / tensor.fan_in)
         first += tensor.size
 

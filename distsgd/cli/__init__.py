@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from distsgd.comm import Ranks
 
 
-PATIENCE_SECONDS = 1.0
-"""How long a silent rank waits before it fails: a launcher ends all ranks with the first, and one has a message to get out."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where a run failed, 2 with one message where the input is wrong."""
     clock = Clock(process_age())
@@ -36,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         if launcher.is_first(os.environ):
             return cli_ranks.complain(str(error))
-        time.sleep(PATIENCE_SECONDS)
+        time.sleep(cli_ranks.PATIENCE_SECONDS)
         return cli_ranks.BAD_INPUT
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,7 +53,7 @@ def _silence() -> Iterator[None]:
         ):
             yield
     except SystemExit:
-        time.sleep(PATIENCE_SECONDS)
+        time.sleep(cli_ranks.PATIENCE_SECONDS)
         raise
 
 

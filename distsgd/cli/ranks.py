@@ -1,7 +1,9 @@
 """A command on the ranks there are, or on ranks that it starts itself."""
 
 import os
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from distsgd.comm import Ranks
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+PATIENCE_SECONDS = 1.0
+"""How long a silent rank waits before it fails: a launcher ends all ranks with the first, and one has a message to get out."""
 
 
 def complain(message: str) -> int:
@@ -31,11 +35,9 @@ def run(ranks: int | None, arguments: list[str], clock: Clock, command: "Callabl
         raise InputError(f"--ranks {ranks}, but an MPI launcher has started {started}: leave --ranks out")
     if (ranks or 1) > 1 and not started:
         _become_launcher(ranks or 1, arguments)
-    with clock.phase("compile"):
-        import distsgd.kernels  # noqa: F401  compiled by one rank of a node, loaded from its cache by the others
-    from distsgd import comm
-
-    world = comm.world(os.environ)
+    world = _world(clock)
+    if world is None:
+        return BAD_INPUT
     try:
         return command(world)
     except Exception as error:
@@ -45,6 +47,28 @@ def run(ranks: int | None, arguments: list[str], clock: Clock, command: "Callabl
         raise  # not reached: abort ends all ranks, which would wait for this one for ever
 
 
+def _world(clock: Clock) -> "Ranks | None":
+    """The kernels, then the ranks; None, after a message, where there is no joining them."""
+    try:
+        with clock.phase("compile"):
+            import distsgd.kernels  # noqa: F401  compiled by one rank of a node, loaded from its cache by the others
+        from distsgd import comm
+
+        return comm.world(os.environ)
+    except OSError as error:
+        message = (
+            f"no place for compiled kernels ({error}): set DISTSGD_CACHE to a folder that you can write to"
+        )
+    except InputError as error:
+        message = str(error)
+    if not launcher.is_first(os.environ):
+        time.sleep(
+            PATIENCE_SECONDS
+        )  # if the first rank has the same to say, its launcher ends this one meanwhile
+    complain(message)
+    return None
+
+
 def _show_traceback() -> int:
     traceback.print_exc()
     return FAILED
@@ -52,6 +76,9 @@ def _show_traceback() -> int:
 
 def _become_launcher(ranks: int, arguments: list[str]) -> None:
     found = launcher.find(os.environ)
+    if found.kind is None:
+        told = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=False)
+        found = launcher.Launcher(found.path, launcher.kind(told.stdout + told.stderr))
     line, added = launcher.command(found, ranks, arguments, launcher.cores(), os.environ, os.geteuid())
     sys.stdout.flush()
     os.execvpe(line[0], line, {**os.environ, **added})

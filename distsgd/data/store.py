@@ -129,7 +129,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         said = str(error).partition("\n")[0]
         raise InputError(
-            f"{path}: can not be read as a file of images (damaged or not HDF5): {said}"
+            f"{path}: can not be read as a file of images (damaged or not HDF5; `distsgd data import` makes one): {said}"
         ) from error
 
 

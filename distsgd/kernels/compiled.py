@@ -7,7 +7,6 @@ process fills it under a lock while the others wait.
 
 import contextlib
 import fcntl
-import getpass
 import hashlib
 import os
 import stat
@@ -41,10 +40,11 @@ def processor_features() -> str:
 
 
 def cache_folder() -> Path:
-    """A folder of this user on this node for this code, this processor and this Numba."""
+    """A folder of this user on this node for this code in this place, this processor and this Numba."""
     recipe = hashlib.sha256("/".join(_surroundings()).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        recipe.update(source.read_bytes())
+        # Numba keys what it keeps by the source's place and time; a folder that is full must be so for them as well.
+        recipe.update(f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes())
     return _private_folder() / recipe.hexdigest()[:16]
 
 
@@ -57,12 +57,20 @@ def _surroundings() -> list[str]:
 def _private_folder() -> Path:
     """`$DISTSGD_CACHE`, or a folder in the node's temporary space that nobody else can write to (code is loaded from it)."""
     chosen = os.environ.get("DISTSGD_CACHE")
-    folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"distsgd-{getpass.getuser()}"
+    folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"distsgd-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     seen = folder.stat()
-    if seen.st_uid != os.getuid() or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return Path(tempfile.mkdtemp(prefix="distsgd-"))
-    return folder
+    if chosen or (seen.st_uid == os.getuid() and not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="distsgd-"))
+
+
+_CHILD = "DISTSGD_COMPILE"
+
+
+def modules_to_compile() -> list[str]:
+    """What this process was started to compile; nothing, unless it is one of the children of `filled_once`."""
+    return os.environ.get(_CHILD, "").split()
 
 
 @contextlib.contextmanager
@@ -74,31 +82,38 @@ def filled_once(*groups: str) -> Iterator[None]:
     """
     folder = cache_folder()
     folder.mkdir(exist_ok=True)
-    usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    full, usual = folder / "full", numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
     try:
-        if _CHILD not in os.environ and not (folder / "full").exists():
-            _fill(folder, groups)
-        yield
+        with open(folder / "lock", "w") as lock:
+            if not full.exists() and not modules_to_compile():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not full.exists() and not modules_to_compile():
+                _fill(folder, groups)
+            yield  # under the lock still: what a child could not do is compiled here, and what is wrong shows here
+            if not modules_to_compile():
+                full.touch()
     finally:
         numba.config.CACHE_DIR = usual
 
 
-_CHILD = "DISTSGD_COMPILE"
-
-
-def modules_to_compile() -> list[str]:
-    """What this process was started to compile; nothing, unless it is one of the children of `filled_once`."""
-    return os.environ.get(_CHILD, "").split()
-
-
 def _fill(folder: Path, groups: tuple[str, ...]) -> None:
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "full").exists():
-            return
-        command = [sys.executable, "-c", "import distsgd.kernels"]
-        surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        children = [subprocess.Popen(command, env={**surroundings, _CHILD: group}) for group in groups]
-        # What a child could not do is compiled here, and what is wrong shows here.
-        if not any([child.wait() for child in children]):
-            (folder / "full").touch()
+    print("distsgd: compiling kernels, once for this machine", file=sys.stderr, flush=True)
+    surroundings = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "DISTSGD_CACHE": str(folder.parent),
+    }
+    # -P: not what lies in the current folder. A session of their own: Ctrl-C is for this process, which ends them.
+    command = [sys.executable, "-P", "-c", "import distsgd.kernels"]
+    children = [
+        subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
+        for group in groups
+    ]
+    try:
+        for child in children:
+            child.wait()
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()

@@ -17,7 +17,7 @@ PARTS = LANES // VECTOR
 """Registers that the LANES chains of one dot product take; they are summed one after another."""
 ROOM = TAPS * CHANNELS * LANES
 """float32 values in which the chains of one block of TAPS x CHANNELS dot products rest."""
-BLOCK = 2048
+BLOCK = 1024
 """Lanes of a row after which another block takes its turn, so that the rows of dy are read from the level-1 cache."""
 
 

@@ -70,7 +70,7 @@ class Training:
         self._size = sum(segments)
         state = aligned(self._size * (1 + optimizer.moments))
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
-        self._network = Network(experiment.stages, experiment.config.train.batch, state[: self._size])
+        self._network = Network(experiment.stages, self._workers.batch, state[: self._size])
         steps = optimizer.bind(state, self._network.gradient)
         seed = experiment.config.train.seed
         self._local = Local(self._network, state, steps, self._workers, self.scaling, seed, clock)
@@ -144,7 +144,9 @@ class Training:
         return Progress(epoch + 1, self.rounds_done, last, self._workers.steps, loss, samples / seconds)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
+        began = time.perf_counter()
         self._rounds.settle()
+        self._seconds += time.perf_counter() - began
         with self._clock.phase("evaluate"):
             train = self._summed_score()
             self._judge()
@@ -164,5 +166,7 @@ class Training:
     def _summed_score(self) -> Score:
         totals = self._network.totals.copy()
         self._network.totals[:] = 0
+        with self._clock.phase("wait"):
+            self._ranks.barrier()
         self._ranks.sum(totals)
         return score(totals)

@@ -34,6 +34,7 @@ class Workers:
         self.hosted: list[Worker] = []
         self.sizes: list[int] = []
         self._deal(0)
+        self.batch = min(self.batch, max(self.sizes))  # more lanes than images would only cost time
 
     def _deal(self, number: int) -> None:
         """Give every worker a new shard, and read those of the hosted ones."""
