@@ -3,13 +3,11 @@
 What the cache does is tried on a copy of compiled.py in a package of two small kernels, which compiles in a moment.
 """
 
-import contextlib
 import hashlib
 import importlib
 import os
 import pkgutil
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -19,8 +17,9 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import psutil
 import pytest
-from conftest import clean_environment
+from conftest import clean_environment, end
 
 import distsgd.kernels
 from distsgd.kernels import compiled
@@ -119,7 +118,7 @@ class Toy:
 
 
 def begin(code: str, environment: dict[str, str], cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Begin a Python in a session of its own. No .pyc: it would be as stale as what is tested."""
+    """Begin a Python. No .pyc: it would be as stale as what is tested."""
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code],
         env=clean_environment({}) | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
@@ -127,14 +126,18 @@ def begin(code: str, environment: dict[str, str], cwd: Path | None = None) -> su
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
+
+
+def started(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """A process and the children that compile for it, which are in sessions of their own."""
+    return [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
 
 
 def kill(process: subprocess.Popen[str]) -> None:
     """End a process and all it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        end(started(process))
     process.communicate()
 
 
@@ -191,19 +194,47 @@ def test_a_process_waits_for_the_one_that_compiles_and_takes_over_when_that_is_k
     toy: Toy, all_of_it: bool
 ) -> None:
     first = stopped(toy)
-    waiting = toy.start()
+    processes, waiting = started(first), toy.start()
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(2)
-    toy.compiled()
-    if all_of_it:
-        kill(first)
-    else:
-        first.kill()
+    assert toy.compiled() == ["twice"]
+    end(processes if all_of_it else processes[-1:])
     assert output(waiting) == "20.0 30.0"
     assert toy.compiled() == ["thrice"]
     assert toy.run() == "20.0 30.0"
     assert toy.compiled() == []
-    kill(first)
+    end(processes)
+    first.communicate()
+
+
+def test_a_second_installation_of_the_same_package_is_compiled_by_one_process_too(
+    toy: Toy, tmp_path: Path
+) -> None:
+    # Numba keeps code by the sources' place: a cache that is full for one place is empty for the other.
+    toy.run()
+    toy.compiled()
+    shutil.copytree(tmp_path / "distsgd", tmp_path / "second" / "distsgd")
+    there = {"PYTHONPATH": str(tmp_path / "second")}
+    assert [output(process) for process in [toy.start(**there) for _ in range(3)]] == ["20.0 30.0"] * 3
+    assert toy.compiled() == BOTH
+
+
+def test_children_do_not_import_what_lies_in_the_current_folder(toy: Toy, tmp_path: Path) -> None:
+    decoy = tmp_path / "here" / "distsgd" / "kernels"
+    decoy.mkdir(parents=True)
+    (decoy.parent / "__init__.py").touch()
+    (decoy / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert output(begin(SHOW, toy.environment, cwd=tmp_path / "here")) == "20.0 30.0"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_children_use_the_folder_that_stands_in_for_a_refused_one(toy: Toy, tmp_path: Path) -> None:
+    spare = tmp_path / "spare"
+    (spare / f"distsgd-{os.getuid()}").mkdir(parents=True)
+    (spare / f"distsgd-{os.getuid()}").chmod(0o777)
+    assert toy.run(TMPDIR=str(spare), DISTSGD_CACHE="") == "20.0 30.0"
+    assert toy.compiled() == BOTH
+    assert len(list(spare.iterdir())) == 2
 
 
 def test_a_full_cache_makes_nobody_wait(toy: Toy) -> None:

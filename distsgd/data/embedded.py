@@ -14,7 +14,7 @@ def locate(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise InputError(
-            f"data {str(name_or_path)!r} is not a file; give one made by `distsgd data import`, or an embedded set: {', '.join(EMBEDDED)}"
+            f"data {str(name_or_path)!r} is not a file; give one that `distsgd data import` made, or {', '.join(EMBEDDED)}"
         )
     return path
 
