@@ -77,6 +77,10 @@ def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
             raise InputError(f"layer {number + 1}: {error}") from None
         rectified = bool(stages) and stages[-1].rectify
         stages.append(Stage(layer, came, output, rectified, False))
+    if not stages or stages[-1].rectify or stages[-1].layer.gradient_border(stages[-1].output) != Border():
+        raise InputError(
+            "the last layer gives the scores: it must be a dense layer without a rectifier behind it"
+        )
     return stages
 
 

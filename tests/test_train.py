@@ -195,9 +195,17 @@ def test_equal_workers_without_momentum_are_sgd_on_the_joined_batch(run: Callabl
     np.testing.assert_allclose(seen.result.parameters, joined.state[: joined.size], rtol=0, atol=1e-6)
 
 
+# Fixed point keeps few bits of Adam's smallest second moments: a hundredth of a step for a handful of parameters.
+@pytest.mark.parametrize(("optimizer", "close"), [(SGD, 1e-7), (ADAM, 2e-5)])
 @pytest.mark.parametrize("period", PERIODS)
 def test_workers_with_the_same_images_are_as_one(
-    period: int | str, run: Callable[..., Run], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    period: int | str,
+    optimizer: dict[str, Any],
+    close: float,
+    run: Callable[..., Run],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pixels, labels = data.read_rows(images, "train", np.arange(70)), data.read_labels(images, "train")[:70]
     with data.writing(tmp_path / "seven.h5", (28, 28, 1), "70 images seven times", ["class"] * 10) as writer:
@@ -207,9 +215,9 @@ def test_workers_with_the_same_images_are_as_one(
     monkeypatch.setattr(data, "deal", lambda labels, workers, *_: np.split(np.arange(len(labels)), workers))
     monkeypatch.setattr(data, "shuffled", lambda count, seed, worker, epoch: shuffled(count, seed, 0, epoch))
     path, averaging = {"path": str(tmp_path / "seven.h5")}, {"period": period}
-    one = run(data={**path, "train_images": 70}, averaging={**averaging, "workers": 1}, optimizer=ADAM)
-    seven = run(data=path, averaging=averaging, optimizer=ADAM)
-    np.testing.assert_allclose(seven.result.parameters, one.result.parameters, rtol=0, atol=1e-7)
+    one = run(data={**path, "train_images": 70}, averaging={**averaging, "workers": 1}, optimizer=optimizer)
+    seven = run(data=path, averaging=averaging, optimizer=optimizer)
+    np.testing.assert_allclose(seven.result.parameters, one.result.parameters, rtol=0, atol=close)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM])
@@ -386,7 +394,9 @@ def test_a_round_done_again_is_counted_once(run: Callable[..., Run], monkeypatch
     assert [end.train.samples for end in seen.epochs] == [TRAIN, TRAIN]
     assert len(seen.rounds) == 4
     # Of the last round's 7 * 23 + 4 images worker 2 has seen 24.
-    assert seen.result.parameters[7] == pytest.approx(1e5 * 24 / (7 * BATCH + 4), rel=1e-5)
+    assert seen.result.parameters[7] == pytest.approx(
+        1e5 * 24 / (7 * BATCH + 4), rel=1e-4
+    )  # the other workers add their own
 
 
 def problems(config: Config, ranks: int = 1, before: tuple[str, ...] = ()) -> list[str]:

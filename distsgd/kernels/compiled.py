@@ -81,15 +81,17 @@ def filled_once(*groups: str) -> Iterator[None]:
     modules ("rows tile"). Compiling takes some 70 MB that a rank would keep, and a second core is there more often than not.
     """
     folder = cache_folder()
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     full, usual = folder / "full", numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)
     try:
         with open(folder / "lock", "w") as lock:
             if not full.exists() and not modules_to_compile():
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if not full.exists() and not modules_to_compile():
-                _fill(folder, groups)
+                if full.exists():  # by now: all who waited may load at once
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+                else:
+                    _fill(folder, groups)
             yield  # under the lock still: what a child could not do is compiled here, and what is wrong shows here
             if not modules_to_compile():
                 full.touch()

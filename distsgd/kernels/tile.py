@@ -293,10 +293,11 @@ def where_greater(typing, left, right, yes, no):
     """Lane by lane `yes` where left > right or left is a NaN, else `no`."""
 
     def generate(context, builder, signature, args):
+        def wins(x, y):
+            return builder.or_(builder.fcmp_ordered(">", x, y), builder.fcmp_unordered("uno", x, x))
+
         cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
-        return _pack(
-            builder, [builder.select(builder.fcmp_unordered(">", x, y), a, b) for x, y, a, b in cells]
-        )
+        return _pack(builder, [builder.select(wins(x, y), a, b) for x, y, a, b in cells])
 
     return left(left, right, yes, no), generate
 
