@@ -91,6 +91,7 @@ class Toy:
             "TOY_LOG": str(self.log),
         }
         self.kernels.mkdir(parents=True)
+        (self.kernels.parent / "__init__.py").touch()  # or an installed package of that name would win
         self.cache.mkdir(mode=0o700)
         shutil.copy(str(compiled.__file__), self.kernels / "compiled.py")
         texts = {"__init__": PACKAGE, "scaled": SCALED, "twice": TWICE, "thrice": THRICE}

@@ -415,7 +415,7 @@ def test_locate_finds_the_embedded_set_and_files(path: Path) -> None:
     assert np.array_equal(np.bincount(read_labels(found.path, "train")), [600] * 10)
     assert np.array_equal(np.bincount(read_labels(found.path, "test")), [100] * 10)
     assert locate(str(path)) == path
-    with pytest.raises(InputError, match=r"'fashion'.*: fashion-mnist-small"):
+    with pytest.raises(InputError, match=r"'fashion'.*, or fashion-mnist-small"):
         locate("fashion")
 
 
