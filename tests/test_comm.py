@@ -220,7 +220,7 @@ def test_alone_gives_back_what_it_gets() -> None:
     np.testing.assert_array_equal(array, [1.5, -2.5])
     assert alone.broadcast_bytes(b"ab") == b"ab"
     assert alone.gather_bytes(b"ab") == [b"ab"]
-    assert (alone.rank, alone.size, alone.on_node(), alone.library()) == (0, 1, (0, 1), "none")
+    assert (alone.rank, alone.size, alone.on_node(), alone.mpi_library()) == (0, 1, (0, 1), "none")
 
 
 def test_abort_ends_the_process_from_any_thread() -> None:

@@ -177,5 +177,10 @@ def _summary(
         "data_sha256": experiment.images.sha256,
         "seconds": {phase: sum(rank[phase] for rank in seconds) / len(seconds) for phase in seconds[0]},
         "seconds_by_rank": seconds,
-        "machine": {"vector_lanes": VECTOR, "fused": FUSED, "mpi": ranks.library(), "host": platform.node()},
+        "machine": {
+            "vector_lanes": VECTOR,
+            "fused": FUSED,
+            "mpi": ranks.mpi_library(),
+            "host": platform.node(),
+        },
     }

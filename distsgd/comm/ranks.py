@@ -45,7 +45,7 @@ class Ranks(Protocol):
     def on_node(self) -> tuple[int, int]:
         """Return this rank's number among the ranks of its node, and how many they are."""
 
-    def library(self) -> str:
+    def mpi_library(self) -> str:
         """Return the MPI library's name and version in one line, or "none"."""
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Alone:
         """Return (0, 1)."""
         return 0, 1
 
-    def library(self) -> str:
+    def mpi_library(self) -> str:
         """Return "none"."""
         return "none"
 
@@ -163,7 +163,7 @@ class World:
         node.Free()
         return place
 
-    def library(self) -> str:
+    def mpi_library(self) -> str:
         """Return the MPI library's name and version."""
         return _name(self._mpi.Get_library_version())
 

@@ -184,5 +184,5 @@ def test_ranks_do_what_they_say(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     assert (text, nothing) == (b"from 0" * 1000, b"")
     assert gathered == ([b"x" * rank for rank in range(mpi_ranks)] if ranks.rank == 0 else [])
     assert place == (ranks.rank, mpi_ranks)
-    assert "MPI" in ranks.library()
-    assert len(ranks.library()) < 60
+    assert "MPI" in ranks.mpi_library()
+    assert len(ranks.mpi_library()) < 60
