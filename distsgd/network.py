@@ -6,13 +6,14 @@ network was built.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from distsgd.config import InputError
 from distsgd.kernels import batch as batch_kernels
 from distsgd.kernels import loss
+from distsgd.kernels.rows import NO_WINNERS
 from distsgd.kernels.tile import LANES
 from distsgd.layers import (
     Border,
@@ -44,13 +45,14 @@ def aligned(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarra
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer of a plan: what goes in and comes out, and whether input and output are rectified."""
+    """One layer of a plan: its number among the layers, what goes in and comes out, whether input and output are rectified."""
 
+    number: int
     layer: Layer
     shape: Shape
     output: Shape
     rectified: bool
-    rectify: bool
+    rectify: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -59,24 +61,18 @@ class Stage:
 
 
 def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
-    """Follow an image's shape through the layers, a rectifier joined to the layer before it. InputError where one does not fit."""
+    """Follow an image's shape through the layers; rectifiers, and poolings behind convolutions, join the layer before.
+
+    InputError where a layer does not fit.
+    """
     stages: list[Stage] = []
-    for number, layer in enumerate(layers):
-        if isinstance(layer, Rectifier):
-            if not stages or not isinstance(stages[-1].layer, Convolution | Dense):
-                raise InputError(
-                    f"layer {number + 1}: a rectifier must follow a convolution or a dense layer"
-                )
-            last = stages.pop()
-            stages.append(Stage(last.layer, last.shape, last.output, last.rectified, True))
-            continue
-        came = stages[-1].output if stages else shape
+    number = 0
+    for place, layer in enumerate(layers):
+        number += not isinstance(layer, Rectifier)
         try:
-            output = layer.output(came)
+            _follow(stages, number, layer, shape)
         except InputError as error:
-            raise InputError(f"layer {number + 1}: {error}") from None
-        rectified = bool(stages) and stages[-1].rectify
-        stages.append(Stage(layer, came, output, rectified, False))
+            raise InputError(f"layer {place + 1}: {error}") from None
     if not stages or stages[-1].rectify or stages[-1].layer.gradient_border(stages[-1].output) != Border():
         raise InputError(
             "the last layer gives the scores: it must be a dense layer without a rectifier behind it"
@@ -84,11 +80,27 @@ def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
     return stages
 
 
+def _follow(stages: list[Stage], number: int, layer: Layer | Rectifier, shape: Shape) -> None:
+    """Add a layer's stage, or change that of the layer it joins."""
+    last = stages[-1] if stages else None
+    match layer, last:
+        case Rectifier(), Stage(layer=Convolution() | Dense()):
+            stages[-1] = replace(last, rectify=True)
+        case Rectifier(), _:
+            raise InputError("a rectifier must follow a convolution or a dense layer")
+        case MaxPool(size), Stage(layer=Convolution(pool=1) as convolution):
+            pooled = replace(convolution, pool=size)
+            stages[-1] = replace(last, layer=pooled, output=pooled.output(last.shape))
+        case _:
+            came, rectified = (last.output, last.rectify) if last else (shape, False)
+            stages.append(Stage(number, layer, came, layer.output(came), rectified))
+
+
 def tensors(stages: Sequence[Stage]) -> list[Tensor]:
     """All parameters in the order in which they lie in the vector, named layer.tensor."""
     return [
-        Tensor(f"{number + 1}.{tensor.name}", tensor.shape, tensor.fan_in)
-        for number, stage in enumerate(stages)
+        Tensor(f"{stage.number}.{tensor.name}", tensor.shape, tensor.fan_in)
+        for stage in stages
         for tensor in stage.tensors
     ]
 
@@ -156,12 +168,19 @@ class Network:
                 weights.append(self.parameters[first : first + tensor.size].reshape(tensor.shape))
                 slopes.append(self.gradient[first : first + tensor.size].reshape(tensor.shape))
                 first += tensor.size
-            pooled = (*stage.output, self.lanes) if isinstance(stage.layer, MaxPool) else 0
             dx = gradients[number] if number else None
             around = (values[number], values[number + 1], dx, gradients[number + 1])
-            memory = (tuple(weights), tuple(slopes), aligned(pooled, np.uint8), scratch)
-            places.append(Place(number, *around, *memory, stage.rectify, stage.rectified, self.draw))
+            memory = (tuple(weights), tuple(slopes), self._winners(stage), scratch)
+            own = aligned(stage.layer.own(stage.shape, self.lanes, number == 0))
+            rectifiers = stage.rectify, stage.rectified
+            places.append(Place(stage.number - 1, *around, *memory, own, *rectifiers, self.draw))
         return places
+
+    def _winners(self, stage: Stage) -> np.ndarray:
+        pools = isinstance(stage.layer, MaxPool) or (
+            isinstance(stage.layer, Convolution) and stage.layer.pool > 1
+        )
+        return aligned((*stage.output, self.lanes), np.uint8) if pools else NO_WINNERS
 
     def fill(
         self,

@@ -108,13 +108,18 @@ def bench(
         dy=values(output, lanes, layer.gradient_border(output), 0),
         weights=weights,
         gradients=tuple(own.reshape(array.shape) for own, array in zip(gradients, weights, strict=True)),
-        winners=np.zeros((*output, lanes), np.uint8),
+        winners=np.zeros((*output, lanes) if pools(layer) else (0, 0, 0, 0), np.uint8),
         scratch=guarded(layer.scratch(shape, lanes)),
+        own=np.zeros(layer.own(shape, lanes, first=False), np.float32),
         rectify=rectify,
         rectified=rectified,
         draw=np.array(DRAW, np.uint64),
     )
     return Bench(layer, place, images)
+
+
+def pools(layer: Layer) -> bool:
+    return isinstance(layer, MaxPool) or (isinstance(layer, Convolution) and layer.pool > 1)
 
 
 def whole(seed: int, *shape: int, most: int = 4) -> np.ndarray:
@@ -160,6 +165,42 @@ def test_convolution_of_any_size_and_padding(
         if height >= size:
             layer = Convolution(5, size, padding)
             check_convolution(layer, (3, height, width), 19, number + size, after=after, before=before)
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize(
+    ("size", "padding", "pool"), [(3, "valid", 2), (2, "same", 3), (5, 2, 2), (4, 3, 4), (1, 0, 5)]
+)
+@pytest.mark.parametrize("images", [3, 16, 40, 64])
+def test_convolution_and_pooling_in_one_pass(
+    images: int, size: int, padding: int | str, pool: int, rectify: bool
+) -> None:
+    for shape, filters, around in (((3, 9, 11), 5, NONE), ((1, 8, 7), 4, WIDER), ((6, 6, 13), 8, NONE)):
+        check_pooled(Convolution(filters, size, padding, pool), shape, images, rectify, around)
+
+
+def check_pooled(layer: Convolution, shape: Shape, images: int, rectify: bool, around: Border) -> None:
+    """Like the convolution, the rectifier and the pooling by themselves; dy is gated already, as the next layer does it."""
+    tried = bench(layer, shape, images, rectify, False, after=around, before=around)
+    x, weights = whole(1, *shape, images), whole(2, shape[0], layer.size, layer.size, layer.filters)
+    bias, dy = whole(3, layer.filters), whole(4, *layer.output(shape), images)
+    border = exact_border(layer)
+    convolved = oracle.convolve(x, weights, bias, border)
+    convolved = np.maximum(convolved, 0) if rectify else convolved
+    y, winner = oracle.max_pool(convolved, layer.pool)
+    tried.give(x, dy, weights, bias)
+    np.testing.assert_array_equal(tried.forward(), y)
+    spread = oracle.max_pool_gradient(winner, layer.pool, dy, convolved.shape)
+    wanted = oracle.convolve_gradient(x, weights, spread, border)
+    lanes = tried.place.x.buffer.shape[3]
+    first = replace(tried.place, dx=None, own=np.zeros(layer.own(shape, lanes, first=True), np.float32))
+    tried.run(layer.backward(first))  # as the first layer, which has no use for dx
+    for got, exact in zip(tried.place.gradients, wanted[1:], strict=True):
+        np.testing.assert_array_equal(got, exact)
+        got[:] = CANARY
+    for got, exact in zip((tried.backward(), *tried.place.gradients), wanted, strict=True):
+        np.testing.assert_array_equal(got, exact)
+    tried.assert_untouched()
 
 
 @pytest.mark.parametrize("channels", range(1, 12))

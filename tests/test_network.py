@@ -61,6 +61,11 @@ STACKS: dict[str, Layers] = {
         Rectifier(),
         Convolution(CLASSES, 1),
     ],
+    "pooling before the rectifier": [
+        *(Convolution(5, 3, "same"), MaxPool(2), Rectifier(), Convolution(6, 2), MaxPool(3), Rectifier()),
+        Dense(CLASSES),
+    ],
+    "pooling twice": [Convolution(5, 3), Rectifier(), MaxPool(2), MaxPool(3), Dense(CLASSES)],
     "pooling the scores": [Convolution(CLASSES, 2), MaxPool(7)],
 }
 NETWORKS: dict[str, tuple[Layers, Shape]] = {
@@ -394,6 +399,24 @@ def test_the_start_is_the_one_it_always_was_and_every_seed_and_tensor_has_its_ow
     assert small.tolist() == [*GOLDEN_START, 0]
 
 
+def test_poolings_and_rectifiers_join_the_convolution_before_them() -> None:
+    layers = [
+        Convolution(2, 3),
+        MaxPool(2),
+        Rectifier(),
+        Convolution(3, 2),
+        Rectifier(),
+        MaxPool(2),
+        MaxPool(1),
+    ]
+    stages = plan([*layers, Dense(4)], (1, 10, 10))
+    joined = [Convolution(2, 3, pool=2), Convolution(3, 2, pool=2), MaxPool(1), Dense(4)]
+    assert [stage.layer for stage in stages] == joined
+    assert [stage.number for stage in stages] == [1, 3, 5, 6]
+    assert [stage.rectify for stage in stages] == [True, True, False, False]
+    assert [stage.output for stage in stages] == [(2, 4, 4), (3, 1, 1), (3, 1, 1), (4, 1, 1)]
+
+
 def test_tensors_are_named_by_the_layers_number() -> None:
     stages = plan([Convolution(2, 3), Rectifier(), MaxPool(2), Dense(4), Dense(5, bias=False)], (1, 8, 8))
     names = ["1.weights", "1.bias", "3.weights", "3.bias", "4.weights"]
@@ -405,7 +428,7 @@ def test_tensors_are_named_by_the_layers_number() -> None:
     [
         ([Rectifier(), Dense(3)], "layer 1: a rectifier must follow a convolution or a dense layer"),
         ([Dense(3), Dropout(0.5), Rectifier()], "layer 3: a rectifier must follow a convolution or a dense"),
-        ([Convolution(3, 2), Rectifier(), MaxPool(2), Rectifier()], "layer 4: a rectifier must follow"),
+        ([Convolution(3, 2), MaxPool(2), MaxPool(2), Rectifier()], "layer 4: a rectifier must follow"),
         ([Convolution(3, 2), Rectifier(), MaxPool(9)], "layer 3: a 9x9 pooling does not fit an input of 7x7"),
         ([MaxPool(2), Convolution(3, 6)], "layer 2: a 6x6 convolution does not fit an input of 4x4"),
     ],

@@ -8,6 +8,8 @@ from oracle import assert_close, rounding
 
 from distsgd.kernels import pairs
 from distsgd.kernels.pairs import BLOCK, ROOM
+from distsgd.kernels.rows import NO_VALUES, NO_WINNERS
+from distsgd.kernels.taps import pairs_room
 from distsgd.kernels.tile import LANES, TAPS
 
 LENGTHS = [16, 32, 48, 64, 80, 160, BLOCK // 4 * 3 // LANES * LANES, BLOCK, BLOCK + 16]
@@ -28,9 +30,11 @@ class Case:
 
     def run(self) -> np.ndarray:
         taps, channels = self.dw.shape
-        room = self.partial[: pairs.room(taps, channels)]
+        room = self.partial[: pairs_room(taps, channels)]
         filled_up = np.concatenate([self.offsets, np.repeat(self.offsets[-1:], -taps % TAPS)])
-        pairs.sum_pairs(self.x, filled_up, self.step, self.dy, room, self.dw)
+        spans = np.array([(0, self.dy.shape[1], 0, self.dy.shape[2])] * (len(filled_up) // TAPS))
+        sums = (filled_up, np.arange(taps), spans, self.step, self.dy, room, self.dw)
+        pairs.sum_pairs(self.x, *sums, NO_VALUES, NO_WINNERS)
         return self.dw
 
     def expected(self) -> np.ndarray:
@@ -66,7 +70,7 @@ def case(seed: int, taps: int, channels: int, lines: int, length: int, whole: bo
     wide = np.full((channels, lines + 2, length + 24), np.nan, np.float32)
     dy = wide[:, 1:-1, 11:-13]
     dy[:] = numbers(rng, dy.shape, whole)
-    partial = np.full(pairs.room(taps, channels) + 64, CANARY)
+    partial = np.full(pairs_room(taps, channels) + 64, CANARY)
     buffer = np.full((taps + 2, channels + 3), CANARY)
     return Case(x, offsets, step, dy, partial, buffer, buffer[1:-1, 1:-2])
 
@@ -79,7 +83,7 @@ def test_whole_numbers_add_up_exactly_and_nothing_else_is_written(taps: int, cha
         np.testing.assert_array_equal(tried.run(), tried.expected())
         tried.dw[:] = CANARY
         assert (tried.buffer == CANARY).all()
-        assert (tried.partial[pairs.room(*tried.dw.shape) :] == CANARY).all()
+        assert (tried.partial[pairs_room(*tried.dw.shape) :] == CANARY).all()
 
 
 @pytest.mark.parametrize("lines", [1, 2, 13])

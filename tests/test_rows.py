@@ -7,7 +7,7 @@ import pytest
 from oracle import assert_close, rounding
 
 from distsgd.kernels import rows
-from distsgd.kernels.rows import CHUNK, GROUP, NO_BIAS, NO_GATE, STRIP
+from distsgd.kernels.rows import CHUNK, GROUP, NO_BIAS, NO_ROWS, NO_WINNERS, STRIP
 
 LENGTHS = sorted({16, 17, 31, 32, 48, STRIP - 1, STRIP, STRIP + 1, 80, 128, 200, GROUP - 1, GROUP, GROUP + 1})
 LENGTHS += [2 * GROUP + 5, 1008]
@@ -28,9 +28,13 @@ class Case:
     buffer: np.ndarray
     y: np.ndarray
 
-    def run(self, gate: np.ndarray = NO_GATE, rectify: bool = False) -> np.ndarray:
-        room = self.partial[: self.y.shape[0] * GROUP]
-        rows.sum_rows(self.x, self.offsets, self.step, self.weights, self.bias, room, self.y, gate, rectify)
+    def run(self, gate: np.ndarray = NO_ROWS, rectify: bool = False) -> np.ndarray:
+        room, count = self.partial[: self.y.shape[0] * GROUP], len(self.offsets)
+        taps = np.stack([self.offsets, np.arange(count)])
+        strips = np.array([(0, count)] * len(rows.strip_starts(self.y.shape[2])))
+        bands = np.array([(0, 1)] * self.y.shape[1])
+        sums = (taps, strips, bands, self.step, self.weights, self.bias, room, self.y, gate, rectify)
+        rows.sum_rows(self.x, *sums, NO_ROWS, NO_WINNERS)
         return self.y
 
     def expected(self) -> np.ndarray:

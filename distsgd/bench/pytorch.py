@@ -96,23 +96,25 @@ def modules(stages: Sequence[Stage]) -> list[Any]:
 
     found: list[Any] = []
     for stage in stages:
-        found += _modules(stage)
-        found += [nn.ReLU()] if stage.rectify else []
+        own, behind = _modules(stage)
+        found += [*own, *([nn.ReLU()] if stage.rectify else []), *behind]
     return found
 
 
-def _modules(stage: Stage) -> list[Any]:
+def _modules(stage: Stage) -> tuple[list[Any], list[Any]]:
+    """What a layer is in front of its rectifier, and behind it."""
     from torch import nn
 
     match stage.layer:
         case Convolution() as layer:
-            return _convolution(layer, stage.shape[0])
+            pools = [nn.MaxPool2d(layer.pool)] if layer.pool > 1 else []
+            return _convolution(layer, stage.shape[0]), pools
         case Dense() as layer:
-            return [nn.Flatten(), nn.Linear(math.prod(stage.shape), layer.units, bias=layer.bias)]
+            return [nn.Flatten(), nn.Linear(math.prod(stage.shape), layer.units, bias=layer.bias)], []
         case MaxPool() as layer:
-            return [nn.MaxPool2d(layer.size)]
+            return [nn.MaxPool2d(layer.size)], []
         case Dropout() as layer:
-            return [nn.Dropout(layer.rate)]
+            return [nn.Dropout(layer.rate)], []
 
 
 def _convolution(layer: Convolution, channels: int) -> list[Any]:

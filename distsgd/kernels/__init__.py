@@ -9,6 +9,6 @@ with filled_once("rows fixedpoint update", "pairs pool order loss batch"):
         for module in modules:
             importlib.import_module(f"distsgd.kernels.{module}")
     else:
-        from distsgd.kernels import batch, fixedpoint, loss, order, pairs, pool, rows, tile, update
+        from distsgd.kernels import batch, fixedpoint, loss, order, pairs, pool, rows, taps, tile, update
 
-__all__ = ["batch", "fixedpoint", "loss", "order", "pairs", "pool", "rows", "tile", "update"]
+__all__ = ["batch", "fixedpoint", "loss", "order", "pairs", "pool", "rows", "taps", "tile", "update"]

@@ -2,14 +2,15 @@
 
 The gradient of a weight is the dot product of the inputs its tap saw with the gradients of the outputs it fed::
 
-    dw[t, k] = sum over rows i, lanes j of x[i * step + offsets[t] + j] * dy[k, i, j]
+    dw[t, k] = sum over rows i, lanes j of x[i * step + place of t + j] * dy[k, i, j]
 
 It is summed in LANES chains (lane j goes to chain j mod LANES, rows in order), the chains in a fixed tree: the same bits whatever
 the vector's width and the blocking. Lengths are multiples of LANES.
 """
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import compiled
+from distsgd.kernels.pool import unpool_row
 from distsgd.kernels.tile import LANES, TAPS, VECTOR
 
 CHANNELS = 4
@@ -21,109 +22,66 @@ BLOCK = 1024
 """Lanes of a row after which another block takes its turn, so that the rows of dy are read from the level-1 cache."""
 
 
-@inlined
-def _extend(total, x, at, step, offsets, tap, dy, first, plane, line, rows, length, partial, rest, fresh):
-    """One block of dot products, continued over some rows: chains come from and go to `partial`."""
-    if not fresh:
-        total = tile.load(total, partial, rest, CHANNELS * VECTOR)
-    for i in range(rows):
-        for j in range(0, length, LANES):
-            total = tile.multiply_pairs(total, x, at + j, offsets, tap, dy, first + j, plane)
-        at += step
-        first += line
-    tile.store(total, partial, rest, CHANNELS * VECTOR)
-
-
-@compiled("void(float32[::1], int64[::1], int64, float32[:,:,:], float32[::1], float32[:,:])")
-def sum_pairs(x, offsets, step, dy, partial, dw):
+@compiled(
+    "void(float32[::1], int64[::1], int64[::1], int64[:,::1], int64, float32[:,:,:], float32[::1], float32[:,:],"
+    " float32[:,:,:,::1], uint8[:,:,:,::1])"
+)
+def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     """Write dw, see the module's equation.
 
-    x, offsets, step: as in `rows.sum_rows`, the offsets' number filled up to a multiple of TAPS. dy: (channels, rows, length), its
-    last axis contiguous. partial: room for the chains, see `room`. dw: (taps, channels).
+    x, step: as in `rows.sum_rows`. offsets, places, spans: see `taps.PairTaps`. dy: (channels, rows, length), its last axis
+    contiguous. partial: room for the chains, see `taps.pairs_room`. dw: (taps, channels).
+
+    With `winner` (channels, height, width, batch), not empty, the gradient is that of windows' maxima, `pooled` of the same shape;
+    dy then has as many rows as a window and is written for one row of windows after another (see `pool.max_pool_gradient`).
     """
-    taps, channels = dw.shape
-    plane, line, length = dy.strides[0] >> 2, dy.strides[1] >> 2, dy.shape[2]
-    rows, at_once, part = dy.shape[1], max(1, BLOCK // dy.shape[2]), ROOM // PARTS
+    channels, size, length = dy.shape
+    plane, line = dy.strides[0] >> 2, dy.strides[1] >> 2
+    rows = winner.shape[1] * size if winner.size > 0 else size
+    at_once = size if winner.size > 0 else max(1, BLOCK // length)
+    part = ROOM // PARTS
+    partial[: spans.shape[0] * ((channels + CHANNELS - 1) // CHANNELS) * ROOM] = 0
+
+    def extend(total, x_at, tap, dy_at, count, first, last, rest):
+        """A block of dot products, continued over some rows: chains come from and go to `partial`."""
+        total = tile.load(total, partial, rest, CHANNELS * VECTOR)
+        for i in range(count):
+            for j in range(first, last, LANES):
+                total = tile.multiply_pairs(total, x, x_at + j, offsets, tap, dy, dy_at + j, plane)
+            x_at += step
+            dy_at += line
+        tile.store(total, partial, rest, CHANNELS * VECTOR)
+
     four, three, one = tile.zeros(TAPS, 4), tile.zeros(TAPS, 3), tile.zeros(TAPS, 1)
     for i in range(0, rows, at_once):
-        count, block = min(at_once, rows - i), 0
+        until, block, shift = min(i + at_once, rows), 0, 0
+        if winner.size > 0:
+            unpool_row(pooled, winner, i // size, size, False, dy, dy, 0, plane, line)
+            shift = i
         for k in range(0, channels, CHANNELS):
-            for t in range(0, taps, TAPS):
+            for b in range(spans.shape[0]):
+                low, high, first, last = (
+                    max(i, spans[b, 0]),
+                    min(until, spans[b, 1]),
+                    spans[b, 2],
+                    spans[b, 3],
+                )
                 for h in range(PARTS):
-                    at, first, rest = (
-                        i * step + h * VECTOR,
-                        k * plane + i * line + h * VECTOR,
-                        block * ROOM + h * part,
-                    )
+                    at, rest = low * step + h * VECTOR, block * ROOM + h * part
+                    out, count = k * plane + (low - shift) * line + h * VECTOR, high - low
                     if channels - k >= 4:
-                        _extend(
-                            four,
-                            x,
-                            at,
-                            step,
-                            offsets,
-                            t,
-                            dy,
-                            first,
-                            plane,
-                            line,
-                            count,
-                            length,
-                            partial,
-                            rest,
-                            i == 0,
-                        )
+                        extend(four, at, b * TAPS, out, count, first, last, rest)
                     elif channels - k == 3:
-                        _extend(
-                            three,
-                            x,
-                            at,
-                            step,
-                            offsets,
-                            t,
-                            dy,
-                            first,
-                            plane,
-                            line,
-                            count,
-                            length,
-                            partial,
-                            rest,
-                            i == 0,
-                        )
+                        extend(three, at, b * TAPS, out, count, first, last, rest)
                     else:
                         for c in range(channels - k):
-                            next_first, next_rest = first + c * plane, rest + c * VECTOR
-                            _extend(
-                                one,
-                                x,
-                                at,
-                                step,
-                                offsets,
-                                t,
-                                dy,
-                                next_first,
-                                plane,
-                                line,
-                                count,
-                                length,
-                                partial,
-                                next_rest,
-                                i == 0,
-                            )
+                            extend(one, at, b * TAPS, out + c * plane, count, first, last, rest + c * VECTOR)
                 block += 1
-    tap_blocks = (taps + TAPS - 1) // TAPS
-    for t in range(taps):
+    for t in range(places.size):
         for k in range(channels):
-            block = (k // CHANNELS) * tap_blocks + t // TAPS
-            dw[t, k] = tile.sum_chains(
-                partial, block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR, part
-            )
-
-
-def room(taps: int, channels: int) -> int:
-    """float32 values that `partial` needs."""
-    return -(-taps // TAPS) * -(-channels // CHANNELS) * ROOM
+            block = (k // CHANNELS) * spans.shape[0] + t // TAPS
+            chains = block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR
+            dw[places[t], k] = tile.sum_chains(partial, chains, part)
 
 
 @compiled("void(float32[:,:,:], float32[::1], float32[::1])")

@@ -6,10 +6,54 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 import numpy as np
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import compiled
+from distsgd.kernels.compiled import compiled, inlined
 from distsgd.kernels.tile import LANES, VECTOR
 
 REGISTERS = LANES // VECTOR
+
+
+@inlined
+def pool_row(x, start, plane, line, size, y, winner, i):
+    """Row i of windows: maxima into y, their places in the window into `winner`.
+
+    x: any shape, its values for these windows from `start` on, `plane` from channel to channel, `line` from row to row.
+    """
+    channels, _, width, batch = winner.shape
+    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> 2, y.strides[1] >> 2
+    for c in range(channels):
+        for window in range(width):
+            for image in range(0, batch, LANES):
+                at = start + c * plane + window * size * batch + image
+                best, place, number = tile.load(shape, x, at, 0), shape, np.float32(0)
+                for r in range(size):
+                    for s in range(size):
+                        value = tile.load(shape, x, at + r * line + s * batch, 0)
+                        place = tile.where_greater(value, best, tile.fill(shape, number), place)
+                        best = tile.where_greater(value, best, value, best)
+                        number += np.float32(1)
+                to = window * batch + image
+                tile.store(best, y, c * y_plane + i * y_line + to, 0)
+                tile.store_bytes(place, winner, (c * winner.shape[1] + i) * width * batch + to)
+
+
+@inlined
+def unpool_row(dy, winner, i, size, gated, y, dx, start, plane, line):
+    """Row i of windows: the gradient goes to the window's winner, zero to the rest of the window. The dual of `pool_row`."""
+    channels, height, width, batch = winner.shape
+    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> 2, y.strides[1] >> 2
+    for c in range(channels):
+        for window in range(width):
+            for image in range(0, batch, LANES):
+                flat = (c * height + i) * width * batch + window * batch + image
+                slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
+                if gated:
+                    slope = tile.gate(slope, y, c * y_plane + i * y_line + window * batch + image, 0)
+                to, number = start + c * plane + window * size * batch + image, np.float32(0)
+                for r in range(size):
+                    for s in range(size):
+                        passed = tile.where_equal(place, tile.fill(shape, number), slope, shape)
+                        tile.store(passed, dx, to + r * line + s * batch, 0)
+                        number += np.float32(1)
 
 
 @compiled("void(float32[:,:,:,::1], int64, float32[:,:,:], uint8[:,:,:,::1])")
@@ -19,24 +63,9 @@ def max_pool(x, size, y, winner):
     winner: (channels, out height, out width, batch), at most 256 places.
     y: (channels, out height, out width x batch), last axis contiguous.
     """
-    channels, height, width, batch = winner.shape
-    shape, line, plane, row = (
-        tile.zeros(1, REGISTERS),
-        y.strides[1] >> 2,
-        y.strides[0] >> 2,
-        x.strides[1] >> 2,
-    )
-    for c in range(channels):
-        for i in range(height):
-            for j in range(0, width * batch, LANES):
-                at = (c * x.shape[1] + i * size) * row + (j // batch * size) * batch + j % batch
-                best, place = tile.load(shape, x, at, 0), shape
-                for other in range(1, size * size):
-                    value = tile.load(shape, x, at + other // size * row + other % size * batch, 0)
-                    place = tile.where_greater(value, best, tile.fill(shape, np.float32(other)), place)
-                    best = tile.where_greater(value, best, value, best)
-                tile.store(best, y, c * plane + i * line + j, 0)
-                tile.store_bytes(place, winner, (c * height + i) * width * batch + j)
+    plane, line = x.strides[0] >> 2, x.strides[1] >> 2
+    for i in range(winner.shape[1]):
+        pool_row(x, i * size * line, plane, line, size, y, winner, i)
 
 
 @compiled("void(float32[:,:,:,::1], uint8[:,:,:,::1], int64, float32[:,:,:], boolean, float32[:,:,:])")
@@ -46,22 +75,6 @@ def max_pool_gradient(dy, winner, size, y, gated, dx):
     dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not
     positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
     """
-    channels, height, width, batch = winner.shape
-    shape, line, plane, row, depth = (
-        tile.zeros(1, REGISTERS),
-        y.strides[1] >> 2,
-        y.strides[0] >> 2,
-        dx.strides[1] >> 2,
-        dx.strides[0] >> 2,
-    )
-    for c in range(channels):
-        for i in range(height):
-            for j in range(0, width * batch, LANES):
-                flat = (c * height + i) * width * batch + j
-                slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
-                if gated:
-                    slope = tile.gate(slope, y, c * plane + i * line + j, 0)
-                to = c * depth + i * size * row + (j // batch * size) * batch + j % batch
-                for other in range(size * size):
-                    passed = tile.where_equal(place, tile.fill(shape, np.float32(other)), slope, shape)
-                    tile.store(passed, dx, to + other // size * row + other % size * batch, 0)
+    plane, line = dx.strides[0] >> 2, dx.strides[1] >> 2
+    for i in range(winner.shape[1]):
+        unpool_row(dy, winner, i, size, gated, y, dx, i * size * line, plane, line)

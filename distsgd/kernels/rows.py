@@ -2,251 +2,122 @@
 
 With the batch innermost, a row of outputs (all columns, all images) is a sum of contiguous rows of inputs, each times one weight::
 
-    y[k, i, :] = bias[k] + sum over taps t of weights[t, k] * x[i * step + offsets[t] : ... + length]
+    y[k, i, :] = bias[k] + sum over taps t of weights[t, k] * x[i * step + place of t : ... + length]
 
-A convolution's taps are (channel, filter row, filter column); a dense layer's are its inputs.
+A convolution's taps are (channel, filter row, filter column); a dense layer's are its inputs. `taps` says which there are.
 """
 
 import numpy as np
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import compiled
+from distsgd.kernels.pool import pool_row
 from distsgd.kernels.tile import COLUMNS, VECTOR
 
 STRIP = COLUMNS * VECTOR
 """Lanes of a row that one tile covers."""
+TALL = {16: 8, 8: 4, 4: 8}[VECTOR]
+"""Channels of a tile that is one or two columns wide: with fewer, each multiply-add would wait for the one before."""
 CHUNK = 64
 """Taps after which a tile rests in memory, so that a strip of x stays in the level-1 cache while all channels use it."""
 GROUP = 256 // STRIP * STRIP
 """Lanes that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""
 
 
-@inlined
-def _sum(
-    total,
-    x,
-    at,
-    offsets,
-    first,
-    last,
-    weights,
-    k,
-    tap,
-    row,
-    bias,
-    partial,
-    rest,
-    y,
-    out,
-    plane,
-    gate,
-    seen,
-    gate_plane,
-    rectify,
-):
-    """One tile of y, channels k..: its sum so far plus taps first..last, put to rest in `partial` or, at the end, finished in y."""
-    if first > 0:
-        total = tile.load(total, partial, rest, STRIP)
-    elif bias.size > 0:
-        total = tile.add_rows(total, bias, k)
-    for t in range(first, last):
-        total = tile.multiply_add(total, x, at, offsets, t, weights, k * row + t * tap, row)
-    if last < offsets.size:
-        tile.store(total, partial, rest, STRIP)
-        return
-    if rectify:
-        total = tile.rectify(total)
-    if gate.size > 0:
-        total = tile.gate(total, gate, seen, gate_plane)
-    tile.store(total, y, out, plane)
+def strip_width(length: int) -> int:
+    """Lanes that a row of that length is computed in at once."""
+    return STRIP if length >= STRIP else 2 * VECTOR if length >= 2 * VECTOR else VECTOR
 
 
-@inlined
-def _strip(
-    tiles,
-    x,
-    at,
-    offsets,
-    first,
-    last,
-    weights,
-    tap,
-    row,
-    bias,
-    partial,
-    rest,
-    y,
-    out,
-    plane,
-    gate,
-    seen,
-    gate_plane,
-    rectify,
-):
-    """All channels of a strip of lanes, in tiles of four and then of three (of one where neither adds up: 1, 2 and 5)."""
-    channels, (four, three, one) = y.shape[0], tiles
-    blocks = (channels + 3) // 4
-    fours = channels - 3 * blocks
-    if fours < 0:
-        blocks = channels
-    for block in range(blocks):
-        k = block if fours < 0 else 3 * block + min(block, fours)
-        r, o, s = rest + k * STRIP, out + k * plane, seen + k * gate_plane
-        if block < fours:
-            _sum(
-                four,
-                x,
-                at,
-                offsets,
-                first,
-                last,
-                weights,
-                k,
-                tap,
-                row,
-                bias,
-                partial,
-                r,
-                y,
-                o,
-                plane,
-                gate,
-                s,
-                gate_plane,
-                rectify,
-            )
-        elif fours >= 0:
-            _sum(
-                three,
-                x,
-                at,
-                offsets,
-                first,
-                last,
-                weights,
-                k,
-                tap,
-                row,
-                bias,
-                partial,
-                r,
-                y,
-                o,
-                plane,
-                gate,
-                s,
-                gate_plane,
-                rectify,
-            )
-        else:
-            _sum(
-                one,
-                x,
-                at,
-                offsets,
-                first,
-                last,
-                weights,
-                k,
-                tap,
-                row,
-                bias,
-                partial,
-                r,
-                y,
-                o,
-                plane,
-                gate,
-                s,
-                gate_plane,
-                rectify,
-            )
-
-
-@inlined
-def _row(tiles, width, x, at, offsets, weights, bias, partial, y, out, gate, seen, rectify):
-    """One row of all channels, in strips `width` lanes wide."""
-    length, taps, tap, row = y.shape[2], offsets.size, weights.strides[0] >> 2, weights.strides[1] >> 2
-    plane, gate_plane = y.strides[0] >> 2, gate.strides[0] >> 2
-    for group in range(0, length, GROUP):
-        for first in range(0, taps, CHUNK):
-            last, rest = min(first + CHUNK, taps), 0
-            for lane in range(group, min(group + GROUP, length), width):
-                j = min(
-                    lane, length - width
-                )  # the last strip moves back over lanes done before: they get the same again
-                _strip(
-                    tiles,
-                    x,
-                    at + j,
-                    offsets,
-                    first,
-                    last,
-                    weights,
-                    tap,
-                    row,
-                    bias,
-                    partial,
-                    rest,
-                    y,
-                    out + j,
-                    plane,
-                    gate,
-                    seen + j,
-                    gate_plane,
-                    rectify,
-                )
-                rest += y.shape[0] * STRIP
+def strip_starts(length: int) -> list[int]:
+    """Where the strips of a row begin: the last moves back over lanes done before, which get the same again."""
+    width = strip_width(length)
+    return [min(lane, length - width) for lane in range(0, length, width)]
 
 
 @compiled(
-    "void(float32[::1], int64[::1], int64, float32[:,:], float32[::1], float32[::1], float32[:,:,:], float32[:,:,:], boolean)"
+    "void(float32[::1], int64[:,::1], int64[:,::1], int64[:,::1], int64, float32[:,:], float32[::1], float32[::1],"
+    " float32[:,:,:], float32[:,:,:], boolean, float32[:,:,:], uint8[:,:,:,::1])"
 )
-def sum_rows(x, offsets, step, weights, bias, partial, y, gate, rectify):
+def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rectify, pooled, winner):
     """Write y, see the module's equation.
 
-    x: flat, its first element is tap 0's for y[0, 0, 0]. offsets: (taps,) places in x. step: from one row to the next in x.
-    weights: (taps, channels), any strides. bias: (channels,), or empty for none. partial: room for channels x GROUP values.
-    y: (channels, rows, length) whose last axis is contiguous. gate: y's shape, or empty: y is zero where it is not positive.
-    rectify: whether y is max(y, 0). Each value is one chain of fused multiply-adds over the taps in order.
+    x: flat, its first element is where the first window begins. taps, strips, bands: see `taps.RowTaps`.
+    step: from one row to the next in x. weights: (taps, channels), any strides. bias: (channels,), or empty for none.
+    partial: room for channels x GROUP values. y: (channels, rows, length) whose last axis is contiguous. gate: y's shape, or
+    empty: y is zero where it is not positive. rectify: whether y is max(y, 0).
+
+    With `winner` (channels, height, width, batch), not empty, the maxima of windows go to `pooled` (channels, height, width x
+    batch), as `pool.max_pool` writes them; y then has as many rows as a window, and they are used again for every row of windows.
+
+    Each value is one chain of fused multiply-adds over its taps in the order row, channel, column.
     """
-    wide = (tile.zeros(4, COLUMNS), tile.zeros(3, COLUMNS), tile.zeros(1, COLUMNS))
-    narrow = (tile.zeros(4, 1), tile.zeros(3, 1), tile.zeros(1, 1))
-    line, gate_line = y.strides[1] >> 2, gate.strides[1] >> 2
-    for i in range(y.shape[1]):
-        if y.shape[2] >= STRIP:
-            _row(
-                wide,
-                STRIP,
-                x,
-                i * step,
-                offsets,
-                weights,
-                bias,
-                partial,
-                y,
-                i * line,
-                gate,
-                i * gate_line,
-                rectify,
-            )
+    tap, row = weights.strides[0] >> 2, weights.strides[1] >> 2
+    plane, line = y.strides[0] >> 2, y.strides[1] >> 2
+    gate_plane, gate_line = gate.strides[0] >> 2, gate.strides[1] >> 2
+    channels, size, length = y.shape
+    widest = 0
+    for s in range(strips.shape[0]):
+        widest = max(widest, strips[s, 1])
+
+    def sum_tile(total, k, at, first, last, ends, rest, out, seen):
+        """Channels k.. of a strip: the sum so far plus taps first..last, put to rest in `partial` or finished in y."""
+        if first > ends[0]:
+            total = tile.load(total, partial, rest + k * STRIP, STRIP)
+        elif bias.size > 0:
+            total = tile.add_rows(total, bias, k)
+        for t in range(first, last):
+            total = tile.multiply_add(total, x, at, taps, t, weights, k * row + taps[1, t] * tap, row)
+        if last < ends[1]:
+            tile.store(total, partial, rest + k * STRIP, STRIP)
         else:
-            _row(
-                narrow,
-                VECTOR,
-                x,
-                i * step,
-                offsets,
-                weights,
-                bias,
-                partial,
-                y,
-                i * line,
-                gate,
-                i * gate_line,
-                rectify,
-            )
+            if rectify:
+                total = tile.rectify(total)
+            if gate.size > 0:
+                total = tile.gate(total, gate, seen + k * gate_plane, gate_plane)
+            tile.store(total, y, out + k * plane, plane)
+
+    def sum_row(tall, short, one, shorts_from, ones_from, width, i):
+        """A row of all channels: tall tiles up to channel `shorts_from`, short ones up to `ones_from`, single rows beyond."""
+        low, high = bands[i]
+        for group in range(0, length, GROUP):
+            until = min(group + GROUP, length)
+            for chunk in range(0, (high - low) * widest, CHUNK):
+                rest = 0
+                for lane in range(group, until, width):
+                    begin, of_row = strips[lane // width]
+                    ends = (begin + low * of_row, begin + high * of_row)
+                    first, last = ends[0] + chunk, min(ends[0] + chunk + CHUNK, ends[1])
+                    j = min(lane, length - width)
+                    at, out, seen = i * step + j, i % size * line + j, i * gate_line + j
+                    if first < last:
+                        for k in range(0, shorts_from, tile.rows(tall)):
+                            sum_tile(tall, k, at, first, last, ends, rest, out, seen)
+                        for k in range(shorts_from, ones_from, tile.rows(short)):
+                            sum_tile(short, k, at, first, last, ends, rest, out, seen)
+                        for k in range(ones_from, channels):
+                            sum_tile(one, k, at, first, last, ends, rest, out, seen)
+                    rest += channels * STRIP
+
+    # Wide strips: tiles of four and three channels, of one where neither adds up: 1, 2 and 5.
+    blocks = (channels + 3) // 4
+    fours = channels - 3 * blocks
+    wide_from, wide_ones = max(0, 4 * fours), channels if fours >= 0 else 0
+    for i in range(bands.shape[0]):
+        if length >= STRIP:
+            four, three, one = tile.zeros(4, COLUMNS), tile.zeros(3, COLUMNS), tile.zeros(1, COLUMNS)
+            sum_row(four, three, one, wide_from, wide_ones, STRIP, i)
+        elif length >= 2 * VECTOR:
+            tall, four, one = tile.zeros(TALL, 2), tile.zeros(4, 2), tile.zeros(1, 2)
+            sum_row(tall, four, one, channels // TALL * TALL, channels // 4 * 4, 2 * VECTOR, i)
+        else:
+            tall, four, one = tile.zeros(TALL, 1), tile.zeros(4, 1), tile.zeros(1, 1)
+            sum_row(tall, four, one, channels // TALL * TALL, channels // 4 * 4, VECTOR, i)
+        if winner.size > 0 and (i + 1) % size == 0:
+            pool_row(y, 0, plane, line, size, pooled, winner, i // size)
 
 
 NO_BIAS = np.empty(0, np.float32)
-NO_GATE = np.empty((0, 0, 0), np.float32)
+NO_ROWS = np.empty((0, 0, 0), np.float32)
+NO_VALUES = np.empty((0, 0, 0, 0), np.float32)
+NO_WINNERS = np.empty((0, 0, 0, 0), np.uint8)

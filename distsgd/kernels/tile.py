@@ -115,6 +115,16 @@ def zeros(typing, rows, columns):
 
 
 @intrinsic
+def rows(typing, tile):
+    """How many rows a tile has."""
+
+    def generate(context, builder, signature, args):
+        return context.get_constant(types.int64, tile.rows)
+
+    return types.int64(tile), generate
+
+
+@intrinsic
 def add_rows(typing, tile, array, place):
     """Each row of the tile plus one scalar of the array, from `place` on."""
 

@@ -1,0 +1,135 @@
+"""Which inputs an output sees: the lists of taps that `rows` and `pairs` follow, in NumPy, made once when a network is built.
+
+A filter at the border of an image looks at zeros. They add nothing, so their taps are left out: by rows of outputs, and by
+columns as far as the lanes that are computed together allow. For a 5x5 filter on an image of 8x8 that is a quarter of all taps.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from distsgd.kernels import pairs, rows
+from distsgd.kernels.tile import TAPS
+
+
+@dataclass(frozen=True)
+class Window:
+    """A size x size filter over channels of images in a buffer (channels, height, width, batch) with zeros around them.
+
+    top, left: the zeros before the image, which is `height` x `width`. outputs: rows and columns of outputs.
+    """
+
+    buffer: tuple[int, int, int, int]
+    size: int
+    top: int
+    left: int
+    height: int
+    width: int
+    outputs: tuple[int, int]
+
+    @property
+    def step(self) -> int:
+        """Values from one row of outputs to the next."""
+        return self.buffer[2] * self.buffer[3]
+
+    def places(self) -> np.ndarray:
+        """(channels, row, column) of the filter: each tap's place in the buffer, from the first of its window on."""
+        channels, high, wide, batch = self.buffer
+        channel, row, column = np.ogrid[:channels, : self.size, : self.size]
+        return ((channel * high + row) * wide + column) * batch
+
+    def rows_that_count(self, output: int) -> tuple[int, int]:
+        """The rows first..last of the filter that meet the image, for a row of outputs."""
+        return _meeting(output, self.size, self.top, self.height)
+
+    def columns_that_count(self, first: int, last: int) -> tuple[int, int]:
+        """The filter's columns that meet the image for any of the columns first..last (included) of outputs."""
+        low, high = (_meeting(output, self.size, self.left, self.width) for output in (last, first))
+        return low[0], high[1]
+
+
+def _meeting(output: int, size: int, before: int, length: int) -> tuple[int, int]:
+    return max(0, before - output), min(size, before + length - output)
+
+
+class RowTaps(NamedTuple):
+    """What `rows.sum_rows` follows."""
+
+    taps: np.ndarray
+    """(2, n) int64: places in x, rows of the weights."""
+    strips: np.ndarray
+    """(strips, 2): for each strip of lanes, where its list begins in `taps`, and how many taps a row of the filter has there."""
+    bands: np.ndarray
+    """(rows, 2): for each row of outputs, the first and the last row of the filter that counts."""
+
+
+def row_taps(window: Window) -> RowTaps:
+    """Lists for every set of columns that occurs, each in the order row, channel, column: what a row leaves out is at its ends."""
+    batch, lanes = window.buffer[3], window.outputs[1] * window.buffer[3]
+    sets = [
+        window.columns_that_count(first // batch, (first + rows.strip_width(lanes) - 1) // batch)
+        for first in rows.strip_starts(lanes)
+    ]
+    weights = np.arange(window.buffer[0] * window.size**2).reshape(-1, window.size, window.size)
+    both = np.stack([window.places(), weights]).transpose(0, 2, 1, 3)
+    lists = {columns: both[..., slice(*columns)].reshape(2, -1) for columns in dict.fromkeys(sets)}
+    ends = np.cumsum([part.shape[1] for part in lists.values()])
+    begins = dict(zip(lists, [0, *ends.tolist()]))
+    strips = [(begins[columns], lists[columns].shape[1] // window.size) for columns in sets]
+    bands = [window.rows_that_count(output) for output in range(window.outputs[0])]
+    return RowTaps(np.concatenate([*lists.values()], axis=1), np.array(strips), np.array(bands))
+
+
+def dense_row_taps(inputs: int, lanes: int) -> RowTaps:
+    """The taps of a dense layer: every row of (inputs, lanes)."""
+    taps = np.stack([np.arange(inputs) * lanes, np.arange(inputs)])
+    strips = [(0, inputs)] * len(rows.strip_starts(lanes))
+    return RowTaps(taps, np.array(strips), np.array([(0, 1)]))
+
+
+class PairTaps(NamedTuple):
+    """What `pairs.sum_pairs` follows: blocks of TAPS taps, the last one filled up."""
+
+    offsets: np.ndarray
+    """(blocks x TAPS,) places in x."""
+    places: np.ndarray
+    """(taps,) rows of dw."""
+    spans: np.ndarray
+    """(blocks, 4): rows first..last and lanes first..last where any tap of a block meets the image."""
+
+
+def pair_taps(window: Window) -> PairTaps:
+    """Taps grouped by channels, then row, then column: those of a block mostly miss the image together."""
+    channels, size, batch = window.buffer[0], window.size, window.buffer[3]
+    groups = [range(first, min(first + TAPS, channels)) for first in range(0, channels, TAPS)]
+    order = np.array([(c, r, s) for group in groups for r in range(size) for s in range(size) for c in group])
+    channel, row, column = order.T
+    offsets, places = window.places()[channel, row, column], (channel * size + row) * size + column
+    spans = []
+    for first in range(0, len(order), TAPS):
+        of_rows = _span(row[first : first + TAPS], window.top, window.height, window.outputs[0])
+        of_columns = _span(column[first : first + TAPS], window.left, window.width, window.outputs[1])
+        spans.append((*of_rows, *(batch * place for place in of_columns)))
+    return PairTaps(_whole_blocks(offsets), places, np.array(spans))
+
+
+def _span(taps: np.ndarray, before: int, length: int, outputs: int) -> tuple[int, int]:
+    """The outputs first..last for which any of the filter's rows (or columns) meets the image."""
+    return max(0, before - int(taps.max())), min(outputs, before + length - int(taps.min()))
+
+
+def dense_pair_taps(inputs: int, lanes: int) -> PairTaps:
+    """The taps of a dense layer: every row of (inputs, lanes)."""
+    places = np.arange(inputs)
+    offsets = _whole_blocks(places * lanes)
+    return PairTaps(offsets, places, np.array([(0, 1, 0, lanes)] * (len(offsets) // TAPS)))
+
+
+def _whole_blocks(offsets: np.ndarray) -> np.ndarray:
+    return np.concatenate([offsets, np.repeat(offsets[-1:], -len(offsets) % TAPS)])
+
+
+def pairs_room(taps: int, channels: int) -> int:
+    """float32 values that `pairs.sum_pairs` needs for its chains."""
+    return -(-taps // TAPS) * -(-channels // pairs.CHANNELS) * pairs.ROOM

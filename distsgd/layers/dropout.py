@@ -1,0 +1,70 @@
+"""Dropout."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from distsgd.config import InputError
+from distsgd.kernels import order
+from distsgd.layers.place import Border, Call, Place, Program, Shape, Tensor
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Each value is dropped with probability `rate` in training and the others grow by 1 / (1 - rate) (Srivastava et al. 2014)."""
+
+    rate: float
+
+    def border(self, shape: Shape) -> Border:
+        """None."""
+        return Border()
+
+    def gradient_border(self, output: Shape) -> Border:
+        """None."""
+        return Border()
+
+    def output(self, shape: Shape) -> Shape:
+        """The same shape. InputError unless 0 <= rate < 1."""
+        if not 0 <= self.rate < 1:
+            raise InputError(f"dropout rate {self.rate}: must be at least 0 and below 1")
+        return shape
+
+    def tensors(self, shape: Shape) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
+
+    def scratch(self, shape: Shape, batch: int) -> int:
+        """float32 values of working memory: one image batch, for the way through borders."""
+        return math.prod(shape) * batch
+
+    def own(self, shape: Shape, batch: int, first: bool) -> int:
+        """None."""
+        return 0
+
+    def forward(self, place: Place, training: bool) -> Program:
+        """y from x: thinned in training, the same in evaluation."""
+        x, y = place.x, place.y
+        if not training:
+            return [(np.copyto, (y.rows, x.rows))]
+        if y.border == Border():
+            return [self._drop(place, x.units, False, x.units, y.units)]
+        thinned = place.scratch[: x.units.size].reshape(x.units.shape)
+        return [
+            self._drop(place, x.units, False, x.units, thinned),
+            (np.copyto, (y.rows, thinned.reshape(y.rows.shape))),
+        ]
+
+    def backward(self, place: Place) -> Program:
+        """dx from dy."""
+        if place.dx is None:
+            return []
+        dy, dx = place.dy, place.dx
+        if dx.border == Border():
+            return [self._drop(place, dy.units, place.rectified, place.x.units, dx.units)]
+        thinned = place.scratch[: dy.units.size].reshape(dy.units.shape)
+        passed = self._drop(place, dy.units, place.rectified, place.x.units, thinned)
+        return [passed, (np.copyto, (dx.rows, thinned.reshape(dx.rows.shape)))]
+
+    def _drop(self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray) -> Call:
+        return order.drop, (x, place.draw, np.uint64(place.number), np.float32(self.rate), gated, gate, y)

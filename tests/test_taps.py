@@ -1,0 +1,100 @@
+"""Lists of taps against every lane's own: all that meet the image, and none that no lane of a strip or block needs."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from distsgd.kernels.rows import strip_starts, strip_width
+from distsgd.kernels.taps import Window, dense_pair_taps, dense_row_taps, pair_taps, row_taps
+from distsgd.kernels.tile import TAPS
+
+WINDOWS = [
+    Window((channels, 2 * before + high, 2 * before + wide, batch), size, before, before, high, wide, outputs)
+    for channels, size, before, (high, wide), batch, outputs in (
+        (1, 1, 0, (3, 4), 16, (3, 4)),
+        (3, 3, 1, (4, 5), 64, (4, 5)),
+        (2, 5, 2, (8, 8), 64, (8, 8)),
+        (7, 5, 4, (3, 2), 16, (7, 6)),
+        (6, 2, 1, (5, 3), 48, (6, 4)),
+        (4, 4, 0, (9, 7), 32, (4, 4)),
+    )
+]
+
+
+def meets(window: Window, row: int, column: int, tap: tuple[int, int, int]) -> bool:
+    """Whether a tap (channel, row, column) of the window at an output is inside the image."""
+    high, wide = row + tap[1] - window.top, column + tap[2] - window.left
+    return 0 <= high < window.height and 0 <= wide < window.width
+
+
+def all_taps(window: Window) -> list[tuple[int, int, int]]:
+    return list(itertools.product(range(window.buffer[0]), range(window.size), range(window.size)))
+
+
+def place(window: Window, tap: tuple[int, int, int]) -> int:
+    _, high, wide, batch = window.buffer
+    return ((tap[0] * high + tap[1]) * wide + tap[2]) * batch
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_strip_has_the_taps_that_any_of_its_lanes_needs(window: Window) -> None:
+    seen, batch, taps = row_taps(window), window.buffer[3], all_taps(window)
+    lanes = window.outputs[1] * batch
+    for row, (strip, start) in itertools.product(range(window.outputs[0]), enumerate(strip_starts(lanes))):
+        begin, of_row = seen.strips[strip]
+        low, high = seen.bands[row]
+        places, weights = seen.taps[:, begin + low * of_row : begin + high * of_row]
+        columns = {lane // batch for lane in range(start, start + strip_width(lanes))}
+        needed = {n for n, tap in enumerate(taps) if any(meets(window, row, c, tap) for c in columns)}
+        assert set(weights) == needed
+        assert [place(window, taps[n]) for n in weights] == places.tolist()
+        order = [(taps[n][1], taps[n][0], taps[n][2]) for n in weights]
+        assert order == sorted(order), "row, channel, column: the same order of additions in every strip"
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_block_of_pairs_spans_all_that_any_of_its_taps_needs(window: Window) -> None:
+    seen, batch, taps = pair_taps(window), window.buffer[3], all_taps(window)
+    assert sorted(seen.places) == list(range(len(taps)))
+    assert len(seen.offsets) == len(seen.spans) * TAPS
+    for n, (offset, weight) in enumerate(zip(seen.offsets, seen.places, strict=False)):
+        assert offset == place(window, taps[weight])
+        top, bottom, left, right = seen.spans[n // TAPS]
+        for row, column in np.ndindex(window.outputs):
+            if meets(window, row, column, taps[weight]):
+                assert top <= row < bottom
+                assert left <= column * batch < right
+    for block, (top, bottom, left, right) in enumerate(seen.spans):
+        mine = [taps[n] for n in seen.places[block * TAPS : (block + 1) * TAPS]]
+        rows_and_columns = np.array(
+            [found for found in np.ndindex(window.outputs) if needs(window, mine, found)]
+        )
+        assert (rows_and_columns.min(0) == (top, left // batch)).all()
+        assert (rows_and_columns.max(0) + 1 == (bottom, right // batch)).all()
+
+
+def needs(window: Window, taps: list[tuple[int, int, int]], output: tuple[int, ...]) -> bool:
+    """Whether any tap meets the image in the output's row, and any in its column."""
+    row, column = output
+    return any(0 <= row + tap[1] - window.top < window.height for tap in taps) and any(
+        0 <= column + tap[2] - window.left < window.width for tap in taps
+    )
+
+
+def test_a_border_of_zeros_costs_no_multiplications() -> None:
+    window = WINDOWS[2]
+    seen = row_taps(window)
+    done = sum((high - low) * of_row for low, high in seen.bands for _, of_row in seen.strips)
+    assert done * strip_width(8 * 64) <= 0.86 * 50 * 64 * 64  # where one strip is one pixel: 0.7225
+    kept = sum((s[1] - s[0]) * (s[3] - s[2]) for s in pair_taps(window).spans) * TAPS
+    assert kept <= 0.9 * 50 * 64 * 64
+
+
+def test_dense_layers_see_all_inputs() -> None:
+    rows, pairs = dense_row_taps(7, 48), dense_pair_taps(7, 48)
+    np.testing.assert_array_equal(rows.taps, [np.arange(7) * 48, np.arange(7)])
+    assert rows.strips.tolist() == [[0, 7]] * len(strip_starts(48))
+    assert rows.bands.tolist() == [[0, 1]]
+    assert pairs.offsets[:7].tolist() == [n * 48 for n in range(7)]
+    assert pairs.spans.tolist() == [[0, 1, 0, 48]] * (len(pairs.offsets) // TAPS)
