@@ -98,7 +98,7 @@ def test_sums_are_those_of_python_integers(largest: float) -> None:
     limits, scales = scaled(reference, segments, sum(weights))
     total = np.zeros(reference.size + 1, np.int64)
     for state, weight in zip(states, weights, strict=True):
-        assert fixedpoint.add_fixed(state, weight, segments, limits, scales, total) == 0
+        assert fixedpoint.add_fixed(state, weight, segments, limits, scales, False, total) == 0
     expected = oracle_total(states, weights, [oracle_scale([largest], sum(weights))] * reference.size)
     assert total.tolist() == [*expected, 0]
 
@@ -107,7 +107,7 @@ def test_ties_are_rounded_to_even() -> None:
     values = floats(0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.75, -0.25, 2.0**31 + 2**8, 2.0**30)
     total = np.zeros(values.size, np.int64)
     one, limit = np.array([values.size]), np.array([2.0**40])
-    assert fixedpoint.add_fixed(values, 1, one, limit, np.array([1.0]), total) == 0
+    assert fixedpoint.add_fixed(values, 1, one, limit, np.array([1.0]), False, total) == 0
     assert total.tolist() == [0, 2, 2, 0, -2, -2, 1, 0, 2**31 + 2**8, 2**30]
 
 
@@ -119,7 +119,7 @@ def test_each_segment_has_its_own_scale(length: int) -> None:
     reference[length + 1 :] *= 1000
     limits, scales = scaled(reference, segments, 5)
     total = np.zeros(reference.size, np.int64)
-    fixedpoint.add_fixed(reference, 5, segments, limits, scales, total)
+    fixedpoint.add_fixed(reference, 5, segments, limits, scales, False, total)
     each = [oracle_scale(part.tolist(), 5) for part in np.split(reference, segments.cumsum()[:-1])]
     assert total.tolist() == oracle_total([reference], [5], np.repeat(each, segments))
 
@@ -131,7 +131,7 @@ def test_a_sum_of_limits_fits_for_every_total_weight() -> None:
         state[:] = limits[0], -limits[0]
         total = np.zeros(2, np.int64)
         for weight in weights:
-            assert fixedpoint.add_fixed(state, weight, segments, limits, scales, total) == 0
+            assert fixedpoint.add_fixed(state, weight, segments, limits, scales, False, total) == 0
         exact = round(Fraction(limits[0]) * sum(weights) * Fraction(scales[0]))
         assert total.tolist() == [exact, -exact]
         assert 2**61 < exact <= 2**62
@@ -145,13 +145,21 @@ def test_a_refused_value_is_counted_and_adds_nothing(length: int, bad: float) ->
         state = np.full(length, -256, np.float32)
         state[place] = bad
         total = np.full(length, 11, np.int64)
-        assert fixedpoint.add_fixed(state, 3, segments, limits, scales, total) == 1
+        assert fixedpoint.add_fixed(state, 3, segments, limits, scales, False, total) == 1
         expected = np.full(length, 11 - 3 * 2**58)
         expected[place] = 11
         np.testing.assert_array_equal(total, expected)
     assert (
-        fixedpoint.add_fixed(np.full(length, bad, np.float32), 3, segments, limits, scales, total) == length
+        fixedpoint.add_fixed(np.full(length, bad, np.float32), 3, segments, limits, scales, False, total)
+        == length
     )
+
+
+def test_a_fresh_total_forgets_what_it_held() -> None:
+    segments, limits, scales = np.array([3]), np.array([256.0]), np.array([2.0**50])
+    total = np.full(4, 11, np.int64)
+    refused = fixedpoint.add_fixed(floats(1, np.nan, -2), 3, segments, limits, scales, True, total)
+    assert (refused, total.tolist()) == (1, [3 * 2**50, 0, -6 * 2**50, 11])
 
 
 def test_the_order_of_additions_does_not_matter() -> None:
@@ -163,7 +171,7 @@ def test_the_order_of_additions_does_not_matter() -> None:
     for order in itertools.permutations(range(5)):
         total = np.zeros(50, np.int64)
         for worker in order:
-            fixedpoint.add_fixed(states[worker], worker + 1, segments, limits, scales, total)
+            fixedpoint.add_fixed(states[worker], worker + 1, segments, limits, scales, False, total)
         totals.add(total.tobytes())
     assert len(totals) == 1
 
@@ -173,11 +181,19 @@ def test_division_rounds_once(scale: float) -> None:
     rng = np.random.default_rng(1)
     total = np.array([0, 1, -1, 2**62, -(2**62), 2**53 + 1, *rng.integers(-(2**62), 2**62, 50)])
     out = np.full(total.size, np.nan, np.float32)
-    fixedpoint.divide_fixed(total, 7, np.array([6, 50]), np.array([scale, scale]), out)
+    assert fixedpoint.divide_fixed(total, 7, np.array([6, 50]), np.array([scale, scale]), out)
     for number, value in zip(total.tolist(), out, strict=True):
         exact = Fraction(number, 7) / Fraction(scale)
         half = Fraction(float(np.spacing(abs(value)))) / 2
         assert abs(Fraction(float(value)) - exact) <= half * (1 + Fraction(1, 2**20))
+
+
+def test_division_tells_what_rounds_to_infinity() -> None:
+    out, one = np.zeros(2, np.float32), np.array([2])
+    for number, finite in ((2**24 - 1, True), (2**24, False)):
+        total = np.array([1, -number])
+        assert fixedpoint.divide_fixed(total, 1, one, np.array([2.0**-104]), out) == finite
+        assert np.isfinite(out).all() == finite
 
 
 def test_what_is_left_of_a_value_far_below_its_segments_largest() -> None:
@@ -189,8 +205,8 @@ def test_what_is_left_of_a_value_far_below_its_segments_largest() -> None:
     segments, total, out = np.array([1000]), np.zeros(1000, np.int64), np.zeros(1000, np.float32)
     limits, scales = scaled(reference, segments, sum(weights))
     for state in states:
-        fixedpoint.add_fixed(state, 65, segments, limits, scales, total)
-    fixedpoint.divide_fixed(total, sum(weights), segments, scales, out)
+        fixedpoint.add_fixed(state, 65, segments, limits, scales, False, total)
+    assert fixedpoint.divide_fixed(total, sum(weights), segments, scales, out)
     exact = np.sum(states, axis=0, dtype=np.float64) / 64
     fixed = total / scales[0] / sum(weights)
     assert np.max(np.abs(fixed / exact - 1)) < 2.0**-27  # each rounds by half of 2^-40, over 65, over 2^-20

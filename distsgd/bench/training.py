@@ -40,8 +40,8 @@ MOST_BATCHES, MOST_IMAGES = 16, 8192
 """Different batches that take turns, fewer where they would be more than so many images."""
 SECONDS = 8.0
 """How long all pairs of a network take, about."""
-LEG_SECONDS = 0.02
-"""How long a side runs before it is the other's turn, at least."""
+LEG_SECONDS = 0.1
+"""How long a side runs before it is the other's turn, at least: its first step finds the other side's numbers in the caches."""
 FEWEST_PAIRS, WARM_PAIRS, WARM_STEPS = 5, 5, 2
 
 

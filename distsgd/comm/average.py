@@ -108,31 +108,32 @@ class Exact:
         self._limits, self._scales = np.ones(len(segments)), np.ones(len(segments))
         self._message = np.zeros(sum(segments) + 1, np.int64)
         self._headroom = HEADROOM
-        self._total_weight = 1
+        self._total_weight, self._fresh = 1, True
 
     def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
-        """Set the scales and zero the sum; see Average.begin."""
+        """Set the scales; see Average.begin."""
         fixedpoint.largest_magnitudes(reference, self._segments, self._largest)
         if floor is not None:
             np.copyto(self._largest, floor, where=self._largest == 0)
         weight_bits = (total_weight - 1).bit_length()
         fixedpoint.set_scales(self._largest, self._headroom, weight_bits, self._limits, self._scales)
-        self._message.fill(0)
-        if not fixedpoint.all_finite(self._largest):
-            self._message[-1] = Verdict.NOT_FINITE
-        self._total_weight = total_weight
+        finite = fixedpoint.all_finite(self._largest)
+        self._message[-1] = Verdict.OK if finite else Verdict.NOT_FINITE
+        self._total_weight, self._fresh = total_weight, True
 
     def add(self, vector: Floats, weight: int) -> None:
         """Add weight times a worker's state, each value rounded to the scale of its segment."""
-        refused = fixedpoint.add_fixed(
-            vector, weight, self._segments, self._limits, self._scales, self._message
-        )
+        scales = self._segments, self._limits, self._scales
+        refused = fixedpoint.add_fixed(vector, weight, *scales, self._fresh, self._message)
+        self._fresh = False
         if refused:
             seen = Verdict.OVERFLOW if fixedpoint.all_finite(vector) else Verdict.NOT_FINITE
             self._message[-1] = max(int(self._message[-1]), seen)
 
     def exchange(self) -> None:
         """Add up what all ranks have: one message of int64."""
+        if self._fresh:  # a rank without workers
+            self._message[:-1] = 0
         self._topology.sum(self._message)
 
     def finish(self, out: Floats) -> Verdict:
@@ -140,9 +141,9 @@ class Exact:
         if self._message[-1] > 0:
             return Verdict.NOT_FINITE if self._message[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
         self._headroom = HEADROOM  # a round must not depend on what came before its start
-        fixedpoint.divide_fixed(self._message, self._total_weight, self._segments, self._scales, out)
-        # Next to the largest float32 the rounding of an average can reach infinity.
-        return Verdict.OK if fixedpoint.all_finite(out) else Verdict.NOT_FINITE
+        scales = self._segments, self._scales
+        finite = fixedpoint.divide_fixed(self._message, self._total_weight, *scales, out)
+        return Verdict.OK if finite else Verdict.NOT_FINITE
 
     def widen(self) -> None:
         """Add WIDER bits of headroom, until a round ends well."""

@@ -80,14 +80,20 @@ def set_scales(largest: Floats, headroom: int, weight_bits: int, limits: Doubles
         scales[s] = math.ldexp(1.0, TOTAL_BITS - weight_bits - exponent)
 
 
-@compiled("int64(float32[::1], int64, int64[::1], float64[::1], float64[::1], int64[::1])")
+@compiled("int64(float32[::1], int64, int64[::1], float64[::1], float64[::1], boolean, int64[::1])")
 def add_fixed(
-    vector: Floats, weight: int, segments: Integers, limits: Doubles, scales: Doubles, total: Integers
+    vector: Floats,
+    weight: int,
+    segments: Integers,
+    limits: Doubles,
+    scales: Doubles,
+    fresh: bool,
+    total: Integers,
 ) -> int:
     """Add weight times a vector to `total` in place, in fixed point; return how many values were refused.
 
     vector: (values,), total: at least as long. segments, limits, scales: (segments,). Refused values add
-    nothing.
+    nothing. fresh: whether `total` begins here, whatever it holds.
     """
     first, refused = 0, 0
     for s in range(segments.size):
@@ -97,21 +103,26 @@ def add_fixed(
             value = np.float64(values[i])
             within = abs(value) <= limit
             refused += not within
-            sums[i] += _integer(value * scale if within else 0.0)
+            sums[i] = _integer(value * scale if within else 0.0) + (0 if fresh else sums[i])
         first += segments[s]
     return refused
 
 
-@compiled("void(int64[::1], int64, int64[::1], float64[::1], float32[::1])")
-def divide_fixed(total: Integers, weight: int, segments: Integers, scales: Doubles, out: Floats) -> None:
-    """Write total / weight, out of fixed point, to `out` (values,): float64 up to the rounding to float32."""
-    first = 0
+@compiled("boolean(int64[::1], int64, int64[::1], float64[::1], float32[::1])")
+def divide_fixed(total: Integers, weight: int, segments: Integers, scales: Doubles, out: Floats) -> bool:
+    """Write total / weight, out of fixed point, to `out` (values,): float64 up to the rounding to float32.
+
+    Return whether all are finite: next to the largest float32 that rounding can reach infinity.
+    """
+    first, most = 0, np.int32(0)
     for s in range(segments.size):
         sums, values = total[first : first + segments[s]], out[first : first + segments[s]]
         unit = 1.0 / (scales[s] * weight)
         for i in range(values.size):
             values[i] = np.float32(sums[i] * unit)
+            most = max(most, _magnitude(values[i]))
         first += segments[s]
+    return bool(most < _INFINITY)
 
 
 @compiled("void(float32[::1], float32, float32[::1])")
