@@ -73,7 +73,7 @@ def plan(layers: Sequence[Layer | Rectifier], shape: Shape) -> list[Stage]:
             _follow(stages, number, layer, shape)
         except InputError as error:
             raise InputError(f"layer {place + 1}: {error}") from None
-    if not stages or stages[-1].rectify or stages[-1].layer.gradient_border(stages[-1].output) != Border():
+    if not stages or stages[-1].rectify or stages[-1].layer.gradient_border(stages[-1].shape) != Border():
         raise InputError(
             "the last layer gives the scores: it must be a dense layer without a rectifier behind it"
         )
@@ -88,7 +88,7 @@ def _follow(stages: list[Stage], number: int, layer: Layer | Rectifier, shape: S
             stages[-1] = replace(last, rectify=True)
         case Rectifier(), _:
             raise InputError("a rectifier must follow a convolution or a dense layer")
-        case MaxPool(size), Stage(layer=Convolution(pool=1) as convolution):
+        case MaxPool(size), Stage(layer=Convolution(pool=1) as convolution) if layer.apart == size:
             pooled = replace(convolution, pool=size)
             stages[-1] = replace(last, layer=pooled, output=pooled.output(last.shape))
         case _:
@@ -132,7 +132,7 @@ class Network:
         self._work = aligned((3, self.lanes))
         values = self._values([stage.layer.border(stage.shape) for stage in self.stages] + [Border()])
         gradients = self._values(
-            [Border()] + [stage.layer.gradient_border(stage.output) for stage in self.stages]
+            [Border()] + [stage.layer.gradient_border(stage.shape) for stage in self.stages]
         )
         self.images, self.scores = values[0], values[-1]
         places = self._places(values, gradients)

@@ -86,26 +86,89 @@ def convolve_gradient(
     return inside, dw, dy.sum((1, 2, 3))
 
 
-def max_pool(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def strided_border(shape: Sequence[int], size: int, stride: int, padding: int | str) -> Border:
+    """The zeros around an image (channels, height, width): "same" keeps the stride-th part of its size, rounded up."""
+    if padding == "same":
+        both = [max(0, (math.ceil(length / stride) - 1) * stride + size - length) for length in shape[1:3]]
+        top, left = (zeros // 2 for zeros in both)
+        return top, left, both[0] - top, both[1] - left
+    return ({"valid": 0, "full": size - 1}.get(padding, padding),) * 4
+
+
+def strided_convolve(
+    x: np.ndarray, weights: np.ndarray, bias: np.ndarray, border: Border, stride: int
+) -> np.ndarray:
+    """Every stride-th output of `convolve` in both directions; weights (groups, channels of one, size, size, filters of one)."""
+    parts = np.split(x, len(weights))
+    biases = np.split(bias, len(weights))
+    whole = [convolve(*part, border) for part in zip(parts, weights, biases, strict=True)]
+    return np.concatenate(whole)[:, ::stride, ::stride]
+
+
+def strided_convolve_gradient(
+    x: np.ndarray, weights: np.ndarray, dy: np.ndarray, border: Border, stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, dw and db of `strided_convolve`: outputs between the strides have no gradient."""
+    size, (top, left, bottom, right) = weights.shape[2], border
+    high, wide = x.shape[1] + top + bottom - size + 1, x.shape[2] + left + right - size + 1
+    spread = np.zeros((len(dy), high, wide, dy.shape[3]))
+    spread[:, ::stride, ::stride] = dy
+    parts = zip(np.split(x, len(weights)), weights, np.split(spread, len(weights)), strict=True)
+    dx, dw, db = zip(*(convolve_gradient(*part, border) for part in parts), strict=True)
+    return np.concatenate(dx), np.stack(dw), np.concatenate(db)
+
+
+def windows(
+    shape: Sequence[int], size: tuple[int, int], stride: int
+) -> Iterator[tuple[tuple[int, int], tuple[slice, slice, slice]]]:
+    """Each window of an image: the output's row and column, and where in the image it is."""
+    for i in range((shape[1] - size[0]) // stride + 1):
+        for j in range((shape[2] - size[1]) // stride + 1):
+            place = slice(i * stride, i * stride + size[0]), slice(j * stride, j * stride + size[1])
+            yield (i, j), (slice(None), *place)
+
+
+def max_pool(x: np.ndarray, size: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The maximum of every window, a NaN if there is one, and the first place where it stands."""
-    channels, height, width, batch = x.shape
-    y = np.zeros((channels, height // size, width // size, batch))
+    found = dict(windows(x.shape, (size, size), stride or size))
+    height, width = (last + 1 for last in max(found))
+    y = np.zeros((len(x), height, width, x.shape[3]))
     winner = np.zeros(y.shape, np.int64)
-    for c, i, j, n in np.ndindex(y.shape):
-        window = x[c, i * size : (i + 1) * size, j * size : (j + 1) * size, n].reshape(-1)
-        winner[c, i, j, n] = window.argmax()  # the first NaN, if there is one
-        y[c, i, j, n] = window[winner[c, i, j, n]]
+    for (i, j), place in found.items():
+        window = x[place].reshape(len(x), -1, x.shape[3])
+        winner[:, i, j] = window.argmax(1)  # the first NaN, if there is one
+        y[:, i, j] = np.take_along_axis(window, winner[:, None, i, j], 1)[:, 0]
     return y, winner
 
 
 def max_pool_gradient(
-    winner: np.ndarray, size: int, dy: np.ndarray, shape: tuple[int, int, int, int]
+    winner: np.ndarray, size: int, dy: np.ndarray, shape: tuple[int, ...], stride: int | None = None
 ) -> np.ndarray:
     """dx of the given shape: the winner of a window gets its gradient, the rest nothing."""
     dx = np.zeros(shape)
     for c, i, j, n in np.ndindex(dy.shape):
         row, column = divmod(winner[c, i, j, n], size)
-        dx[c, i * size + row, j * size + column, n] = dy[c, i, j, n]
+        dx[c, i * (stride or size) + row, j * (stride or size) + column, n] += dy[c, i, j, n]
+    return dx
+
+
+def average_pool(x: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarray:
+    """The mean of every window."""
+    found = dict(windows(x.shape, size, stride))
+    height, width = (last + 1 for last in max(found))
+    y = np.zeros((len(x), height, width, x.shape[3]))
+    for (i, j), place in found.items():
+        y[:, i, j] = x[place].mean((1, 2))
+    return y
+
+
+def average_pool_gradient(
+    size: tuple[int, int], stride: int, dy: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """dx of the given shape: every value of a window gets an equal share of its gradient."""
+    dx = np.zeros(shape)
+    for (i, j), place in windows(shape, size, stride):
+        dx[place] += dy[:, None, None, i, j] / (size[0] * size[1])
     return dx
 
 
@@ -171,15 +234,15 @@ def adam(
 
 
 def _convolution(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
-    number = 0 if layer.padding == "valid" else layer.padding
-    border = same_border(layer.size) if number == "same" else (number,) * 4
-    weights, bias = next(tensors), next(tensors)
+    border = strided_border(x.shape, layer.size, layer.stride, layer.padding)
+    given, bias = next(tensors), next(tensors)
+    weights = given.reshape(layer.groups, *given.shape[-4:])
 
     def back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        dx, dw, db = convolve_gradient(x, weights, dy, border)
-        return dx, [dw, db]
+        dx, dw, db = strided_convolve_gradient(x, weights, dy, border, layer.stride)
+        return dx, [dw.reshape(given.shape), db]
 
-    return convolve(x, weights, bias, border), back
+    return strided_convolve(x, weights, bias, border, layer.stride), back
 
 
 def _dense(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
@@ -195,15 +258,27 @@ def _dense(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np
 
 
 def _max_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
-    y, winner = max_pool(x, layer.size)
-    return y, lambda dy: (max_pool_gradient(winner, layer.size, dy, x.shape), [])
+    y, winner = max_pool(x, layer.size, layer.stride)
+    return y, lambda dy: (max_pool_gradient(winner, layer.size, dy, x.shape, layer.stride), [])
+
+
+def _average_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+    size = x.shape[1:3] if layer.size is None else (layer.size, layer.size)
+    stride = layer.stride or max(size)
+    return average_pool(x, size, stride), lambda dy: (average_pool_gradient(size, stride, dy, x.shape), [])
 
 
 def _rectifier(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
     return np.maximum(x, 0), lambda dy: (dy * (x > 0), [])
 
 
-_STEPS = {"Convolution": _convolution, "Dense": _dense, "MaxPool": _max_pool, "Rectifier": _rectifier}
+_STEPS = {
+    "Convolution": _convolution,
+    "Dense": _dense,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "Rectifier": _rectifier,
+}
 
 
 def forward(

@@ -10,7 +10,19 @@ from oracle import assert_close, rounding
 
 from distsgd.config import InputError
 from distsgd.kernels.tile import LANES
-from distsgd.layers import Border, Convolution, Dense, Dropout, Layer, MaxPool, Place, Program, Shape, Values
+from distsgd.layers import (
+    AveragePool,
+    Border,
+    Convolution,
+    Dense,
+    Dropout,
+    Layer,
+    MaxPool,
+    Place,
+    Program,
+    Shape,
+    Values,
+)
 
 CANARY = np.float32(-12345.678)
 DRAW = (2**63 + 5, 3, 41)
@@ -105,7 +117,7 @@ def bench(
         x=values(shape, lanes, layer.border(shape), 0),
         y=values(output, lanes, after, CANARY),
         dx=values(shape, lanes, before, CANARY),
-        dy=values(output, lanes, layer.gradient_border(output), 0),
+        dy=values(output, lanes, layer.gradient_border(shape), 0),
         weights=weights,
         gradients=tuple(own.reshape(array.shape) for own, array in zip(gradients, weights, strict=True)),
         winners=np.zeros((*output, lanes) if pools(layer) else (0, 0, 0, 0), np.uint8),
@@ -176,7 +188,7 @@ def test_convolution_and_pooling_in_one_pass(
     images: int, size: int, padding: int | str, pool: int, rectify: bool
 ) -> None:
     for shape, filters, around in (((3, 9, 11), 5, NONE), ((1, 8, 7), 4, WIDER), ((6, 6, 13), 8, NONE)):
-        check_pooled(Convolution(filters, size, padding, pool), shape, images, rectify, around)
+        check_pooled(Convolution(filters, size, padding, pool=pool), shape, images, rectify, around)
 
 
 def check_pooled(layer: Convolution, shape: Shape, images: int, rectify: bool, around: Border) -> None:
@@ -201,6 +213,96 @@ def check_pooled(layer: Convolution, shape: Shape, images: int, rectify: bool, a
     for got, exact in zip((tried.backward(), *tried.place.gradients), wanted, strict=True):
         np.testing.assert_array_equal(got, exact)
     tried.assert_untouched()
+
+
+STRIDED = [
+    Convolution(4, 3, "valid", stride=2),
+    Convolution(4, 3, "same", stride=2),
+    Convolution(5, 1, "valid", stride=3),
+    Convolution(2, 5, 2, stride=4),
+    Convolution(6, 4, "same", stride=3, groups=2),
+    Convolution(8, 11, 2, stride=4),
+    Convolution(6, 2, "full", stride=2, groups=2),
+    Convolution(4, 3, "full"),
+    Convolution(4, 3, "same", groups=4),
+    Convolution(6, 5, "valid", groups=2),
+    Convolution(4, 3, 1, stride=2, pool=2),
+    Convolution(6, 3, "same", groups=2, pool=3),
+    Convolution(6, 6, "full", stride=2, groups=2, pool=2),
+]
+
+
+@pytest.mark.parametrize("images", [5, 16, 40, 64])
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("layer", STRIDED)
+@pytest.mark.parametrize("around", [NONE, WIDER])
+def test_strides_groups_and_full_padding(
+    around: Border, layer: Convolution, rectified: bool, images: int
+) -> None:
+    for shape in ((4, 11, 14), (4, 12, 11), (8, 16, 13)):
+        check_strided(layer, shape, images, rectified, around)
+
+
+def check_strided(layer: Convolution, shape: Shape, images: int, rectified: bool, around: Border) -> None:
+    """Forward and every gradient in whole numbers; as the first layer, too."""
+    tried = bench(layer, shape, images, True, rectified, after=around, before=around)
+    x, output = whole(1, *shape, images), layer.output(shape)
+    x = np.maximum(x, 0) if rectified else x
+    weights, bias = whole(2, *layer.tensors(shape)[0].shape), whole(3, layer.filters)
+    dy = whole(4, *output, images)
+    tried.give(x, dy, weights, bias)
+    border = oracle.strided_border(shape, layer.size, layer.stride, layer.padding)
+    grouped = weights.reshape(layer.groups, *weights.shape[-4:])
+    convolved = np.maximum(oracle.strided_convolve(x, grouped, bias, border, layer.stride), 0)
+    y, winner = oracle.max_pool(convolved, layer.pool)
+    np.testing.assert_array_equal(tried.forward(), y)
+    spread = oracle.max_pool_gradient(winner, layer.pool, dy, convolved.shape)
+    dx, dw, db = oracle.strided_convolve_gradient(x, grouped, spread, border, layer.stride)
+    wanted = (dx * (x > 0) if rectified else dx, dw.reshape(weights.shape), db)
+    lanes = tried.place.x.buffer.shape[3]
+    own = np.zeros(layer.own(shape, lanes, first=True), np.float32)
+    first = replace(tried.place, dx=None, own=own)
+    tried.run(layer.forward(first, True) + layer.backward(first))
+    for got, exact in zip(tried.place.gradients, wanted[1:], strict=True):
+        np.testing.assert_array_equal(got, exact)
+        got[:] = CANARY
+    for got, exact in zip((tried.backward(), *tried.place.gradients), wanted, strict=True):
+        np.testing.assert_array_equal(got, exact)
+    tried.assert_untouched()
+
+
+@pytest.mark.parametrize("images", [3, 16, 40])
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        MaxPool(3, 2),
+        MaxPool(2, 1),
+        MaxPool(2, 3),
+        AveragePool(2),
+        AveragePool(3, 2),
+        AveragePool(4, 5),
+        AveragePool(),
+    ],
+)
+@pytest.mark.parametrize(("after", "before"), AROUND)
+def test_overlapping_and_average_pooling(
+    after: Border, before: Border, layer: MaxPool | AveragePool, rectified: bool, images: int
+) -> None:
+    shape = (3, 9, 7)
+    tried = bench(layer, shape, images, rectified=rectified, after=after, before=before)
+    x, dy = whole(5, *shape, images), whole(6, *layer.output(shape), images)
+    x = np.maximum(x, 0) if rectified else x
+    tried.give(x, dy)
+    y, back = oracle.forward([layer], [], x)
+    y, dx = y.reshape(dy.shape), back(dy)[0]
+    assert_close(tried.forward(), y, 1e-6 * abs(y))
+    wanted = dx * (x > 0) if rectified else dx
+    in_no_window = oracle.forward([layer], [], np.ones(x.shape))[1](np.ones(dy.shape))[0] == 0
+    for _ in range(2):  # what the first left is not added to
+        got = tried.backward()
+        left_alone = in_no_window & (got == CANARY)
+        assert_close(np.where(left_alone, 0, got), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("channels", range(1, 12))
@@ -415,7 +517,7 @@ def test_planes_lie_an_odd_number_of_pixels_apart(layer: Layer, height: int, wid
     around = [(layer.border(shape), height, width)]
     if isinstance(layer, Convolution):
         _, high, wide = layer.output(shape)
-        around.append((layer.gradient_border((2, high, wide)), high, wide))
+        around.append((layer.gradient_border(shape), high, wide))
     for border, high, wide in around:
         assert (border.top + high + border.bottom) % 2 == 1
         assert (border.left + wide + border.right) % 2 == 1

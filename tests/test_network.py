@@ -10,7 +10,7 @@ import pytest
 from distsgd import zoo
 from distsgd.config import InputError
 from distsgd.kernels.loss import LOSS_UNIT
-from distsgd.layers import Convolution, Dense, Dropout, Layer, MaxPool, Rectifier, Shape
+from distsgd.layers import AveragePool, Convolution, Dense, Dropout, Layer, MaxPool, Rectifier, Shape
 from distsgd.network import Network, Stage, aligned, initialize, plan, tensors
 from distsgd.optim import Adam
 
@@ -27,6 +27,17 @@ ZOO = {
 FULL = {
     name: (3, 32, 32) if name == "cifar" else (1, 28, 28) for name in ("garg", "rendon", "lenet5", "cifar")
 }
+# In small, what AlexNet does: strides, groups, windows that overlap; and a mean over the image at the end.
+SMALL_ALEXNET: Layers = [
+    *(
+        Convolution(8, 7, 2, stride=4),
+        Rectifier(),
+        MaxPool(3, 2),
+        Convolution(12, 3, 1, groups=2),
+        Rectifier(),
+    ),
+    *(MaxPool(3, 2), Convolution(16, 3, 2, stride=2, groups=4), Rectifier(), AveragePool(), Dense(CLASSES)),
+]
 # Orders of layers that the zoo does not have: each joins two buffers, or two borders, in another way.
 STACKS: dict[str, Layers] = {
     "dense alone": [Dense(CLASSES)],
@@ -64,6 +75,14 @@ STACKS: dict[str, Layers] = {
     "pooling before the rectifier": [
         *(Convolution(5, 3, "same"), MaxPool(2), Rectifier(), Convolution(6, 2), MaxPool(3), Rectifier()),
         Dense(CLASSES),
+    ],
+    "strides and groups": [
+        *(Convolution(6, 3, 1, stride=2), Rectifier(), Convolution(8, 3, "full", groups=2), Rectifier()),
+        *(MaxPool(3, 2), Convolution(4, 2, "same", stride=2, groups=4), Rectifier(), Dense(CLASSES)),
+    ],
+    "means": [
+        *(Convolution(6, 3, "same"), Rectifier(), AveragePool(2), Convolution(5, 2), AveragePool(2, 1)),
+        *(Convolution(7, 1), Rectifier(), AveragePool(), Dense(CLASSES)),
     ],
     "pooling twice": [Convolution(5, 3), Rectifier(), MaxPool(2), MaxPool(3), Dense(CLASSES)],
     "pooling the scores": [Convolution(CLASSES, 2), MaxPool(7)],
@@ -171,12 +190,13 @@ def test_gradients_to_a_layers_input_are_the_oracles(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", [*FULL, "small alexnet"])
 def test_pytorch_finds_the_same_loss_and_gradients(name: str) -> None:
     torch = pytest.importorskip("torch", reason="NO SECOND OPINION: PyTorch is not installed")
     # From the third image on: cifar's second has a window whose two largest differ by 6e-7, where float32 may take the other.
-    layers, first, count = zoo.layers(name, CLASSES), 2, 21
-    stages, data = plan(layers, FULL[name]), Data(FULL[name])
+    layers = zoo.layers(name, CLASSES) if name in FULL else SMALL_ALEXNET
+    first, count, shape = 2, 21, FULL.get(name, (3, 47, 51))
+    stages, data = plan(layers, shape), Data(shape)
     network = Network(stages, count, start(stages))
     data.fill(network, first, count)
     network.learn(*DRAW)
@@ -196,12 +216,21 @@ def in_pytorch(functional: object, layers: Layers, given: list, x: object) -> ob
     rest = iter(given)
     for layer in layers:
         if isinstance(layer, Convolution):
-            x = functional.conv2d(x, next(rest).permute(3, 0, 1, 2), next(rest), padding=layer.padding)
+            weights = next(rest)  # (groups, channels, size, size, filters of a group)
+            weights = weights.reshape(layer.groups, *weights.shape[-4:]).permute(0, 4, 1, 2, 3).flatten(0, 1)
+            strides = {"padding": layer.padding, "stride": layer.stride, "groups": layer.groups}
+            x = functional.conv2d(x, weights, next(rest), **strides)
         elif isinstance(layer, Dense):
             x = functional.linear(x.flatten(1), next(rest).T, next(rest) if layer.bias else None)
+        elif isinstance(layer, AveragePool):
+            x = functional.avg_pool2d(x, layer.size or x.shape[2:], layer.stride)
         else:
-            x = functional.relu(x) if isinstance(layer, Rectifier) else functional.max_pool2d(x, layer.size)
+            x = functional.relu(x) if isinstance(layer, Rectifier) else pooled(functional, layer, x)
     return x
+
+
+def pooled(functional: object, layer: MaxPool, x: object) -> object:
+    return functional.max_pool2d(x, layer.size, layer.stride)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

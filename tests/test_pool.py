@@ -21,7 +21,7 @@ def run(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     channels, height, width, batch = (*x.shape[:1], x.shape[1] // size, x.shape[2] // size, x.shape[3])
     winner = np.full((channels, height, width, batch), 255, np.uint8)
     buffer = np.full((channels, height + 3, (width + 2) * batch), CANARY)
-    pool.max_pool(x, size, buffer[:, 1:-2, batch:-batch], winner)
+    pool.max_pool(x, size, size, buffer[:, 1:-2, batch:-batch], winner)
     maxima = buffer[:, 1:-2, batch:-batch].reshape(winner.shape).copy()
     buffer[:, 1:-2, batch:-batch] = CANARY
     return maxima, winner, buffer
@@ -81,7 +81,7 @@ def test_gradients_go_to_the_winners(shape: tuple[int, ...], size: int, gated: b
     dy, y = values(7, maxima.shape), maxima.astype(np.float32).reshape(*maxima.shape[:2], -1)
     dx = np.full((shape[0], shape[1] + 3, (shape[2] + 2) * shape[3]), CANARY)
     inside = dx[:, 1:-2, shape[3] : -shape[3]]
-    pool.max_pool_gradient(dy, first.astype(np.uint8), size, y, gated, inside)
+    pool.max_pool_gradient(dy, first.astype(np.uint8), size, size, y, gated, inside)
     wanted = max_pool_gradient(first, size, np.where(maxima > 0, dy, 0) if gated else dy, shape)
     height, width = maxima.shape[1] * size, maxima.shape[2] * size
     covered = inside[:, :height, : width * shape[3]]
@@ -94,7 +94,7 @@ def test_a_nan_gradient_stays_visible_and_a_nan_maximum_lets_it_through() -> Non
     dy, y = np.ones((1, 1, 1, 16), np.float32), np.zeros((1, 1, 16), np.float32)
     winner, dx = np.full((1, 1, 1, 16), 2, np.uint8), np.zeros((1, 2, 32), np.float32)
     dy[..., 3], y[..., 3:5] = np.nan, (1, np.nan)
-    pool.max_pool_gradient(dy, winner, 2, y, True, dx)
+    pool.max_pool_gradient(dy, winner, 2, 2, y, True, dx)
     np.testing.assert_array_equal(dx[0, 1, 3:6], [np.nan, 1, 0])
     assert not np.delete(dx.reshape(4, 16), 2, 0).any()
 

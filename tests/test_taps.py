@@ -9,32 +9,48 @@ from distsgd.kernels.rows import strip_starts, strip_width
 from distsgd.kernels.taps import Window, dense_pair_taps, dense_row_taps, pair_taps, row_taps
 from distsgd.kernels.tile import TAPS
 
+
+def window(
+    channels: int,
+    size: tuple[int, int],
+    before: int,
+    image: tuple[int, int],
+    batch: int,
+    outputs: tuple[int, int],
+    stride: int = 1,
+) -> Window:
+    high, wide = (-(-(2 * abs(before) + length) // stride) for length in image)
+    return Window((channels * stride**2, high, wide, batch), size, before, before, *image, outputs, stride)
+
+
 WINDOWS = [
-    Window((channels, 2 * before + high, 2 * before + wide, batch), size, before, before, high, wide, outputs)
-    for channels, size, before, (high, wide), batch, outputs in (
-        (1, 1, 0, (3, 4), 16, (3, 4)),
-        (3, 3, 1, (4, 5), 64, (4, 5)),
-        (2, 5, 2, (8, 8), 64, (8, 8)),
-        (7, 5, 4, (3, 2), 16, (7, 6)),
-        (6, 2, 1, (5, 3), 48, (6, 4)),
-        (4, 4, 0, (9, 7), 32, (4, 4)),
-    )
+    window(1, (1, 1), 0, (3, 4), 16, (3, 4)),
+    window(3, (3, 3), 1, (4, 5), 64, (4, 5)),
+    window(2, (5, 5), 2, (8, 8), 64, (8, 8)),
+    window(7, (5, 5), 4, (3, 2), 16, (7, 6)),
+    window(6, (2, 2), 1, (5, 3), 48, (6, 4)),
+    window(4, (4, 4), 0, (9, 7), 32, (4, 4)),
+    window(3, (2, 3), -1, (6, 7), 64, (3, 3)),
+    window(3, (3, 3), 1, (9, 8), 16, (5, 4), stride=2),
+    window(2, (5, 4), 2, (11, 12), 64, (4, 4), stride=3),
 ]
 
 
 def meets(window: Window, row: int, column: int, tap: tuple[int, int, int]) -> bool:
     """Whether a tap (channel, row, column) of the window at an output is inside the image."""
-    high, wide = row + tap[1] - window.top, column + tap[2] - window.left
+    high = row * window.stride + tap[1] - window.top
+    wide = column * window.stride + tap[2] - window.left
     return 0 <= high < window.height and 0 <= wide < window.width
 
 
 def all_taps(window: Window) -> list[tuple[int, int, int]]:
-    return list(itertools.product(range(window.buffer[0]), range(window.size), range(window.size)))
+    return list(itertools.product(range(window.channels), range(window.size[0]), range(window.size[1])))
 
 
 def place(window: Window, tap: tuple[int, int, int]) -> int:
     _, high, wide, batch = window.buffer
-    return ((tap[0] * high + tap[1]) * wide + tap[2]) * batch
+    channel, (row, r), (column, c) = tap[0], divmod(tap[1], window.stride), divmod(tap[2], window.stride)
+    return ((((channel * window.stride + r) * window.stride + c) * high + row) * wide + column) * batch
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -76,7 +92,7 @@ def test_a_block_of_pairs_spans_all_that_any_of_its_taps_needs(window: Window) -
 
 def needs(window: Window, taps: list[tuple[int, int, int]], output: tuple[int, ...]) -> bool:
     """Whether any tap meets the image in the output's row, and any in its column."""
-    row, column = output
+    row, column = output[0] * window.stride, output[1] * window.stride
     return any(0 <= row + tap[1] - window.top < window.height for tap in taps) and any(
         0 <= column + tap[2] - window.left < window.width for tap in taps
     )

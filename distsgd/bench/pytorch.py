@@ -16,7 +16,7 @@ import numpy as np
 
 from distsgd.comm import Ranks
 from distsgd.config import InputError
-from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Tensor
+from distsgd.layers import AveragePool, Convolution, Dense, Dropout, MaxPool, Shape, Tensor
 from distsgd.network import Stage, tensors
 from distsgd.optim import Sgd
 
@@ -108,23 +108,25 @@ def _modules(stage: Stage) -> tuple[list[Any], list[Any]]:
     match stage.layer:
         case Convolution() as layer:
             pools = [nn.MaxPool2d(layer.pool)] if layer.pool > 1 else []
-            return _convolution(layer, stage.shape[0]), pools
+            return _convolution(layer, stage.shape), pools
         case Dense() as layer:
             return [nn.Flatten(), nn.Linear(math.prod(stage.shape), layer.units, bias=layer.bias)], []
         case MaxPool() as layer:
-            return [nn.MaxPool2d(layer.size)], []
+            return [nn.MaxPool2d(layer.size, layer.apart)], []
+        case AveragePool() as layer:
+            return [nn.AvgPool2d(layer.size or stage.shape[1:], layer.stride)], []
         case Dropout() as layer:
             return [nn.Dropout(layer.rate)], []
 
 
-def _convolution(layer: Convolution, channels: int) -> list[Any]:
+def _convolution(layer: Convolution, shape: Shape) -> list[Any]:
     from torch import nn
 
-    border = layer.zeros
-    if border.top == border.bottom:  # its own padding, quicker than a layer of zeros
-        return [nn.Conv2d(channels, layer.filters, layer.size, padding=border.top)]
+    border, sizes = layer.zeros(shape), (shape[0], layer.filters, layer.size, layer.stride)
+    if border.top == border.bottom == border.left == border.right:  # its own, quicker than a layer of zeros
+        return [nn.Conv2d(*sizes, padding=border.top, groups=layer.groups)]
     zeros = nn.ZeroPad2d((border.left, border.right, border.top, border.bottom))
-    return [zeros, nn.Conv2d(channels, layer.filters, layer.size)]
+    return [zeros, nn.Conv2d(*sizes, groups=layer.groups)]
 
 
 class Peer:

@@ -56,7 +56,7 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     for i in range(0, rows, at_once):
         until, block, shift = min(i + at_once, rows), 0, 0
         if winner.size > 0:
-            unpool_row(pooled, winner, i // size, size, False, dy, dy, 0, plane, line)
+            unpool_row(pooled, winner, i // size, size, size, False, dy, dy, 0, plane, line)
             shift = i
         for k in range(0, channels, CHANNELS):
             for b in range(spans.shape[0]):

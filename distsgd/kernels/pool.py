@@ -1,4 +1,4 @@
-"""Max pooling over windows that lie side by side.
+"""Pooling: the maximum or the mean of windows of an image.
 
 Values are (channels, height, width, batch); batches are multiples of LANES.
 """
@@ -13,8 +13,8 @@ REGISTERS = LANES // VECTOR
 
 
 @inlined
-def pool_row(x, start, plane, line, size, y, winner, i):
-    """Row i of windows: maxima into y, their places in the window into `winner`.
+def pool_row(x, start, plane, line, size, stride, y, winner, i):
+    """Row i of windows, `stride` columns apart: maxima into y, their places in the window into `winner`.
 
     x: any shape, its values for these windows from `start` on, `plane` from channel to channel, `line` from row to row.
     """
@@ -23,7 +23,7 @@ def pool_row(x, start, plane, line, size, y, winner, i):
     for c in range(channels):
         for window in range(width):
             for image in range(0, batch, LANES):
-                at = start + c * plane + window * size * batch + image
+                at = start + c * plane + window * stride * batch + image
                 best, place, number = tile.load(shape, x, at, 0), shape, np.float32(0)
                 for r in range(size):
                     for s in range(size):
@@ -37,8 +37,11 @@ def pool_row(x, start, plane, line, size, y, winner, i):
 
 
 @inlined
-def unpool_row(dy, winner, i, size, gated, y, dx, start, plane, line):
-    """Row i of windows: the gradient goes to the window's winner, zero to the rest of the window. The dual of `pool_row`."""
+def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
+    """Row i of windows: the gradient goes to the window's winner. The dual of `pool_row`.
+
+    The rest of the window is set to zero; where windows overlap (stride < size) the gradient is added and the rest left alone.
+    """
     channels, height, width, batch = winner.shape
     shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> 2, y.strides[1] >> 2
     for c in range(channels):
@@ -48,33 +51,80 @@ def unpool_row(dy, winner, i, size, gated, y, dx, start, plane, line):
                 slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
                 if gated:
                     slope = tile.gate(slope, y, c * y_plane + i * y_line + window * batch + image, 0)
-                to, number = start + c * plane + window * size * batch + image, np.float32(0)
+                to, number = start + c * plane + window * stride * batch + image, np.float32(0)
                 for r in range(size):
                     for s in range(size):
                         passed = tile.where_equal(place, tile.fill(shape, number), slope, shape)
+                        if stride < size:
+                            passed = tile.add(passed, dx, to + r * line + s * batch, 0)
                         tile.store(passed, dx, to + r * line + s * batch, 0)
                         number += np.float32(1)
 
 
-@compiled("void(float32[:,:,:,::1], int64, float32[:,:,:], uint8[:,:,:,::1])")
-def max_pool(x, size, y, winner):
-    """Write into y the maximum of every size x size window of x, and into `winner` its place in the window; a NaN wins.
+@compiled("void(float32[:,:,:,::1], int64, int64, float32[:,:,:], uint8[:,:,:,::1])")
+def max_pool(x, size, stride, y, winner):
+    """Write into y the maximum of size x size windows of x, `stride` apart, and into `winner` its place in the window; a NaN wins.
 
     winner: (channels, out height, out width, batch), at most 256 places.
     y: (channels, out height, out width x batch), last axis contiguous.
     """
     plane, line = x.strides[0] >> 2, x.strides[1] >> 2
     for i in range(winner.shape[1]):
-        pool_row(x, i * size * line, plane, line, size, y, winner, i)
+        pool_row(x, i * stride * line, plane, line, size, stride, y, winner, i)
 
 
-@compiled("void(float32[:,:,:,::1], uint8[:,:,:,::1], int64, float32[:,:,:], boolean, float32[:,:,:])")
-def max_pool_gradient(dy, winner, size, y, gated, dx):
-    """Write dx: the gradient goes to the window's winner, zero to the rest of the window.
+@compiled("void(float32[:,:,:,::1], uint8[:,:,:,::1], int64, int64, float32[:,:,:], boolean, float32[:,:,:])")
+def max_pool_gradient(dy, winner, size, stride, y, gated, dx):
+    """Write dx: the gradient goes to the window's winner, zero to the rest of the window; where windows overlap, it is added to dx.
 
     dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not
     positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
     """
     plane, line = dx.strides[0] >> 2, dx.strides[1] >> 2
     for i in range(winner.shape[1]):
-        unpool_row(dy, winner, i, size, gated, y, dx, i * size * line, plane, line)
+        unpool_row(dy, winner, i, size, stride, gated, y, dx, i * stride * line, plane, line)
+
+
+@compiled("void(float32[:,:,:,::1], int64, int64, int64, int64, float32[:,:,:])")
+def average_pool(x, high, wide, stride, outputs, y):
+    """Write into y the means of high x wide windows of x, `stride` apart, `outputs` in a row; y as in `max_pool`."""
+    batch, plane, line = x.shape[3], y.strides[0] >> 2, y.strides[1] >> 2
+    x_plane, x_line = x.strides[0] >> 2, x.strides[1] >> 2
+    share, shape = np.float32(1) / np.float32(high * wide), tile.zeros(1, REGISTERS)
+    for c in range(y.shape[0]):
+        for i in range(y.shape[1]):
+            for window in range(outputs):
+                for image in range(0, batch, LANES):
+                    at, total = c * x_plane + i * stride * x_line + window * stride * batch + image, shape
+                    for r in range(high):
+                        for s in range(wide):
+                            total = tile.add(total, x, at + r * x_line + s * batch, 0)
+                    total = tile.scale(total, share)
+                    tile.store(total, y, c * plane + i * line + window * batch + image, 0)
+
+
+@compiled("void(float32[:,:,:,::1], int64, int64, int64, float32[:,:,:], boolean, float32[:,:,:])")
+def average_pool_gradient(dy, high, wide, stride, x, gated, dx):
+    """Add to dx every window's equal shares of its gradient; with `gated`, only where x is positive. x and dx: (channels, height,
+    width x batch), last axis contiguous; dy: (channels, out height, out width, batch)."""
+    channels, height, width, batch = dy.shape
+    plane, line, x_plane, x_line = (
+        dx.strides[0] >> 2,
+        dx.strides[1] >> 2,
+        x.strides[0] >> 2,
+        x.strides[1] >> 2,
+    )
+    share, shape = np.float32(1) / np.float32(high * wide), tile.zeros(1, REGISTERS)
+    for c in range(channels):
+        for i in range(height):
+            for window in range(width):
+                for image in range(0, batch, LANES):
+                    slope = tile.load(shape, dy, ((c * height + i) * width + window) * batch + image, 0)
+                    slope = tile.scale(slope, share)
+                    at = window * stride * batch + image
+                    for r in range(i * stride, i * stride + high):
+                        for s in range(wide):
+                            to, passed = c * plane + r * line + at + s * batch, slope
+                            if gated:
+                                passed = tile.gate(passed, x, c * x_plane + r * x_line + at + s * batch, 0)
+                            tile.store(tile.add(passed, dx, to, 0), dx, to, 0)

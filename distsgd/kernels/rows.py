@@ -82,7 +82,9 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
         low, high = bands[i]
         for group in range(0, length, GROUP):
             until = min(group + GROUP, length)
-            for chunk in range(0, (high - low) * widest, CHUNK):
+            for chunk in range(
+                0, max(1, (high - low) * widest), CHUNK
+            ):  # an output may see nothing: it is written
                 rest = 0
                 for lane in range(group, until, width):
                     begin, of_row = strips[lane // width]
@@ -90,7 +92,7 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
                     first, last = ends[0] + chunk, min(ends[0] + chunk + CHUNK, ends[1])
                     j = min(lane, length - width)
                     at, out, seen = i * step + j, i % size * line + j, i * gate_line + j
-                    if first < last:
+                    if first < last or chunk == 0:
                         for k in range(0, shorts_from, tile.rows(tall)):
                             sum_tile(tall, k, at, first, last, ends, rest, out, seen)
                         for k in range(shorts_from, ones_from, tile.rows(short)):
@@ -114,7 +116,7 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
             tall, four, one = tile.zeros(TALL, 1), tile.zeros(4, 1), tile.zeros(1, 1)
             sum_row(tall, four, one, channels // TALL * TALL, channels // 4 * 4, VECTOR, i)
         if winner.size > 0 and (i + 1) % size == 0:
-            pool_row(y, 0, plane, line, size, pooled, winner, i // size)
+            pool_row(y, 0, plane, line, size, size, pooled, winner, i // size)
 
 
 NO_BIAS = np.empty(0, np.float32)

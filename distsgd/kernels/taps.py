@@ -15,18 +15,28 @@ from distsgd.kernels.tile import TAPS
 
 @dataclass(frozen=True)
 class Window:
-    """A size x size filter over channels of images in a buffer (channels, height, width, batch) with zeros around them.
+    """A filter over channels of images in a buffer (channels, height, width, batch) with zeros around them.
 
-    top, left: the zeros before the image, which is `height` x `width`. outputs: rows and columns of outputs.
+    size: rows and columns of the filter. top, left: the zeros before the image, from the first output's window on (negative where
+    that begins inside the image), which is `height` x `width`. outputs: rows and columns of outputs.
+
+    With a stride the buffer holds phases, (channels x stride x stride, height, width, batch): every stride-th row and column of the
+    image with its zeros, beginning with each. So a row of outputs still sees contiguous rows.
     """
 
-    buffer: tuple[int, int, int, int]
-    size: int
+    buffer: tuple[int, ...]
+    size: tuple[int, int]
     top: int
     left: int
     height: int
     width: int
     outputs: tuple[int, int]
+    stride: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image."""
+        return self.buffer[0] // self.stride**2
 
     @property
     def step(self) -> int:
@@ -35,22 +45,25 @@ class Window:
 
     def places(self) -> np.ndarray:
         """(channels, row, column) of the filter: each tap's place in the buffer, from the first of its window on."""
-        channels, high, wide, batch = self.buffer
-        channel, row, column = np.ogrid[:channels, : self.size, : self.size]
-        return ((channel * high + row) * wide + column) * batch
+        _, high, wide, batch = self.buffer
+        channel, row, column = np.ogrid[: self.channels, : self.size[0], : self.size[1]]
+        plane = (channel * self.stride + row % self.stride) * self.stride + column % self.stride
+        return ((plane * high + row // self.stride) * wide + column // self.stride) * batch
 
     def rows_that_count(self, output: int) -> tuple[int, int]:
         """The rows first..last of the filter that meet the image, for a row of outputs."""
-        return _meeting(output, self.size, self.top, self.height)
+        return _meeting(output * self.stride, self.size[0], self.top, self.height)
 
     def columns_that_count(self, first: int, last: int) -> tuple[int, int]:
         """The filter's columns that meet the image for any of the columns first..last (included) of outputs."""
-        low, high = (_meeting(output, self.size, self.left, self.width) for output in (last, first))
-        return low[0], high[1]
+        low = _meeting(last * self.stride, self.size[1], self.left, self.width)[0]
+        high = _meeting(first * self.stride, self.size[1], self.left, self.width)[1]
+        return low, max(low, high)
 
 
-def _meeting(output: int, size: int, before: int, length: int) -> tuple[int, int]:
-    return max(0, before - output), min(size, before + length - output)
+def _meeting(start: int, size: int, before: int, length: int) -> tuple[int, int]:
+    first, last = max(0, before - start), min(size, before + length - start)
+    return min(first, size), max(first, last)
 
 
 class RowTaps(NamedTuple):
@@ -64,19 +77,23 @@ class RowTaps(NamedTuple):
     """(rows, 2): for each row of outputs, the first and the last row of the filter that counts."""
 
 
-def row_taps(window: Window) -> RowTaps:
-    """Lists for every set of columns that occurs, each in the order row, channel, column: what a row leaves out is at its ends."""
+def row_taps(window: Window, weights: np.ndarray | None = None) -> RowTaps:
+    """Lists for every set of columns that occurs, each in the order row, channel, column: what a row leaves out is at its ends.
+
+    weights: (channels, row, column) of the filter, the row of the weight matrix for each tap; as they lie if not given.
+    """
     batch, lanes = window.buffer[3], window.outputs[1] * window.buffer[3]
     sets = [
         window.columns_that_count(first // batch, (first + rows.strip_width(lanes) - 1) // batch)
         for first in rows.strip_starts(lanes)
     ]
-    weights = np.arange(window.buffer[0] * window.size**2).reshape(-1, window.size, window.size)
-    both = np.stack([window.places(), weights]).transpose(0, 2, 1, 3)
+    places = window.places()
+    weights = np.arange(places.size).reshape(places.shape) if weights is None else weights
+    both = np.stack([places, weights]).transpose(0, 2, 1, 3)
     lists = {columns: both[..., slice(*columns)].reshape(2, -1) for columns in dict.fromkeys(sets)}
     ends = np.cumsum([part.shape[1] for part in lists.values()])
     begins = dict(zip(lists, [0, *ends.tolist()]))
-    strips = [(begins[columns], lists[columns].shape[1] // window.size) for columns in sets]
+    strips = [(begins[columns], lists[columns].shape[1] // window.size[0]) for columns in sets]
     bands = [window.rows_that_count(output) for output in range(window.outputs[0])]
     return RowTaps(np.concatenate([*lists.values()], axis=1), np.array(strips), np.array(bands))
 
@@ -101,22 +118,27 @@ class PairTaps(NamedTuple):
 
 def pair_taps(window: Window) -> PairTaps:
     """Taps grouped by channels, then row, then column: those of a block mostly miss the image together."""
-    channels, size, batch = window.buffer[0], window.size, window.buffer[3]
+    channels, (high, wide), batch = window.channels, window.size, window.buffer[3]
     groups = [range(first, min(first + TAPS, channels)) for first in range(0, channels, TAPS)]
-    order = np.array([(c, r, s) for group in groups for r in range(size) for s in range(size) for c in group])
+    order = np.array([(c, r, s) for group in groups for r in range(high) for s in range(wide) for c in group])
     channel, row, column = order.T
-    offsets, places = window.places()[channel, row, column], (channel * size + row) * size + column
+    offsets, places = window.places()[channel, row, column], (channel * high + row) * wide + column
     spans = []
     for first in range(0, len(order), TAPS):
-        of_rows = _span(row[first : first + TAPS], window.top, window.height, window.outputs[0])
-        of_columns = _span(column[first : first + TAPS], window.left, window.width, window.outputs[1])
+        of_rows = _span(
+            row[first : first + TAPS], window.top, window.height, window.outputs[0], window.stride
+        )
+        block = column[first : first + TAPS]
+        of_columns = _span(block, window.left, window.width, window.outputs[1], window.stride)
         spans.append((*of_rows, *(batch * place for place in of_columns)))
     return PairTaps(_whole_blocks(offsets), places, np.array(spans))
 
 
-def _span(taps: np.ndarray, before: int, length: int, outputs: int) -> tuple[int, int]:
+def _span(taps: np.ndarray, before: int, length: int, outputs: int, stride: int) -> tuple[int, int]:
     """The outputs first..last for which any of the filter's rows (or columns) meets the image."""
-    return max(0, before - int(taps.max())), min(outputs, before + length - int(taps.min()))
+    first = max(0, -((int(taps.max()) - before) // stride))
+    last = min(outputs, (before + length - 1 - int(taps.min())) // stride + 1)
+    return min(first, outputs), max(first, last)
 
 
 def dense_pair_taps(inputs: int, lanes: int) -> PairTaps:

@@ -299,6 +299,17 @@ def fill(typing, tile, scalar):
 
 
 @intrinsic
+def scale(typing, tile, scalar):
+    """The tile times `scalar` (float32)."""
+
+    def generate(context, builder, signature, args):
+        factor = _splat(builder, args[1])
+        return _pack(builder, [builder.fmul(x, factor) for x in _cells(builder, args[0])])
+
+    return tile(tile, types.float32), generate
+
+
+@intrinsic
 def where_greater(typing, left, right, yes, no):
     """Lane by lane `yes` where left > right or left is a NaN, else `no`."""
 

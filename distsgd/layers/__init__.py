@@ -10,7 +10,7 @@ from distsgd.layers.convolution import Convolution
 from distsgd.layers.dense import Dense
 from distsgd.layers.dropout import Dropout
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor, Values
-from distsgd.layers.pooling import MaxPool
+from distsgd.layers.pooling import AveragePool, MaxPool
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Rectifier:
     """max(x, 0): done by the convolution or dense layer before it, as it writes its output."""
 
 
-Layer = Convolution | Dense | MaxPool | Dropout
+Layer = Convolution | Dense | MaxPool | AveragePool | Dropout
 
 __all__ = [
+    "AveragePool",
     "Border",
     "Convolution",
     "Dense",

@@ -21,7 +21,7 @@ class Dense:
         """None."""
         return Border()
 
-    def gradient_border(self, output: Shape) -> Border:
+    def gradient_border(self, shape: Shape) -> Border:
         """None."""
         return Border()
 
@@ -33,6 +33,10 @@ class Dense:
         """Weights (inputs, units) and, with `bias`, biases (units,)."""
         weights = Tensor("weights", (math.prod(shape), self.units), math.prod(shape))
         return (weights, Tensor("bias", (self.units,), 0)) if self.bias else (weights,)
+
+    def flops(self, shape: Shape) -> int:
+        """Floating-point operations for an image forward, a multiplication and an addition counted as two."""
+        return 2 * math.prod(shape) * self.units
 
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory."""

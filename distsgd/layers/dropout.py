@@ -20,7 +20,7 @@ class Dropout:
         """None."""
         return Border()
 
-    def gradient_border(self, output: Shape) -> Border:
+    def gradient_border(self, shape: Shape) -> Border:
         """None."""
         return Border()
 
@@ -33,6 +33,10 @@ class Dropout:
     def tensors(self, shape: Shape) -> tuple[Tensor, ...]:
         """None."""
         return ()
+
+    def flops(self, shape: Shape) -> int:
+        """Multiplications for an image forward."""
+        return math.prod(shape)
 
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory: one image batch, for the way through borders."""

@@ -65,6 +65,12 @@ class Values:
         return self.buffer.reshape(-1)
 
     @property
+    def inside(self) -> np.ndarray:
+        """(channels, height, width, batch) without the border, a view."""
+        border, (_, height, width) = self.border, self.shape
+        return self.buffer[:, border.top : border.top + height, border.left : border.left + width]
+
+    @property
     def rows(self) -> np.ndarray:
         """The inside as (channels, height, width x batch), a view."""
         channels, height, width, batch = self.buffer.shape
