@@ -4,9 +4,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 
 class InputError(ValueError):
@@ -28,12 +28,75 @@ class Data(_Section):
     """Deal the images to the workers anew every so many epochs; 0: never."""
 
 
-class Network(_Section):
-    """Which network."""
+class ConvolutionLayer(_Section):
+    """See `layers.Convolution`."""
 
-    name: str = "chavan-3-16-100"
+    kind: Literal["convolution"] = "convolution"
+    filters: int = Field(ge=1)
+    size: int = Field(ge=1)
+    padding: Annotated[int, Field(ge=0)] | Literal["valid", "same", "full"] = "valid"
+    stride: int = Field(1, ge=1)
+    groups: int = Field(1, ge=1)
+
+
+class MaxPoolLayer(_Section):
+    """See `layers.MaxPool`."""
+
+    kind: Literal["max_pool"] = "max_pool"
+    size: int = Field(ge=1, le=16)
+    stride: int | None = Field(None, ge=1)
+
+
+class AveragePoolLayer(_Section):
+    """See `layers.AveragePool`."""
+
+    kind: Literal["average_pool"] = "average_pool"
+    size: int | None = Field(None, ge=1)
+    stride: int | None = Field(None, ge=1)
+
+
+class DenseLayer(_Section):
+    """See `layers.Dense`; without `units` it has one a class: the last layer."""
+
+    kind: Literal["dense"] = "dense"
+    units: int | None = Field(None, ge=1)
+    bias: bool = True
+
+
+class RectifierLayer(_Section):
+    """See `layers.Rectifier`."""
+
+    kind: Literal["rectifier"] = "rectifier"
+
+
+class DropoutLayer(_Section):
+    """See `layers.Dropout`."""
+
+    kind: Literal["dropout"] = "dropout"
+    rate: float = Field(ge=0, lt=1)
+
+
+ListedLayer = Annotated[
+    ConvolutionLayer | MaxPoolLayer | AveragePoolLayer | DenseLayer | RectifierLayer | DropoutLayer,
+    Field(discriminator="kind"),
+]
+
+
+class Network(_Section):
+    """Which network: one of the zoo, or layers one by one."""
+
+    name: str = Field("chavan-3-16-100", pattern=r"^[\w.-]+$")
+    """A network of the zoo; beside `layers` any name, for the run's folder."""
     dropout: float = Field(0.25, ge=0, lt=1)
-    """Rate behind the hidden dense layers."""
+    """Rate behind the hidden dense layers of a network of the zoo."""
+    layers: tuple[ListedLayer, ...] | None = Field(None, strict=False)
+    """From the images to the scores."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_zoo(cls, values: Any) -> Any:
+        listed = isinstance(values, dict) and values.get("layers") is not None
+        return {"name": "layers", "dropout": 0.0, **values} if listed else values
 
 
 class Sgd(_Section):
@@ -106,12 +169,18 @@ class Config(_Section):
 
     def problems(self) -> list[str]:
         """What no single setting shows."""
-        averaging = self.averaging
+        averaging, network, problems = self.averaging, self.network, []
         if averaging.what == "gradients" and averaging.rounds_of != 1:
-            return [
+            problems.append(
                 f"averaging.period = {averaging.period!r}: gradients are averaged at every step, so it must be 1"
-            ]
-        return []
+            )
+        if network.layers == ():
+            problems.append("network.layers = []: must hold at least one layer, the last of kind 'dense'")
+        if network.layers and network.dropout:
+            problems.append(
+                f"network.dropout = {network.dropout}: beside network.layers, list layers of kind 'dropout'"
+            )
+        return problems
 
 
 def read(path: Path | None, changes: Sequence[str] = ()) -> tuple[Config, list[str]]:
@@ -162,11 +231,10 @@ def _checked(table: dict[str, Any]) -> tuple[Config, list[str]]:
         try:
             return Config.model_validate(table), problems
         except ValidationError as error:
-            faults = {
-                tuple(_keys(fault["loc"])): fault for fault in error.errors()
-            }  # one a setting: a union has several
-            problems += [_fault(keys, fault, table) for keys, fault in faults.items()]
-            for keys in faults:
+            # One a setting: a union has several.
+            faults = {_path(fault["loc"]): fault for fault in error.errors()}
+            problems += [_fault(path, fault, table) for path, fault in faults.items()]
+            for keys in dict.fromkeys(tuple(_keys(fault["loc"])) for fault in faults.values()):
                 _remove(table, keys)
 
 
@@ -176,17 +244,47 @@ def _keys(location: Sequence[int | str]) -> list[str]:
     return [section, *(rest[1:2] if section == "optimizer" else rest[:1])]
 
 
-def _fault(keys: Sequence[str], fault: Mapping[str, Any], table: dict[str, Any]) -> str:
-    name, given, message = ".".join(keys), fault["input"], fault["msg"]
+def _path(location: Sequence[int | str]) -> str:
+    """The setting as a user would write it; network.layers[2].size is the second layer's."""
+    name = ".".join(_keys(location))
+    if len(location) < 3 or not isinstance(location[2], int):
+        return name
+    return f"{name}[{location[2] + 1}]" + (f".{location[4]}" if len(location) > 4 else "")
+
+
+def _fault(name: str, fault: Mapping[str, Any], table: dict[str, Any]) -> str:
+    given, message, keys = fault["input"], fault["msg"], _keys(fault["loc"])
+    if name.startswith("network.layers["):
+        return f"{name}: {_layer_fault(fault)}"
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting; {_choices(keys, table)}"
     if fault["type"].startswith("union_tag") and not isinstance(given, dict):
         return f"{name} = {given!r}: must be a section, for example optimizer.name = 'adam'"
     if fault["type"] == "union_tag_invalid":
         return f"optimizer.name = {given.get('name')!r}: must be 'sgd' or 'adam'"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{name} = {given!r}: must be letters, digits, '_', '.' and '-'"
+    if name == "network.layers":
+        return f"{name} = {given!r}: must be a list of layers, for example [{{ kind = 'dense' }}]"
     if name == "averaging.period":
         return f"{name} = {given!r}: must be a whole number, at least 1, or 'epoch' or 'once'"
     return f"{name} = {given!r}: {message[0].lower()}{message[1:]}".replace("input should be", "must be")
+
+
+def _layer_fault(fault: Mapping[str, Any]) -> str:
+    kinds = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(ListedLayer)[0])}
+    given, place, message = fault["input"], fault["loc"], fault["msg"]
+    if fault["type"].startswith("union_tag") or len(place) < 5:
+        kind = given.get("kind") if isinstance(given, dict) else given
+        return f"kind = {kind!r}: must be one of {', '.join(kinds)}"
+    settings = ", ".join(name for name in kinds[str(place[3])].model_fields if name != "kind")
+    if fault["type"] == "extra_forbidden":
+        return f"there is no such setting; a {place[3]} has {settings or 'none'}"
+    if fault["type"] == "missing":
+        return f"must be given; a {place[3]} has {settings}"
+    if place[4] == "padding":
+        return f"{given!r}: must be 'valid', 'same', 'full' or a number of zeros"
+    return f"{given!r}: {message[0].lower()}{message[1:]}".replace("input should be", "must be")
 
 
 def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
@@ -224,4 +322,10 @@ def to_toml(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(part)}' for key, part in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return "[\n" + "".join(f"    {_toml(part)},\n" for part in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable
 
-from distsgd.config import InputError
-from distsgd.layers import Convolution, Dense, Dropout, Layer, MaxPool, Rectifier
+from distsgd.config import InputError, ListedLayer
+from distsgd.config import Network as Settings
+from distsgd.layers import AveragePool, Convolution, Dense, Dropout, Layer, MaxPool, Rectifier
 
 Layers = list[Layer | Rectifier]
 
@@ -47,13 +48,47 @@ def cifar(classes: int) -> Layers:
     return [*stack, Dense(64), Rectifier(), Dense(classes)]
 
 
+def fer(classes: int) -> Layers:
+    """For 48x48 grey faces, in the manner of VGG: pairs of 3x3 convolutions, dropout where images are small."""
+    first: Layers = [Convolution(32, 3, "same"), Rectifier(), MaxPool(2)]
+    stack: Layers = [*first]
+    for filters in (64, 128):
+        stack += [Convolution(filters, 3, "same"), Rectifier(), Convolution(filters, 3, "same"), Rectifier()]
+        stack += [MaxPool(2), Dropout(0.25)]
+    return [*stack, Dense(256), Rectifier(), Dropout(0.5), Dense(classes)]
+
+
 _BY_NAME: dict[str, Callable[[int], Layers]] = {
     "garg": garg,
     "rendon": rendon,
     "lenet5": lenet5,
     "cifar": cifar,
+    "fer": fer,
 }
 NAMES = (*_BY_NAME, "chavan-K-F-H")
+
+
+def chosen(settings: Settings, classes: int) -> Layers:
+    """The layers that a config's section [network] names or lists. InputError names the valid ones."""
+    if settings.layers is None:
+        return layers(settings.name, classes, settings.dropout)
+    return [_listed(layer, classes) for layer in settings.layers]
+
+
+def _listed(layer: ListedLayer, classes: int) -> Layer | Rectifier:
+    values = layer.model_dump(exclude={"kind"})
+    if layer.kind == "dense":
+        return Dense(layer.units or classes, layer.bias)
+    return _KINDS[layer.kind](**values)
+
+
+_KINDS: dict[str, Callable[..., Layer | Rectifier]] = {
+    "convolution": Convolution,
+    "max_pool": MaxPool,
+    "average_pool": AveragePool,
+    "rectifier": Rectifier,
+    "dropout": Dropout,
+}
 
 
 def layers(name: str, classes: int, dropout: float = 0.0) -> Layers:

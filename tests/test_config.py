@@ -110,6 +110,18 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
         ("averaging.what=weights", ["averaging.what = 'weights'", "'parameters' or 'gradients'"]),
         ("data.train_images=0", ["data.train_images = 0", "greater than or equal to 1"]),
         ("data.path=7", ["data.path = 7", "valid string"]),
+        ("network.name=a/b", ["network.name = 'a/b'", "letters, digits"]),
+        ("network.layers=3", ["network.layers = 3: must be a list of layers"]),
+        ("network.layers=[]", ["network.layers = []: must hold at least one layer"]),
+        ("network.layers=[3]", ["network.layers[1]: kind = 3", "convolution, max_pool"]),
+        ("network.layers=[{kind='dens'}]", ["network.layers[1]: kind = 'dens'", "dense, rectifier, dropout"]),
+        ("network.layers=[{kind='dense',unit=3}]", ["network.layers[1].unit", "a dense has units, bias"]),
+        ("network.layers=[{kind='max_pool'}]", ["network.layers[1].size: must be given"]),
+        ("network.layers=[{kind='dropout',rate=1.0}]", ["network.layers[1].rate: 1.0", "less than 1"]),
+        (
+            "network.layers=[{kind='dense'},{kind='convolution',filters=1,size=1,padding='x'}]",
+            ["network.layers[2].padding: 'x'", "'valid', 'same', 'full' or a number"],
+        ),
         ("train.epochs", ["--set train.epochs: must be section.key=value"]),
         ("epochs=3", ["--set epochs=3: must be section.key=value"]),
         ("a.b.c=3", ["--set a.b.c=3: must be section.key=value"]),
@@ -238,3 +250,25 @@ def test_a_wrong_optimizer_does_not_hide_other_faults() -> None:
 
 def test_a_period_of_zero_is_one_fault() -> None:
     assert len(config.read(None, ["averaging.period=0"])[1]) == 1
+
+
+def test_every_fault_of_a_list_of_layers_is_told() -> None:
+    said = problems("network.layers=[{kind='dense',unit=3},{kind='dropout'},{kind='average_pool',size=0}]")
+    assert [text.split(":")[0] for text in said] == [
+        "network.layers[1].unit",
+        "network.layers[2].rate",
+        "network.layers[3].size",
+    ]
+
+
+def test_layers_stand_in_for_a_network_of_the_zoo(tmp_path: Path) -> None:
+    listed = "network.layers=[{kind='convolution',filters=2,size=3,padding='same'},{kind='dense',bias=false}]"
+    settings, found = config.read(None, [listed])
+    assert found == []
+    assert (settings.network.name, settings.network.dropout) == ("layers", 0)
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(settings))
+    assert config.read(again) == (settings, [])
+    assert problems(listed, "network.dropout=0.5") == [
+        "network.dropout = 0.5: beside network.layers, list layers of kind 'dropout'"
+    ]

@@ -2,8 +2,9 @@
 
 import pytest
 
-from distsgd.config import InputError
-from distsgd.layers import Dense, Dropout, Rectifier
+from distsgd import zoo
+from distsgd.config import InputError, Network
+from distsgd.layers import AveragePool, Convolution, Dense, Dropout, MaxPool, Rectifier
 from distsgd.network import plan, tensors
 from distsgd.zoo import layers
 
@@ -101,3 +102,34 @@ def test_a_wrong_name_is_refused_and_the_right_ones_are_shown(name: str) -> None
 def test_images_that_are_too_small_are_refused(name: str, shape: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match=r"layer \d+: a .* does not fit an input of"):
         plan(layers(name, 10), shape)
+
+
+def test_a_listed_network_is_the_same_as_one_by_name() -> None:
+    listed = [
+        {"kind": "convolution", "filters": 4, "size": 2, "padding": "same"},
+        {"kind": "rectifier"},
+        {"kind": "convolution", "filters": 4, "size": 2, "padding": "same"},
+        {"kind": "rectifier"},
+        {"kind": "max_pool", "size": 4},
+        {"kind": "dense", "units": 128},
+        {"kind": "rectifier"},
+        {"kind": "dense"},
+    ]
+    assert zoo.chosen(Network.model_validate({"layers": listed}), 10) == layers("rendon", 10)
+
+
+def test_a_list_may_hold_every_kind_of_layer() -> None:
+    listed = [
+        {"kind": "convolution", "filters": 4, "size": 3, "padding": 1, "stride": 2, "groups": 2},
+        {"kind": "max_pool", "size": 3, "stride": 2},
+        {"kind": "average_pool"},
+        {"kind": "dropout", "rate": 0.5},
+        {"kind": "dense", "bias": False},
+    ]
+    assert zoo.chosen(Network.model_validate({"layers": listed}), 7) == [
+        Convolution(4, 3, 1, 2, 2),
+        MaxPool(3, 2),
+        AveragePool(),
+        Dropout(0.5),
+        Dense(7, False),
+    ]

@@ -1,5 +1,6 @@
 """What decides the weights of a run, found and checked before any rank computes; the machine has no part in it."""
 
+import math
 from dataclasses import dataclass
 
 from distsgd import data, network, optim, zoo
@@ -48,9 +49,9 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
     try:
         images = data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
-        layers = zoo.layers(config.network.name, images.classes, config.network.dropout)
+        layers = zoo.chosen(config.network, images.classes)
         stages = network.plan(layers, (images.channels, images.height, images.width))
-        problems += _too_many_parameters(config, stages)
+        problems += _too_many_parameters(config, stages) + _other_classes(config, stages, images)
     except InputError as error:
         problems.append(_about_network(error, config, images))
         problems += _about_name(config) if images is None else []
@@ -63,13 +64,17 @@ def _about_network(error: InputError, config: Config, images: Description | None
     if images is None or str(error).startswith("network.name"):
         return str(error)
     size = f"{images.height}x{images.width}x{images.channels}"
-    return f"network.name = {config.network.name!r} does not fit images of {size}: {error}"
+    return f"{_called(config)} does not fit images of {size}: {error}"
+
+
+def _called(config: Config) -> str:
+    return "network.layers" if config.network.layers else f"network.name = {config.network.name!r}"
 
 
 def _about_name(config: Config) -> list[str]:
     """Whether the name is a network's can be told without images."""
     try:
-        zoo.layers(config.network.name, 1)
+        zoo.chosen(config.network, 1)
     except InputError as error:
         return [str(error)]
     return []
@@ -79,8 +84,16 @@ def _too_many_parameters(config: Config, stages: list[Stage]) -> list[str]:
     size = sum(tensor.size for tensor in network.tensors(stages))
     if size <= MOST_PARAMETERS:
         return []
+    return [f"{_called(config)} has {size:,} parameters: must be at most {MOST_PARAMETERS:,}"]
+
+
+def _other_classes(config: Config, stages: list[Stage], images: Description) -> list[str]:
+    scores = math.prod(stages[-1].output)
+    if scores == images.classes:
+        return []
     return [
-        f"network.name = {config.network.name!r} has {size:,} parameters: must be at most {MOST_PARAMETERS:,}"
+        f"{_called(config)} ends with {scores} scores: {images.path} has {images.classes} classes "
+        "(a last layer of kind 'dense' without units has one each)"
     ]
 
 
