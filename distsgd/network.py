@@ -43,6 +43,13 @@ def aligned(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarra
     return room[start : start + size].view(dtype).reshape(shape)
 
 
+def _whole(view: np.ndarray) -> np.ndarray:
+    """The memory that a view is a part of."""
+    while isinstance(view.base, np.ndarray):
+        view = view.base
+    return view
+
+
 @dataclass(frozen=True)
 class Stage:
     """One layer of a plan: its number among the layers, what goes in and comes out, whether input and output are rectified."""
@@ -147,6 +154,17 @@ class Network:
             call for stage, place in reversed(pairs) for call in stage.layer.backward(place)
         ]
         self._score_gradient = gradients[-1].units
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all that it works in, the parameters apart."""
+        own: dict[int, int] = {id(self.gradient): self.gradient.nbytes}
+        for _, arguments in (*self._learning, *self._returning):
+            for argument in arguments:
+                if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):
+                    whole = _whole(argument)
+                    own[id(whole)] = whole.nbytes
+        return sum(own.values())
 
     def _values(self, borders: Sequence[Border]) -> list[Values]:
         shapes = [self.stages[0].shape] + [stage.output for stage in self.stages]

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
     _add_data(commands.add_parser("data", help="import images, or look at a file of them"))
+    _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
     return parser
 
@@ -74,6 +75,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)"
     )
+    _add_set(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)"
+    )
+    _add_ranks(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -81,10 +90,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="change one setting; may be repeated",
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)"
-    )
-    _add_ranks(parser)
 
 
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +135,24 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     _add_ranks(training)
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_networks)
+    parser.add_argument(
+        "network", nargs="?", metavar="NAME|CONFIG.toml", help="one network (default: all of the zoo)"
+    )
+    _add_set(parser)
+    parser.add_argument(
+        "--ranks", type=_count, default=1, metavar="N", help="memory of one of N ranks (default: 1)"
+    )
+
+
+def _networks(given: argparse.Namespace, clock: Clock) -> int:
+    from distsgd.cli import networks
+
+    print(networks.one(given.network, given.set, given.ranks) if given.network else networks.overview())
+    return 0
 
 
 def _train(given: argparse.Namespace, clock: Clock) -> int:

@@ -1,0 +1,104 @@
+"""`distsgd networks`: what networks are made of, what an image costs, and how much memory a rank will take."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distsgd import config, data, network, zoo
+from distsgd.config import Config, InputError
+from distsgd.layers import Shape
+from distsgd.network import Stage
+from distsgd.train import Memory, check, memory
+
+IMAGES = {"cifar": (3, 32, 32), "fer": (1, 48, 48)}
+"""What networks of the zoo are made for, where it is not a grey image of 28x28."""
+EXAMPLES = (*zoo.NAMES[:-1], "chavan-3-16-100", "chavan-5-50-100")
+
+
+def overview() -> str:
+    """A line for every network of the zoo, with ten classes."""
+    lines = [f"{'network':<18}{'images':>10}{'parameters':>14}{'MFLOP an image':>16}"]
+    for name in EXAMPLES:
+        shape = IMAGES.get(name, (1, 28, 28))
+        stages = network.plan(zoo.layers(name, 10), shape)
+        lines.append(f"{name:<18}{_size(shape):>10}{_parameters(stages):>14,}{_flops(stages) / 1e6:>16,.2f}")
+    return "\n".join([*lines, "", "distsgd networks NAME shows the layers; in chavan-K-F-H any numbers."])
+
+
+def one(named: str, changes: Sequence[str], ranks: int) -> str:
+    """The layers of the network of that name, or of a config, for its images, and the memory of a rank that trains it."""
+    path = Path(named) if named.endswith(".toml") else None
+    settings, problems = config.read(path, changes if path else [f"network.name={named}", *changes])
+    shape, classes = _images(settings, named)
+    try:
+        stages = network.plan(zoo.chosen(settings.network, classes), shape)
+    except InputError as error:
+        raise InputError("\n".join([*problems, str(error)])) from None
+    if problems:
+        raise InputError("\n".join(problems))
+    lines = [f"{settings.network.name}: images of {_size(shape)}, {classes} classes", "", *_layers(stages)]
+    if _trains(settings, shape):
+        batch, experiment = settings.train.batch, check(settings, ranks, problems)
+        lines += ["", *_memory(memory(experiment, ranks), batch, ranks)]
+    return "\n".join(lines)
+
+
+def _images(settings: Config, named: str) -> tuple[Shape, int]:
+    """Those of the config's data, or what a network of the zoo is made for."""
+    there = data.describe(data.locate(settings.data.path))
+    if settings.data == config.Data() and named in IMAGES:
+        return IMAGES[named], 10
+    return (there.channels, there.height, there.width), there.classes
+
+
+def _trains(settings: Config, shape: Shape) -> bool:
+    there = data.describe(data.locate(settings.data.path))
+    return (there.channels, there.height, there.width) == shape
+
+
+def _layers(stages: Sequence[Stage]) -> list[str]:
+    lines = [f"{'':>3}{'layer':<62}{'output':>12}{'parameters':>13}{'MFLOP':>10}"]
+    for stage in stages:
+        parameters = sum(tensor.size for tensor in stage.tensors)
+        line = f"{stage.number:>2} {_described(stage):<62}{_size(stage.output):>12}{parameters:>13,}"
+        lines.append(f"{line}{stage.layer.flops(stage.shape) / 1e6:>10,.3f}")
+    total = f"{_parameters(stages):>82,}{_flops(stages) / 1e6:>10,.3f}"
+    return [
+        *lines,
+        f"   total{total}",
+        "",
+        "MFLOP: an image forward; a training step takes about three times that.",
+    ]
+
+
+def _described(stage: Stage) -> str:
+    """A layer in words."""
+    layer = stage.layer
+    settings = {name: value for name, value in vars(layer).items() if value not in (None, 1, "valid", True)}
+    words = ", ".join(f"{name} {value}" for name, value in settings.items())
+    kind = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(layer).__name__)
+    return f"{kind.strip()}{' ' if words else ''}{words}{', rectified' if stage.rectify else ''}"
+
+
+def _memory(taken: Memory, batch: int, ranks: int) -> list[str]:
+    parts = [
+        ("Python, packages, kernels", taken.process),
+        (f"activations, gradients (batch {batch})", taken.network),
+        ("parameters, moments, average", taken.state),
+        ("images", taken.images),
+        ("together", taken.total),
+    ]
+    shared = f"{ranks} rank{'s' * (ranks > 1)}"
+    lines = [f"  {name:<36}{size / 1e6:>10,.1f} MB" for name, size in parts]
+    return [f"memory of one of {shared} in training", *lines]
+
+
+def _size(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _parameters(stages: Sequence[Stage]) -> int:
+    return sum(tensor.size for tensor in network.tensors(stages))
+
+
+def _flops(stages: Sequence[Stage]) -> int:
+    return sum(stage.layer.flops(stage.shape) for stage in stages)
