@@ -89,7 +89,10 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
             ["nosuch", "there is no such setting", "data, network, optimizer, averaging, train"],
         ),
         ("train.nosuch=1", ["train.nosuch", "there is no such setting", "epochs, batch, seed"]),
-        ("optimizer.momentum=0.5", ["optimizer.momentum", "no such setting", "learning_rate, beta1, beta2"]),
+        (
+            "optimizer.momentum=0.5",
+            ["optimizer.momentum", "no such setting", "name, learning_rate, ", "clip, beta1, beta2"],
+        ),
         ("train.epochs=0", ["train.epochs = 0", "greater than or equal to 1"]),
         ("train.epochs=many", ["train.epochs = 'many'", "valid integer"]),
         ("train.epochs=1.5", ["train.epochs = 1.5", "valid integer"]),
