@@ -242,7 +242,9 @@ def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
     }
     sections["optimizer"] = Sgd if _optimizer_name(table.get("optimizer", {})) == "sgd" else Adam
     if len(keys) > 1 and keys[0] in sections:
-        return f"{keys[0]} has {', '.join(sections[keys[0]].model_fields)}"
+        section = sections[keys[0]]
+        which = f" {section.model_fields['name'].default!r}" if keys[0] == "optimizer" else ""
+        return f"{keys[0]}{which} has {', '.join(section.model_fields)}"
     return f"the sections are {', '.join(Config.model_fields)}"
 
 

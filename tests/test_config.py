@@ -112,7 +112,7 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
         ("optimizer.clip=0", ["optimizer.clip = 0", "greater than 0"]),
         ("optimizer.weight_decay=-1", ["optimizer.weight_decay = -1", "greater than or equal to 0"]),
         ("optimizer.weight_decay=inf", ["optimizer.weight_decay = inf", "finite"]),
-        ("optimizer.nesterov=true", ["optimizer.nesterov", "no such setting"]),
+        ("optimizer.nesterov=true", ["optimizer.nesterov", "no such setting; optimizer 'adam' has"]),
         ("optimizer.warmup=20.5", ["optimizer.warmup = 20.5: must be at most train.epochs, 20"]),
         ("optimizer.warmup=-1", ["optimizer.warmup = -1", "greater than or equal to 0"]),
         (
