@@ -215,22 +215,44 @@ def fill(
 
 
 def sgd(
-    p: np.ndarray, v: np.ndarray, g: np.ndarray, rate: float, momentum: float
+    p: np.ndarray,
+    v: np.ndarray,
+    g: np.ndarray,
+    rate: float,
+    momentum: float,
+    nesterov: bool = False,
+    decay: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One step of SGD with momentum: parameters and velocity after it."""
+    """One step of SGD with momentum, Nesterov's or not, and an L2 penalty: parameters and velocity after it."""
+    g = g + decay * p
     v = momentum * v + g
-    return p - rate * v, v
+    return p - rate * (g + momentum * v if nesterov else v), v
 
 
 def adam(
-    p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, number: int, settings: Sequence[float]
+    p: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    g: np.ndarray,
+    number: int,
+    settings: Sequence[float],
+    decay: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step of Adam, algorithm 1 of Kingma & Ba (2015), line by line; settings: rate, beta1, beta2, epsilon."""
+    """One step of Adam, algorithm 1 of Kingma & Ba (2015), line by line, with the decay of Loshchilov & Hutter (2019), algorithm 2.
+
+    settings: rate, beta1, beta2, epsilon.
+    """
     rate, beta1, beta2, epsilon = settings
+    p = p - rate * decay * p
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     m_hat, v_hat = m / (1 - beta1**number), v / (1 - beta2**number)
     return p - rate * m_hat / (np.sqrt(v_hat) + epsilon), m, v
+
+
+def clipped(g: np.ndarray, most: float) -> np.ndarray:
+    """The gradient, shortened to that 2-norm where it is longer."""
+    return g * min(1.0, most / math.sqrt(sum(float(value) ** 2 for value in g)))
 
 
 def _convolution(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:

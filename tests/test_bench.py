@@ -117,7 +117,7 @@ def test_what_differs_is_found(wrong: str) -> None:
         elif wrong == "scaling":
             side._scaling[1] *= 1.01
         elif wrong == "momentum":
-            side._optimizer._arguments[-1][1] = 0.8
+            side._optimizer._rates[1] = 0.8
         else:
             side.parameters[-300] = np.nan
         return side

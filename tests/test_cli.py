@@ -102,6 +102,7 @@ def test_metrics_have_a_line_an_epoch(two_ranks: tuple[Finished, Path], summary:
     lines = [json.loads(line) for line in (two_ranks[1] / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["rounds"] for line in lines] == [1, 2, 3]
+    assert {line["learning_rate"] for line in lines} == {0.001}
     assert {(line["train"]["samples"], line["test"]["samples"]) for line in lines} == {(487, 1000)}
     seconds = [line["seconds"] for line in lines]
     assert sorted(seconds) == seconds

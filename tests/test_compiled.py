@@ -22,11 +22,11 @@ import pytest
 from conftest import clean_environment, end
 
 import distsgd.kernels
-from distsgd.kernels import compiled
+from distsgd.kernels import compiled, update
 from distsgd.kernels.tile import FUSED, VECTOR
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier
 from distsgd.network import Network, aligned, initialize, plan, tensors
-from distsgd.optim import Adam
+from distsgd.optim import Adam, Sgd
 
 SCALED = """
 import os
@@ -418,6 +418,23 @@ def trained() -> str:
     return hashlib.sha256(state).hexdigest()
 
 
+def updated() -> str:
+    """The SHA-256 of norms and of what both optimizers make of a state with clipping, decay and Nesterov's momentum."""
+    hashes, tensors = hashlib.sha256(), [(900, True), (7, False), (93, True)]
+    for settings in (Sgd(0.1, 0.9, True, 0.01, 3.0), Adam(0.01, 0.9, 0.99, 1e-8, 0.1, 3.0)):
+        numbers = np.random.Philox(key=4).random_raw(5000).astype(np.float32) / np.float32(
+            2**63
+        ) - np.float32(1)
+        state, gradient = numbers[: 1000 * (1 + settings.moments)], numbers[4000:]
+        state[2000:] = abs(state[2000:])
+        steps = settings.bind(state, gradient, tensors, lambda number: 0.1 / number)
+        for number in range(1, 4):
+            steps.step(number)
+        hashes.update(state)
+        hashes.update(np.float64([update.norm(state[:n], np.zeros(update.CHAINS)) for n in range(1, 1000)]))
+    return hashes.hexdigest()
+
+
 def compiled_here() -> int:
     """How many of the package's kernels this process compiled itself."""
     return sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels())
@@ -432,7 +449,9 @@ def fewer_features() -> str:
 
 OTHER_WIDTHS = [width for width in (4, 8, 16) if width != VECTOR]
 RANKS = 4
-TRAIN = "from test_compiled import compiled_here, trained; print(trained(), compiled_here())"
+TRAIN = (
+    "from test_compiled import compiled_here, trained, updated; print(trained(), updated(), compiled_here())"
+)
 
 
 def train(cache: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -466,23 +485,23 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 def test_bits_do_not_depend_on_the_vectors_width(hashes: dict[str, list[str]]) -> None:
-    assert {hashes["killed"][0], hashes["together"][0]} == {f"{trained()} 0"}
+    assert {hashes["killed"][0], hashes["together"][0]} == {f"{trained()} {updated()} 0"}
 
 
 def test_bits_do_not_depend_on_the_processors_features(hashes: dict[str, list[str]]) -> None:
     if "fewer features" not in hashes:
         pytest.skip("NOT SHOWN: this processor has no AVX with fused multiply-adds to switch off")
-    assert hashes["fewer features"] == [f"{trained()} 0"]
+    assert hashes["fewer features"] == [f"{trained()} {updated()} 0"]
 
 
 def test_four_cold_ranks_at_once_are_all_right_and_compile_nothing_themselves(
     hashes: dict[str, list[str]],
 ) -> None:
-    assert hashes["together"] == [f"{trained()} 0"] * RANKS
+    assert hashes["together"] == [f"{trained()} {updated()} 0"] * RANKS
 
 
 def test_a_compilation_that_was_killed_leaves_a_cache_that_works(hashes: dict[str, list[str]]) -> None:
-    assert hashes["killed"] == [f"{trained()} 0"]
+    assert hashes["killed"] == [f"{trained()} {updated()} 0"]
 
 
 @pytest.mark.skipif(not FUSED, reason="NOT SHOWN: without fused multiply-adds the bits are others")

@@ -89,7 +89,10 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
             ["nosuch", "there is no such setting", "data, network, optimizer, averaging, train"],
         ),
         ("train.nosuch=1", ["train.nosuch", "there is no such setting", "epochs, batch, seed"]),
-        ("optimizer.momentum=0.5", ["optimizer.momentum", "no such setting", "learning_rate, beta1, beta2"]),
+        (
+            "optimizer.momentum=0.5",
+            ["optimizer.momentum", "no such setting", "name, learning_rate, ", "clip, beta1, beta2"],
+        ),
         ("train.epochs=0", ["train.epochs = 0", "greater than or equal to 1"]),
         ("train.epochs=many", ["train.epochs = 'many'", "valid integer"]),
         ("train.epochs=1.5", ["train.epochs = 1.5", "valid integer"]),
@@ -104,6 +107,22 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
         ("optimizer.learning_rate=nan", ["optimizer.learning_rate = nan", "finite"]),
         ("optimizer.learning_rate=inf", ["optimizer.learning_rate = inf", "finite"]),
         ("optimizer.learning_rate=fast", ["optimizer.learning_rate = 'fast'", "valid number"]),
+        ("optimizer.schedule=linear", ["optimizer.schedule = 'linear'", "'constant', 'step' or 'cosine'"]),
+        ("optimizer.scale=2", ["optimizer.scale = 2", "'none', 'linear' or 'sqrt'"]),
+        ("optimizer.clip=0", ["optimizer.clip = 0", "greater than 0"]),
+        ("optimizer.weight_decay=-1", ["optimizer.weight_decay = -1", "greater than or equal to 0"]),
+        ("optimizer.weight_decay=inf", ["optimizer.weight_decay = inf", "finite"]),
+        ("optimizer.nesterov=true", ["optimizer.nesterov", "no such setting; optimizer 'adam' has"]),
+        ("optimizer.warmup=20.5", ["optimizer.warmup = 20.5: must be at most train.epochs, 20"]),
+        ("optimizer.warmup=-1", ["optimizer.warmup = -1", "greater than or equal to 0"]),
+        (
+            "optimizer.step_epochs=4",
+            ["optimizer.step_epochs = 4: is for 'step', but", "schedule = 'constant'"],
+        ),
+        ("optimizer.step_factor=0.5", ["optimizer.step_factor = 0.5: is for 'step', but"]),
+        ("optimizer.step_factor=0", ["optimizer.step_factor = 0", "greater than 0"]),
+        ("optimizer.final=0.5", ["optimizer.final = 0.5: is for 'cosine', but"]),
+        ("optimizer.final=2", ["optimizer.final = 2", "less than or equal to 1"]),
         ("averaging.workers=0", ["averaging.workers = 0", "greater than or equal to 1"]),
         ("averaging.topology=ring", ["averaging.topology = 'ring'", "'allreduce' or 'master'"]),
         ("averaging.reduction=slow", ["averaging.reduction = 'slow'", "'exact' or 'fast'"]),
@@ -131,6 +150,22 @@ def test_one_fault(change: str, parts: list[str]) -> None:
     (said,) = problems(change)
     for part in parts:
         assert part in said
+
+
+def test_nesterov_wants_momentum() -> None:
+    changes = ["optimizer.name=sgd", "optimizer.nesterov=true"]
+    assert problems(*changes) == []
+    (said,) = problems(*changes, "optimizer.momentum=0")
+    assert said == "optimizer.nesterov = true: there must be momentum, but optimizer.momentum = 0"
+    (said,) = problems(*changes, "optimizer.nesterov=1")
+    assert "optimizer.nesterov = 1: must be a valid boolean" in said
+
+
+def test_a_schedules_own_settings() -> None:
+    step = ("optimizer.schedule=step", "optimizer.step_epochs=3", "optimizer.step_factor=0.5")
+    assert problems(*step, "optimizer.warmup=20", "optimizer.scale=sqrt") == []
+    assert problems("optimizer.schedule=cosine", "optimizer.final=0.01", "optimizer.warmup=0.5") == []
+    assert len(problems("optimizer.schedule=cosine", *step[1:])) == 2
 
 
 @pytest.mark.parametrize("period", ["0", "-1", "never", "2.5", "[1]"])
@@ -198,6 +233,16 @@ def test_file_that_is_no_toml(content: bytes, tmp_path: Path) -> None:
         {"data": {"path": "Bilder/größer/图像.h5"}},
         {"optimizer": {"name": "sgd", "learning_rate": 1e-7, "momentum": 0.0}},
         {"optimizer": {"name": "adam", "learning_rate": 0.1 + 0.2, "beta2": 1e-300}},
+        {
+            "optimizer": {
+                "name": "sgd",
+                "nesterov": True,
+                "clip": 0.5,
+                "weight_decay": 1e-4,
+                "scale": "linear",
+            }
+        },
+        {"optimizer": {"name": "adam", "schedule": "cosine", "final": 0.1, "warmup": 0.5}},
         {"averaging": {"workers": 7, "period": 3, "topology": "master", "reduction": "fast"}},
         {"averaging": {"period": "once"}},
         {"averaging": {"what": "gradients", "period": 1}},

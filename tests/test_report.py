@@ -62,11 +62,11 @@ def test_line_of_a_round() -> None:
 
 
 def test_line_of_an_epoch() -> None:
-    end = EpochEnd(3, 18, Score(100, 0.9, 0.25), Score(50, 0.8765, 0.5), 999.6)
+    end = EpochEnd(3, 18, Score(100, 0.9, 0.25), Score(50, 0.8765, 0.5), 999.6, 0.001)
     assert report.epoch_line(end, 12) == (
         "epoch 3/12: train loss 0.2500; test loss 0.5000, accuracy 87.65%; 1,000 images/s"
     )
-    lost = EpochEnd(3, 18, Score(100, 0.9, None), Score(50, 0.8765, None), 999.6)
+    lost = EpochEnd(3, 18, Score(100, 0.9, None), Score(50, 0.8765, None), 999.6, 0.001)
     assert report.epoch_line(lost, 12).count("not finite") == 2
 
 

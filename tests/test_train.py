@@ -22,6 +22,9 @@ from distsgd.train.workers import Worker, Workers
 TRAIN, TEST, BATCH, WORKERS = 487, 101, 23, 7
 ADAM = {"name": "adam", "learning_rate": 0.002}
 SGD = {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}
+COSINE = {"schedule": "cosine", "warmup": 0.75, "final": 0.1, "scale": "sqrt"}
+NESTEROV = {**SGD, **COSINE, "nesterov": True, "weight_decay": 0.02, "clip": 0.7}
+ADAMW = {**ADAM, "schedule": "step", "step_epochs": 1, "step_factor": 0.6, "weight_decay": 0.2, "clip": 0.7}
 PERIODS = (1, 3, "epoch", "once")
 
 
@@ -85,7 +88,8 @@ class Learner:
         self.state = aligned(self.size * (1 + experiment.optimizer.moments))
         network.initialize(self.state[: self.size], experiment.stages, experiment.config.train.seed)
         self.network = Network(experiment.stages, batch, self.state[: self.size])
-        self.optimizer: Steps = experiment.optimizer.bind(self.state, self.network.gradient)
+        changing = self.state, self.network.gradient, experiment.decayed, run.training.learning_rate
+        self.optimizer: Steps = experiment.optimizer.bind(*changing)
         self.seed, self.scaling = experiment.config.train.seed, run.training.scaling
         path = experiment.images.path
         self.labels = data.read_labels(path, "train")[: experiment.train_images]
@@ -137,7 +141,7 @@ def averaged_by_hand(run: Run, period: int | str, reshuffle: int = 0, momenta: b
     return states[0][: learner.size]
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAM])
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, NESTEROV, ADAMW])
 @pytest.mark.parametrize("period", PERIODS)
 def test_workers_are_averaged_as_by_hand(
     period: int | str, optimizer: dict[str, Any], run: Callable[..., Run]
@@ -164,7 +168,7 @@ def test_images_are_dealt_anew(period: int | str, reshuffle: int, run: Callable[
     assert np.abs(run(**sections).result.parameters - by_hand).max() > 1e-3
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAM])
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, NESTEROV, ADAMW])
 def test_averaged_gradients_are_those_of_the_joined_batch(
     optimizer: dict[str, Any], run: Callable[..., Run]
 ) -> None:
@@ -176,8 +180,39 @@ def test_averaged_gradients_are_those_of_the_joined_batch(
             parts = [joined.rows(shard, worker, epoch, step) for worker, shard in enumerate(shards)]
             joined.learn(np.concatenate(parts), 0, 0)
             joined.optimizer.step(epoch * 4 + step + 1)
-    tolerance = 1e-6 if optimizer is SGD else 1e-3  # Adam divides by gradients near zero
+    tolerance = 1e-6 if optimizer["name"] == "sgd" else 1e-3  # Adam divides by gradients near zero
     np.testing.assert_allclose(seen.result.parameters, joined.state[: joined.size], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "change", [*({key: NESTEROV[key]} for key in ("nesterov", "weight_decay", "clip")), COSINE]
+)
+def test_every_option_changes_what_is_learnt(change: dict[str, Any], run: Callable[..., Run]) -> None:
+    usual, changed = (run(optimizer=options).result.parameters for options in (SGD, {**SGD, **change}))
+    assert np.abs(usual - changed).max() > 1e-3
+
+
+def test_a_strong_clip_leaves_the_first_average_its_bits(run: Callable[..., Run]) -> None:
+    # Adam's second moments are then a hundred million times smaller than the first gradient makes them expected.
+    seen = run(averaging={"period": 1}, optimizer={**ADAM, "clip": 1e-4}, train={"epochs": 1})
+    np.testing.assert_allclose(seen.result.parameters, averaged_by_hand(seen, 1), rtol=0, atol=2e-6)
+
+
+def test_weights_decay_and_biases_do_not(run: Callable[..., Run]) -> None:
+    experiment = run(train={"epochs": 1}).experiment
+    names = [tensor.name.split(".")[1] for tensor in network.tensors(experiment.stages)]
+    assert [decays for _, decays in experiment.decayed] == [name == "weights" for name in names]
+    assert [length for length, _ in experiment.decayed] == experiment.segments
+    assert set(names) == {"weights", "bias"}
+
+
+def test_an_epoch_tells_its_last_learning_rate(run: Callable[..., Run]) -> None:
+    seen = run(optimizer={**SGD, **COSINE}, train={"epochs": 3})
+    final = 0.02 * WORKERS**0.5 * 0.1
+    told = [end.learning_rate for end in seen.epochs]
+    assert told == [seen.training.learning_rate(number) for number in (4, 8, 12)]
+    assert final < told[2] < told[1] < told[0] == 0.02 * WORKERS**0.5
+    assert [end.learning_rate for end in run().epochs] == [0.02, 0.02]
 
 
 def test_equal_workers_without_momentum_are_sgd_on_the_joined_batch(run: Callable[..., Run]) -> None:
@@ -220,7 +255,7 @@ def test_workers_with_the_same_images_are_as_one(
     np.testing.assert_allclose(seven.result.parameters, one.result.parameters, rtol=0, atol=close)
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAM])
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, NESTEROV, ADAMW])
 @pytest.mark.parametrize("averaging", [*({"period": period} for period in PERIODS), {"what": "gradients"}])
 def test_one_worker_is_a_plain_loop_to_the_bit(
     averaging: dict[str, Any], optimizer: dict[str, Any], run: Callable[..., Run]
@@ -308,7 +343,6 @@ def test_phases_of_a_run_sum_to_its_seconds(images: Path) -> None:
     spent = {phase: after[phase] - before[phase] for phase in PHASES}
     assert sum(after[phase] for phase in PHASES) == pytest.approx(after["total"], rel=0.01)
     assert all(spent[phase] > 0 for phase in ("load", "shuffle", "compute", "average", "wait", "evaluate"))
-    assert spent["compute"] == max(spent.values())
     assert spent["start"] < 0.1 * (after["total"] - before["total"])
     assert before["load"] > 0
 
@@ -358,9 +392,50 @@ def test_seen_counts_images_up_to_the_end_of_each_shard(images: Path) -> None:
 
 @pytest.mark.parametrize("averaging", [*({"period": period} for period in PERIODS), {"what": "gradients"}])
 @pytest.mark.parametrize("workers", [1, WORKERS])
-def test_diverging_is_told(workers: int, averaging: dict[str, Any], run: Callable[..., Run]) -> None:
+@pytest.mark.parametrize("options", [{}, {"clip": 1.0}])
+def test_diverging_is_told(
+    options: dict[str, Any], workers: int, averaging: dict[str, Any], run: Callable[..., Run]
+) -> None:
     with pytest.raises(Diverged):
-        run(averaging={"workers": workers, **averaging}, optimizer={**SGD, "learning_rate": 1e35})
+        run(averaging={"workers": workers, **averaging}, optimizer={**SGD, "learning_rate": 1e35, **options})
+
+
+@pytest.mark.parametrize("averaging", [*({"period": period} for period in PERIODS), {"what": "gradients"}])
+@pytest.mark.parametrize("options", [NESTEROV, ADAMW])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_told_through_clipping(
+    bad: float,
+    options: dict[str, Any],
+    averaging: dict[str, Any],
+    run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = Local.learn
+
+    def learn_and_spoil(self: Local, worker: Worker, step: int) -> int:
+        count = original(self, worker, step)
+        if (worker.number, self.number(step)) == (4, 5):
+            self.network.gradient[3] = bad
+        return count
+
+    monkeypatch.setattr(Local, "learn", learn_and_spoil)
+    with pytest.raises(Diverged):
+        run(averaging=averaging, optimizer=options)
+
+
+def test_a_first_gradient_that_is_not_finite_is_told(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Local.learn
+
+    def learn_and_spoil(self: Local, worker: Worker, step: int) -> int:
+        count = original(self, worker, step)
+        self.network.gradient[3] = np.inf
+        return count
+
+    monkeypatch.setattr(Local, "learn", learn_and_spoil)
+    with pytest.raises(Diverged):
+        run(optimizer=NESTEROV)
 
 
 def test_a_worker_that_is_used_up_adds_nothing(

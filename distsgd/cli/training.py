@@ -103,7 +103,8 @@ def _diverged(training: Training, record: Record | None, ranks: Ranks) -> int:
     if record:
         about = {"version": __version__, "outcome": "diverged", "ranks": ranks.size, "ranks_lost": 0}
         record.finish({**about, "workers": training.experiment.workers, "rounds": training.rounds_done})
-        advice = "choose a smaller optimizer.learning_rate, or average more often (averaging.period)"
+        cures = "clip gradients (optimizer.clip), or average more often (averaging.period)"
+        advice = f"choose a smaller optimizer.learning_rate, {cures}"
         print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
     return FAILED
 

@@ -36,9 +36,20 @@ class Experiment:
     def optimizer(self) -> optim.Optimizer:
         """The optimizer that the config names."""
         settings = self.config.optimizer
+        rate, decay, clip = settings.learning_rate, settings.weight_decay, settings.clip
         if isinstance(settings, SgdSettings):
-            return optim.Sgd(settings.learning_rate, settings.momentum)
-        return optim.Adam(settings.learning_rate, settings.beta1, settings.beta2, settings.epsilon)
+            return optim.Sgd(rate, settings.momentum, settings.nesterov, decay, clip)
+        return optim.Adam(rate, settings.beta1, settings.beta2, settings.epsilon, decay, clip)
+
+    @property
+    def decayed(self) -> list[tuple[int, bool]]:
+        """The length of each tensor of the network, and whether weight decay is for it: for weights, not for biases."""
+        return [(tensor.size, tensor.fan_in > 0) for tensor in network.tensors(self.stages)]
+
+    def learning_rate(self, number: int, steps: int) -> float:
+        """That of the step of that number, counted from 1, where an epoch has so many steps."""
+        settings = self.config
+        return optim.learning_rate(settings.optimizer, number, steps, settings.train.epochs, self.workers)
 
 
 def check(config: Config, ranks: int, problems: list[str]) -> Experiment:

@@ -45,6 +45,8 @@ class EpochEnd:
     train: Score
     test: Score
     images_per_second: float
+    learning_rate: float
+    """Of the epoch's last step."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,15 @@ class Training:
         state = aligned(self._size * (1 + optimizer.moments))
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
         self._network = Network(experiment.stages, self._workers.batch, state[: self._size])
-        steps = optimizer.bind(state, self._network.gradient)
+        steps = optimizer.bind(state, self._network.gradient, experiment.decayed, self.learning_rate)
         seed = experiment.config.train.seed
         self._local = Local(self._network, state, steps, self._workers, self.scaling, seed, clock)
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
         self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
+
+    def learning_rate(self, number: int) -> float:
+        """That of the step of that number in the experiment, counted from 1."""
+        return self.experiment.learning_rate(number, self._workers.steps)
 
     def _read_test_images(self) -> None:
         with self._clock.phase("load"):
@@ -87,7 +93,9 @@ class Training:
     def _kind_of_rounds(self, segments: list[int], powers: tuple[int, ...]) -> Rounds:
         averaging = self.experiment.config.averaging
         self._workers.begin(0)
-        gradient = gradient_magnitudes(self._local, segments, self._ranks)
+        gradient = gradient_magnitudes(
+            self._local, segments, self._ranks, clipped=averaging.what == "parameters"
+        )
         if averaging.what == "gradients":
             return GradientRounds(self._local, self._meeting(segments, gradient))
         # Parameters that start at zero, the biases, are expected around one.
@@ -151,7 +159,8 @@ class Training:
             train = self._summed_score()
             self._judge()
             test = self._summed_score()
-        return EpochEnd(epoch + 1, self.rounds_done, train, test, self._samples / self._seconds)
+        speed, rate = self._samples / self._seconds, self.learning_rate((epoch + 1) * self._workers.steps)
+        return EpochEnd(epoch + 1, self.rounds_done, train, test, speed, rate)
 
     def _judge(self) -> None:
         """Look at this rank's part of the test images with the state that all ranks hold."""

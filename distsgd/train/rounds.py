@@ -185,8 +185,8 @@ class GradientRounds:
 Rounds = ParameterRounds | OneRound | GradientRounds
 
 
-def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks) -> np.ndarray:
-    """The largest magnitude in each tensor of worker 0's first gradient, on every rank.
+def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks, clipped: bool) -> np.ndarray:
+    """The largest magnitude in each tensor of worker 0's first gradient, clipped or as it is, on every rank.
 
     It tells what moments that start at zero come to.
     """
@@ -194,6 +194,7 @@ def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks) -> np.n
     if ranks.rank == 0:
         local.learn(local.workers.hosted[0], 0)
         largest_magnitudes(local.network.gradient, np.array(segments, np.int64), largest)
+        largest *= np.float32(local.optimizer.clipping.share() if clipped else 1)
         local.network.totals[:] = 0
     ranks.broadcast(largest)
     return largest

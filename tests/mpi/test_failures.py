@@ -287,8 +287,11 @@ def test_a_missing_file_is_told_once(mpiexec: "Launch", tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parameters_that_diverge_are_told_once(mpiexec: "Launch", tmp_path: Path) -> None:
-    options = train_options("optimizer.name=sgd", "optimizer.learning_rate=1e30", "train.epochs=2")
+@pytest.mark.parametrize(
+    "change", ["optimizer.weight_decay=0.1", "optimizer.clip=1", "averaging.what=gradients"]
+)
+def test_parameters_that_diverge_are_told_once(change: str, mpiexec: "Launch", tmp_path: Path) -> None:
+    options = train_options("optimizer.name=sgd", "optimizer.learning_rate=1e30", "train.epochs=2", change)
     done = mpiexec(3, "-m", "distsgd", *options, "--out", tmp_path / "run")
     assert done.rc == 1
     assert done.stderr.count("distsgd: the parameters became infinite or no numbers") == 1

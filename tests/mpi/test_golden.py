@@ -32,6 +32,9 @@ EXPERIMENT: dict[str, dict[str, Any]] = {
     "averaging": {"workers": 7, "period": 1},
     "train": {"epochs": 2, "batch": 23, "seed": 11},
 }
+COSINE = {"schedule": "cosine", "warmup": 0.6, "final": 0.1, "scale": "sqrt"}
+NESTEROV = {"name": "sgd", "nesterov": True, "weight_decay": 0.01, "clip": 0.8, **COSINE}
+DECAY = {"weight_decay": 0.1, "clip": 0.8, "schedule": "step", "step_epochs": 1}
 KINDS: dict[str, dict[str, Any]] = {
     "1": {"averaging": {"period": 1}},
     "3": {"averaging": {"period": 3}},
@@ -39,6 +42,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "once": {"averaging": {"period": "once"}},
     "gradients": {"averaging": {"what": "gradients"}},
     "dealt anew": {"data": {"reshuffle": 1}},
+    "nesterov": {"averaging": {"period": 3}, "optimizer": NESTEROV},
+    "clipped gradients": {"averaging": {"what": "gradients"}, "optimizer": NESTEROV},
+    "decay": {"averaging": {"period": "once"}, "optimizer": DECAY},
 }
 TOPOLOGIES = ("allreduce", "master")
 MODES = {
@@ -111,7 +117,8 @@ def test_topologies_agree_and_other_experiments_do_not(reference: dict[str, list
         assert hashes[f"{kind} allreduce"] == hashes[f"{kind} master"]
     assert len(set(hashes.values())) == len(KINDS) + len(OTHERS)
     rounds = {kind: reference[f"{kind} allreduce"][1] for kind in KINDS}
-    assert rounds == {"1": 8, "3": 4, "epoch": 2, "once": 1, "gradients": 8, "dealt anew": 8}
+    given = {"1": 8, "3": 4, "epoch": 2, "once": 1, "gradients": 8, "dealt anew": 8}
+    assert rounds == {**given, "nesterov": 4, "clipped gradients": 8, "decay": 1}
 
 
 def test_scores_count_every_image_once(reference: dict[str, list[Any]]) -> None:
