@@ -109,8 +109,11 @@ def max_pool_gradient(
     return dx
 
 
-def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every image's loss, and the gradient of their mean to the scores (classes, batch)."""
+def softmax_cross_entropy(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every image's loss, times the weight of its class if there are weights, and the gradient of their mean to the scores
+    (classes, batch)."""
     losses, gradient = np.zeros(len(labels)), np.zeros(scores.shape)
     for n, label in enumerate(labels):
         below = scores[:, n] - scores[:, n].max()
@@ -118,6 +121,9 @@ def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[np.nd
         losses[n] = np.log(total) - below[label]
         gradient[:, n] = np.exp(below) / total
         gradient[label, n] -= 1
+        if weights is not None:
+            losses[n] *= weights[label]
+            gradient[:, n] *= weights[label]
     return losses, gradient / len(labels)
 
 
@@ -148,6 +154,41 @@ def fill(
     for n, row in enumerate(rows):
         for c in range(channels):
             x[c, :, :, n] = (images[row, :, :, c].astype(np.float64) - mean[c]) * inverse[c]
+    return x
+
+
+def windows(
+    draw: Sequence[int], first: int, count: int, room: tuple[int, int], shift: int, mirror: bool
+) -> list[tuple[int, int, bool]]:
+    """Top, left and whether mirrored for the images of an epoch from place `first` on; room: pixels down and right."""
+    seed, worker, epoch = draw
+    key, found = _mixed(_mixed(_mixed(_mixed(seed) + worker) + epoch) + 2**32), []
+    for place in range(first, first + count):
+        chance = _mixed(key + place * 0x9E3779B97F4A7C15)
+        top, left = (
+            math.floor((chance >> bit) % 2**21 / 2**21 * (pixels + 2 * shift + 1)) - shift
+            for bit, pixels in zip((43, 22), room, strict=True)
+        )
+        found.append((top, left, mirror and chance % 2 == 1))
+    return found
+
+
+def fill_windows(
+    images: np.ndarray,
+    rows: Sequence[int],
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    windows: Sequence[Sequence[int]],
+    size: tuple[int, int],
+) -> np.ndarray:
+    """A window of each of those images, (channels, *size, images), scaled; zero outside of the image."""
+    _, height, width, channels = images.shape
+    x = np.zeros((channels, *size, len(rows)))
+    for n, (row, (top, left, mirrored)) in enumerate(zip(rows, windows, strict=True)):
+        for c, i, j in np.ndindex(channels, *size):
+            down, right = top + i, left + (size[1] - 1 - j if mirrored else j)
+            if 0 <= down < height and 0 <= right < width:
+                x[c, i, j, n] = (float(images[row, down, right, c]) - mean[c]) * inverse[c]
     return x
 
 
