@@ -26,6 +26,19 @@ class Data(_Section):
     """Use only the first so many training images."""
     reshuffle: int = Field(0, ge=0)
     """Deal the images to the workers anew every so many epochs; 0: never."""
+    validation: float | None = Field(None, gt=0, lt=1)
+    """Hold out this part of the training images of each class; not given: the file's validation images, if it has any."""
+
+
+class Augment(_Section):
+    """How training images change at random, anew in every epoch."""
+
+    shift: int = Field(0, ge=0)
+    """Pixels by which an image is moved at most, up or down and left or right; what comes in is the mean."""
+    mirror: bool = False
+    """Whether every other image has left and right exchanged."""
+    crop: int | None = Field(None, ge=1)
+    """Train on squares of so many pixels anywhere in the image, and judge the one in its middle."""
 
 
 class ConvolutionLayer(_Section):
@@ -196,12 +209,17 @@ class Train(_Section):
     batch: int = Field(32, ge=1, le=65536)
     """Images in a worker's step."""
     seed: int = Field(0, ge=0, lt=2**63)
+    patience: int | None = Field(None, ge=1)
+    """End after so many epochs without a better loss on the validation images; not given: after all epochs."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """What an image's loss is multiplied with; balanced: with the inverse frequency of its class, one in the mean over images."""
 
 
 class Config(_Section):
     """All settings of a run."""
 
     data: Data = Data()
+    augment: Augment = Augment()
     network: Network = Network()
     optimizer: Optimizer = Adam()
     averaging: Averaging = Averaging()
@@ -335,6 +353,7 @@ def _layer_fault(fault: Mapping[str, Any]) -> str:
 def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
     sections: dict[str, type[BaseModel]] = {
         "data": Data,
+        "augment": Augment,
         "network": Network,
         "averaging": Averaging,
         "train": Train,

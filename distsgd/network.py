@@ -7,6 +7,7 @@ network was built.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -135,13 +136,15 @@ class Network:
         self.draw = np.zeros(3, np.uint64)
         self.labels = np.zeros(self.lanes, np.int64)
         self.totals = np.zeros(len(loss.TOTALS), np.int64)
-        self._starts = np.zeros(self.lanes, np.int64)
-        self._work = aligned((3, self.lanes))
+        self._starts, self._part_labels = np.zeros((2, self.lanes), np.int64)
+        self._block = aligned(LANES * LANES, np.uint8)
+        self._work = aligned((4, self.lanes))
         values = self._values([stage.layer.border(stage.shape) for stage in self.stages] + [Border()])
         gradients = self._values(
             [Border()] + [stage.layer.gradient_border(stage.shape) for stage in self.stages]
         )
         self.images, self.scores = values[0], values[-1]
+        self._rows = self.images.rows
         places = self._places(values, gradients)
         pairs = list(zip(self.stages, places, strict=True))
         self._learning: Program = [
@@ -154,6 +157,8 @@ class Network:
             call for stage, place in reversed(pairs) for call in stage.layer.backward(place)
         ]
         self._score_gradient = gradients[-1].units
+        self._equal_weights = np.ones(len(self.scores.units), np.float32)
+        self.class_weights = self._equal_weights.copy()
 
     @property
     def memory(self) -> int:
@@ -208,11 +213,44 @@ class Network:
         first: int,
         count: int,
         scaling: np.ndarray,
+        windows: np.ndarray | None = None,
     ) -> None:
-        """Make images order[first : first + count] the batch. scaling: (2, channels), mean and 1 / deviation of the bytes."""
-        flat, size, x = images.reshape(-1), math.prod(images.shape[1:]), self.images.rows
-        batch_kernels.fill(flat, size, labels, order, first, count, scaling, x, self._starts, self.labels)
+        """Make images order[first : first + count] the batch. scaling: (2, channels), mean and 1 / deviation of the bytes.
+
+        Of images larger than the network's the middle; or of each its window, see kernels.batch.draw_windows.
+        """
         self._count = count
+        if windows is None and images.shape[1:3] == self.stages[0].shape[1:]:
+            self._convert(images, labels, order, first, scaling)
+            return
+        if windows is None:
+            windows = self._middle(images.shape[1:3])
+        parts, places = self._parts
+        batch_kernels.cut(images, labels, order, first, count, windows, parts, self._part_labels)
+        self._convert(parts, self._part_labels, places, 0, scaling)
+        batch_kernels.blank(windows, count, *images.shape[1:3], self.lanes, self._rows)
+
+    def _convert(
+        self, images: np.ndarray, labels: np.ndarray, order: np.ndarray, first: int, scaling: np.ndarray
+    ) -> None:
+        flat, size = images.reshape(-1), math.prod(images.shape[1:])
+        room = self._rows, self._starts, self._block
+        batch_kernels.fill(flat, size, labels, order, first, self._count, scaling, *room, self.labels)
+
+    @cached_property
+    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Room for what is cut out of a batch's images, and the order in which it lies there."""
+        channels, height, width = self.stages[0].shape
+        return np.zeros((self.lanes, height, width, channels), np.uint8), np.arange(self.lanes)
+
+    def _middle(self, size: tuple[int, ...]) -> np.ndarray:
+        """The middle of images of that height and width as windows of a whole batch."""
+        top, left = (
+            (there - wanted) // 2 for there, wanted in zip(size, self.stages[0].shape[1:], strict=True)
+        )
+        if top < 0 or left < 0:
+            raise ValueError(f"images of {size}, wanted at least {self.stages[0].shape[1:]}")
+        return np.tile(np.array([top, left, 0]), (self.lanes, 1))
 
     def learn(self, seed: int, worker: int, step: int) -> None:
         """Forward and backward on the batch: writes `gradient`, of the mean loss, and adds to `totals`.
@@ -222,17 +260,17 @@ class Network:
         self.draw[:] = seed, worker, step
         for kernel, arguments in self._learning:
             kernel(*arguments)
-        self._lose()
+        self._lose(self.class_weights)
         for kernel, arguments in self._returning:
             kernel(*arguments)
 
-    def judge(self) -> None:
-        """Forward on the batch without dropout: adds to `totals`."""
+    def judge(self, weighted: bool = False) -> None:
+        """Forward on the batch without dropout: adds to `totals`; losses weigh as in learning only if `weighted`."""
         for kernel, arguments in self._judging:
             kernel(*arguments)
-        self._lose()
+        self._lose(self.class_weights if weighted else self._equal_weights)
 
-    def _lose(self) -> None:
-        scores = self.scores.units
-        loss.softmax_cross_entropy(scores, self.labels, self._count, self._work, self._score_gradient)
-        loss.count_losses(scores, self.labels, self._count, self._work, self.totals)
+    def _lose(self, weights: np.ndarray) -> None:
+        scores, work = self.scores.units, self._work
+        loss.softmax_cross_entropy(scores, self.labels, self._count, weights, work, self._score_gradient)
+        loss.count_losses(scores, self.labels, self._count, work, self.totals)

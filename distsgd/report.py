@@ -5,7 +5,7 @@ from typing import Any
 
 from distsgd.clock import PHASES
 from distsgd.config import Config
-from distsgd.train import EpochEnd, Progress
+from distsgd.train import EpochEnd, Progress, Result
 
 
 def opening(config: Config, images: str, ranks: int, workers: int) -> str:
@@ -30,8 +30,16 @@ def round_line(progress: Progress) -> str:
 
 def epoch_line(end: EpochEnd, epochs: int) -> str:
     """A line for an epoch."""
-    test = f"test loss {_number(end.test.loss)}, accuracy {end.test.accuracy:.2%}"
-    return f"epoch {end.epoch}/{epochs}: train loss {_number(end.train.loss)}; {test}; {end.images_per_second:,.0f} images/s"
+    judged = "validation" if end.validation else "test"
+    score = end.validation or end.test
+    seen = f"; {judged} loss {_number(score.loss)}, accuracy {score.accuracy:.2%}" if score else ""
+    return f"epoch {end.epoch}/{epochs}: train loss {_number(end.train.loss)}{seen}; {end.images_per_second:,.0f} images/s"
+
+
+def stop_line(result: Result) -> str:
+    """A line for a run that ended before all its epochs."""
+    waited, kept = result.last.epoch - result.best.epoch, result.best.epoch
+    return f"stopped: no better validation loss for {waited} epoch{'s' * (waited > 1)} (train.patience); epoch {kept} is kept"
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -42,11 +50,22 @@ def table(summary: Mapping[str, Any]) -> str:
         ("images/s", f"{summary['images_per_second']:,.0f}"),
         ("network", f"{summary['network']}, {summary['parameters']:,} parameters"),
         ("ranks, workers", f"{summary['ranks']}, {summary['workers']}"),
-        ("epochs, rounds", f"{summary['epochs']}, {summary['rounds']}"),
+        *_validation(summary),
+        ("epochs, rounds", f"{summary['epochs_done']}, {summary['rounds']}"),
         ("peak memory", f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB a rank"),
         ("weights", f"sha256 {summary['weights_sha256'][:16]}…"),
     ]
     return "\n".join([*(f"  {name:<16}{value}" for name, value in rows), "", *_seconds(summary)])
+
+
+def _validation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if summary["validation_accuracy"] is None:
+        return []
+    loss = f"loss {_number(summary['validation_loss'])}"
+    return [
+        ("validation", f"accuracy {summary['validation_accuracy']:.2%}, {loss}"),
+        ("best epoch", f"{summary['best_epoch']} of {summary['epochs_done']}: its parameters are kept"),
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -118,7 +118,7 @@ def strided_convolve_gradient(
     return np.concatenate(dx), np.stack(dw), np.concatenate(db)
 
 
-def windows(
+def pooling_windows(
     shape: Sequence[int], size: tuple[int, int], stride: int
 ) -> Iterator[tuple[tuple[int, int], tuple[slice, slice, slice]]]:
     """Each window of an image: the output's row and column, and where in the image it is."""
@@ -130,7 +130,7 @@ def windows(
 
 def max_pool(x: np.ndarray, size: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The maximum of every window, a NaN if there is one, and the first place where it stands."""
-    found = dict(windows(x.shape, (size, size), stride or size))
+    found = dict(pooling_windows(x.shape, (size, size), stride or size))
     height, width = (last + 1 for last in max(found))
     y = np.zeros((len(x), height, width, x.shape[3]))
     winner = np.zeros(y.shape, np.int64)
@@ -154,7 +154,7 @@ def max_pool_gradient(
 
 def average_pool(x: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarray:
     """The mean of every window."""
-    found = dict(windows(x.shape, size, stride))
+    found = dict(pooling_windows(x.shape, size, stride))
     height, width = (last + 1 for last in max(found))
     y = np.zeros((len(x), height, width, x.shape[3]))
     for (i, j), place in found.items():
@@ -167,13 +167,16 @@ def average_pool_gradient(
 ) -> np.ndarray:
     """dx of the given shape: every value of a window gets an equal share of its gradient."""
     dx = np.zeros(shape)
-    for (i, j), place in windows(shape, size, stride):
+    for (i, j), place in pooling_windows(shape, size, stride):
         dx[place] += dy[:, None, None, i, j] / (size[0] * size[1])
     return dx
 
 
-def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every image's loss, and the gradient of their mean to the scores (classes, batch)."""
+def softmax_cross_entropy(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every image's loss, times the weight of its class if there are weights, and the gradient of their mean to the scores
+    (classes, batch)."""
     losses, gradient = np.zeros(len(labels)), np.zeros(scores.shape)
     for n, label in enumerate(labels):
         below = scores[:, n] - scores[:, n].max()
@@ -181,6 +184,9 @@ def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[np.nd
         losses[n] = np.log(total) - below[label]
         gradient[:, n] = np.exp(below) / total
         gradient[label, n] -= 1
+        if weights is not None:
+            losses[n] *= weights[label]
+            gradient[:, n] *= weights[label]
     return losses, gradient / len(labels)
 
 
@@ -211,6 +217,41 @@ def fill(
     for n, row in enumerate(rows):
         for c in range(channels):
             x[c, :, :, n] = (images[row, :, :, c].astype(np.float64) - mean[c]) * inverse[c]
+    return x
+
+
+def windows(
+    draw: Sequence[int], first: int, count: int, room: tuple[int, int], shift: int, mirror: bool
+) -> list[tuple[int, int, bool]]:
+    """Top, left and whether mirrored for the images of an epoch from place `first` on; room: pixels down and right."""
+    seed, worker, epoch = draw
+    key, found = _mixed(_mixed(_mixed(_mixed(seed) + worker) + epoch) + 2**32), []
+    for place in range(first, first + count):
+        chance = _mixed(key + place * 0x9E3779B97F4A7C15)
+        top, left = (
+            math.floor((chance >> bit) % 2**21 / 2**21 * (pixels + 2 * shift + 1)) - shift
+            for bit, pixels in zip((43, 22), room, strict=True)
+        )
+        found.append((top, left, mirror and chance % 2 == 1))
+    return found
+
+
+def fill_windows(
+    images: np.ndarray,
+    rows: Sequence[int],
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    windows: Sequence[Sequence[int]],
+    size: tuple[int, int],
+) -> np.ndarray:
+    """A window of each of those images, (channels, *size, images), scaled; zero outside of the image."""
+    _, height, width, channels = images.shape
+    x = np.zeros((channels, *size, len(rows)))
+    for n, (row, (top, left, mirrored)) in enumerate(zip(rows, windows, strict=True)):
+        for c, i, j in np.ndindex(channels, *size):
+            down, right = top + i, left + (size[1] - 1 - j if mirrored else j)
+            if 0 <= down < height and 0 <= right < width:
+                x[c, i, j, n] = (float(images[row, down, right, c]) - mean[c]) * inverse[c]
     return x
 
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from oracle import assert_close, fill
+from oracle import assert_close, fill, fill_windows, windows
 
 from distsgd.kernels import batch
+from distsgd.layers import Dense
+from distsgd.network import Network, aligned, plan
 
 CANARY = np.float32(-12345.678)
 
@@ -26,18 +28,24 @@ def run(
     _, height, width, channels = pictures.shape
     buffer, y, starts = np.full((channels, height + 4, width + 7, lanes), CANARY), *np.full((2, lanes), -1)
     rows = buffer.reshape(channels, height + 4, -1)[:, 1:-3, 2 * lanes : -5 * lanes]
-    batch.fill(pictures.reshape(-1), pictures[0].size, labels, order, *span, scaling, rows, starts, y)
+    block = np.full(256, 77, np.uint8)
+    batch.fill(pictures.reshape(-1), pictures[0].size, labels, order, *span, scaling, rows, starts, block, y)
     filled = buffer[:, 1:-3, 2:-5].copy()
     buffer[:, 1:-3, 2:-5] = CANARY
     assert (buffer == CANARY).all()
     return filled, y
 
 
+# Bytes of an image: fewer than a block of 16, as many, some more, several blocks and a rest; rows end within blocks.
+SIZES = [(3, 5), (1, 1), (4, 4), (2, 9), (7, 11)]
+
+
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 23, 32, 33, 48, 70])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("spare", [0, 16, 32])
-def test_images_and_labels(spare: int, channels: int, count: int) -> None:
-    pictures, labels = images(channels), np.arange(1000, 1090)
+@pytest.mark.parametrize("size", SIZES)
+def test_images_and_labels(size: tuple[int, int], spare: int, channels: int, count: int) -> None:
+    pictures, labels = images(channels, *size), np.arange(1000, 1090)
     order, lanes = np.random.default_rng(9).permutation(90), max(16, -(-count // 16) * 16) + spare
     scaling = np.array([[10.5, 128, 99][:channels], [0.0123, 0.5, 1 / 77][:channels]], np.float32)
     x, y = run(pictures, labels, order, (7, count), scaling, lanes)
@@ -80,3 +88,78 @@ def test_moments_do_not_overflow_32_bits() -> None:
     sums = np.zeros((2, 1), np.int64)
     batch.moments(np.full((70, 32, 32, 1), 255, np.uint8), sums)
     assert sums.tolist() == [[71680 * 255], [71680 * 255**2]]
+
+
+REACHES = {
+    "shift": ((0, 0), 2, False),
+    "mirror": ((0, 0), 0, True),
+    "crop": ((6, 3), 0, False),
+    "all": ((6, 3), 4, True),
+    "further than the image": ((0, 0), 40, True),
+}
+
+
+def drawn(draw: tuple[int, ...], first: int, count: int, reach: str) -> np.ndarray:
+    found, (room, shift, mirror) = np.full((count, 3), -99), REACHES[reach]
+    batch.draw_windows(np.array(draw, np.uint64), first, *room, shift, mirror, found)
+    return found
+
+
+@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize("draw", [(0, 0, 0), (2**63 - 1, 3, 5)])
+def test_windows_are_the_oracles(draw: tuple[int, ...], reach: str) -> None:
+    found = drawn(draw, 7, 500, reach)
+    assert found.tolist() == [list(window) for window in windows(draw, 7, 500, *REACHES[reach])]
+
+
+def test_windows_reach_everywhere_equally_often() -> None:
+    found, (room, shift, _) = drawn((1, 2, 3), 0, 60_000, "all"), REACHES["all"]
+    for axis in range(2):
+        values, counts = np.unique(found[:, axis], return_counts=True)
+        assert values.tolist() == list(range(-shift, room[axis] + shift + 1))
+        assert abs(counts * len(values) / 60_000 - 1).max() < 0.06
+    assert abs(found[:, 2].mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.02  # each axis moves by itself
+
+
+def test_windows_do_not_depend_on_the_batch_but_on_all_else() -> None:
+    whole = drawn((1, 2, 3), 0, 96, "all")
+    parts = np.concatenate([drawn((1, 2, 3), first, 24, "all") for first in range(0, 96, 24)])
+    np.testing.assert_array_equal(parts, whole)
+    others = [drawn(draw, 0, 96, "all") for draw in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3), (1, 3, 2))]
+    assert all((whole != other).any(1).mean() > 0.9 for other in others)
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 23, 32])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("size", [(3, 5), (9, 8), (12, 21), (8, 40)])
+@pytest.mark.parametrize("reach", REACHES)
+def test_windows_of_images(reach: str, size: tuple[int, int], channels: int, count: int) -> None:
+    room, pictures = REACHES[reach][0], images(channels, *size)
+    seen = size[0] - room[0], size[1] - room[1]
+    if min(seen) < 1:
+        seen = size
+    stages = plan([Dense(3)], (channels, *seen))
+    network = Network(stages, 23, aligned(sum(tensor.size for stage in stages for tensor in stage.tensors)))
+    labels, order = np.arange(90) % 3, np.random.default_rng(5).permutation(90)
+    scaling = np.array([[10.5, 128, 99][:channels], [0.0123, 0.5, 1 / 77][:channels]], np.float32)
+    network.fill(
+        pictures, labels, order, 40, 23, scaling, drawn((9, 9, 9), 1, 32, reach)
+    )  # to be overwritten
+    chosen = drawn((1, 2, 3), 7, 32, reach)
+    network.fill(pictures, labels, order, 7, count, scaling, chosen)
+    x, rows = network.images.rows.reshape(channels, *seen, 32), order[7 : 7 + count]
+    wanted = fill_windows(pictures, rows, *scaling.astype(np.float64), chosen[:count].tolist(), seen)
+    assert_close(x[..., :count], wanted, 2.0**-22 * abs(wanted))
+    assert not x[..., count:].any()
+    assert network.labels.tolist() == [*labels[rows], *[0] * (32 - count)]
+
+
+def test_larger_images_are_seen_in_the_middle_and_smaller_ones_refused() -> None:
+    stages, pictures = plan([Dense(3)], (2, 4, 5)), images(2, 9, 8)
+    network, order = Network(stages, 16, aligned(stages[0].tensors[0].size + 3)), np.arange(90)
+    network.fill(pictures, order % 3, order, 5, 16, np.array([[0, 0], [1, 1]], np.float32))
+    middle = pictures[5:21, 2:6, 1:6].transpose(3, 1, 2, 0)
+    np.testing.assert_array_equal(network.images.rows.reshape(2, 4, 5, 16), middle)
+    with pytest.raises(ValueError, match="wanted at least"):
+        network.fill(pictures[:, :3].copy(), order, order, 0, 16, np.ones((2, 2), np.float32))

@@ -23,6 +23,7 @@ from conftest import clean_environment, end
 
 import distsgd.kernels
 from distsgd.kernels import compiled, update
+from distsgd.kernels.batch import draw_windows
 from distsgd.kernels.tile import FUSED, VECTOR
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier
 from distsgd.network import Network, aligned, initialize, plan, tensors
@@ -397,11 +398,12 @@ def test_every_kernel_has_one_signature_and_no_fast_math() -> None:
 
 
 # Recorded once, with fused multiply-adds. It changes only if every experiment's results may change.
+GOLDEN_MOVED = "8cc3d36e9ac597f8c284c45e0a7d6d6471dcfb0026c71ab0e1c3ca712aae486c"
 GOLDEN_WEIGHTS = "d8132b80cb5977824d91cfe6b750b1fba2f2568db187d9dddd200791c5ce3f70"
 
 
-def trained() -> str:
-    """The SHA-256 of a small network's weights after some steps: every kind of kernel, wide and narrow."""
+def trained(moved: bool = False) -> str:
+    """The SHA-256 of a small network's weights after some steps: every kind of kernel, wide and narrow; `moved`: windows too."""
     stack = [Convolution(6, 2, "same"), Rectifier(), Convolution(5, 3), Rectifier(), MaxPool(2), Dropout(0.3)]
     stack += [Dense(21), Rectifier(), Dropout(0.5), Dense(7)]
     stages, random = plan(stack, (2, 9, 12)), np.random.Philox(key=3)
@@ -411,8 +413,12 @@ def trained() -> str:
     network = Network(stages, 23, state[: state.size // 3])
     initialize(network.parameters, stages, 9)
     steps = Adam(0.01, 0.9, 0.999, 1e-8).bind(state, network.gradient)
+    network.class_weights[:] = np.arange(7) / 3 if moved else 1
+    windows, draw = np.zeros((23, 3), np.int64), np.arange(3, dtype=np.uint64)
     for number in range(8):
-        network.fill(images, labels, order, number * 4, 23, np.float32([[127, 120], [0.01, 0.02]]))
+        draw_windows(draw, number * 4, 0, 0, 2, True, windows)
+        seen = windows if moved else None
+        network.fill(images, labels, order, number * 4, 23, np.float32([[127, 120], [0.01, 0.02]]), seen)
         network.learn(1, 2, number)
         steps.step(number + 1)
     return hashlib.sha256(state).hexdigest()
@@ -450,7 +456,8 @@ def fewer_features() -> str:
 OTHER_WIDTHS = [width for width in (4, 8, 16) if width != VECTOR]
 RANKS = 4
 TRAIN = (
-    "from test_compiled import compiled_here, trained, updated; print(trained(), updated(), compiled_here())"
+    "from test_compiled import compiled_here, trained, updated;"
+    " print(trained(), trained(True), updated(), compiled_here())"
 )
 
 
@@ -485,25 +492,26 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 def test_bits_do_not_depend_on_the_vectors_width(hashes: dict[str, list[str]]) -> None:
-    assert {hashes["killed"][0], hashes["together"][0]} == {f"{trained()} {updated()} 0"}
+    assert {hashes["killed"][0], hashes["together"][0]} == {f"{trained()} {trained(True)} {updated()} 0"}
 
 
 def test_bits_do_not_depend_on_the_processors_features(hashes: dict[str, list[str]]) -> None:
     if "fewer features" not in hashes:
         pytest.skip("NOT SHOWN: this processor has no AVX with fused multiply-adds to switch off")
-    assert hashes["fewer features"] == [f"{trained()} {updated()} 0"]
+    assert hashes["fewer features"] == [f"{trained()} {trained(True)} {updated()} 0"]
 
 
 def test_four_cold_ranks_at_once_are_all_right_and_compile_nothing_themselves(
     hashes: dict[str, list[str]],
 ) -> None:
-    assert hashes["together"] == [f"{trained()} {updated()} 0"] * RANKS
+    assert hashes["together"] == [f"{trained()} {trained(True)} {updated()} 0"] * RANKS
 
 
 def test_a_compilation_that_was_killed_leaves_a_cache_that_works(hashes: dict[str, list[str]]) -> None:
-    assert hashes["killed"] == [f"{trained()} {updated()} 0"]
+    assert hashes["killed"] == [f"{trained()} {trained(True)} {updated()} 0"]
 
 
 @pytest.mark.skipif(not FUSED, reason="NOT SHOWN: without fused multiply-adds the bits are others")
 def test_the_weights_are_what_they_always_were() -> None:
     assert trained() == GOLDEN_WEIGHTS
+    assert trained(moved=True) == GOLDEN_MOVED

@@ -86,7 +86,7 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
     [
         (
             "nosuch.key=1",
-            ["nosuch", "there is no such setting", "data, network, optimizer, averaging, train"],
+            ["nosuch", "there is no such setting", "data, augment, network, optimizer, averaging, train"],
         ),
         ("train.nosuch=1", ["train.nosuch", "there is no such setting", "epochs, batch, seed"]),
         (
@@ -247,6 +247,8 @@ def test_file_that_is_no_toml(content: bytes, tmp_path: Path) -> None:
         {"averaging": {"period": "once"}},
         {"averaging": {"what": "gradients", "period": 1}},
         {"train": {"epochs": 100000, "batch": 1, "seed": 2**63 - 1}},
+        {"train": {"patience": 3, "class_weights": "balanced"}, "data": {"validation": 0.1}},
+        {"augment": {"shift": 2, "mirror": True, "crop": 24}},
     ],
 )
 def test_toml_reads_back_to_the_same_settings(sections: dict[str, Any], tmp_path: Path) -> None:
@@ -278,6 +280,23 @@ def test_key_named_as_a_member_of_a_union_is_told(key: str) -> None:
 )
 def test_wrong_type_is_refused(change: str) -> None:
     assert config.read(None, [change])[1] != []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            "data.validation=0",
+            "data.validation=1",
+            "data.validation=1.5",
+            "augment.shift=-1",
+            "augment.crop=0",
+        ),
+        *("augment.mirror=1", "train.patience=0", "train.class_weights=even"),
+    ],
+)
+def test_wrong_value_is_refused(change: str) -> None:
+    assert len(config.read(None, [change])[1]) == 1
 
 
 @pytest.mark.parametrize("name", ["\U0001f600.h5", "\U00020000.h5"])

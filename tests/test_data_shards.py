@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from distsgd.config import InputError
-from distsgd.data import contiguous, deal, shuffled
+from distsgd.data import contiguous, deal, hold_out, shuffled
 
 # Recorded once. They change only if every experiment's results may change.
 GOLDEN_DEAL = [[9, 2, 3, 7], [0, 5, 6, 4], [8, 1, 10]]
+GOLDEN_HELD_OUT = [0, 1, 5, 6, 7, 9]
 GOLDEN_SHUFFLE = [8, 5, 6, 10, 4, 11, 3, 7, 2, 1, 0, 9]
 GOLDEN_LAST_SEED = [9, 10, 5, 2, 3, 7, 0, 6, 8, 1, 11, 4]
 
@@ -82,3 +83,42 @@ def test_contiguous_parts_cover_everything_once(count: int, ranks: int) -> None:
     parts = [contiguous(count, ranks, rank) for rank in range(ranks)]
     assert [number for start, stop in parts for number in range(start, stop)] == list(range(count))
     assert np.ptp([stop - start for start, stop in parts]) <= 1
+
+
+@pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize(("count", "classes"), [(101, 10), (16, 3), (9973, 7)])
+def test_held_out_is_a_part_of_each_class(count: int, classes: int, part: float) -> None:
+    labels = uneven_labels(count, classes)
+    rest, held = hold_out(labels, part, seed=5)
+    assert np.array_equal(np.sort(np.concatenate([rest, held])), np.arange(count))
+    assert rest.dtype == held.dtype == np.int64
+    assert np.array_equal(np.sort(rest), rest)
+    assert np.array_equal(np.sort(held), held)
+    there, out = (np.bincount(chosen, minlength=classes) for chosen in (labels, labels[held]))
+    assert np.array_equal(out, np.minimum(np.floor(there * part + 0.5), np.maximum(there - 1, 0)))
+
+
+def test_held_out_are_others_with_another_seed_and_not_the_first() -> None:
+    labels = np.arange(1000) % 10
+    held = [hold_out(labels, 0.2, seed)[1] for seed in (0, 1)]
+    assert 10 < len(np.intersect1d(*held)) < 100
+    assert 60 < np.count_nonzero(held[0] < 500) < 140
+
+
+def test_held_out_are_no_start_of_the_deal() -> None:
+    # The same numbers drawn for both would put images side by side in a shard that the hold-out had side by side.
+    labels = np.zeros(1000, np.int64)
+    held = set(hold_out(labels, 0.1, 3)[1].tolist())
+    assert set(deal(labels, 10, 3, 0)[0].tolist()) != held
+
+
+def test_a_class_of_one_image_is_learnt_from() -> None:
+    labels = np.array([3, 0, 0, 0, 0, 7])
+    rest, held = hold_out(labels, 0.9, 0)
+    assert set(labels[rest].tolist()) == {0, 3, 7}
+    assert labels[held].tolist() == [0, 0, 0]
+
+
+def test_holding_out_gives_the_numbers_it_always_gave() -> None:
+    labels = np.array([0, 1, 0, 1, 2, 0, 1, 2, 0, 0, 1])
+    assert hold_out(labels, 0.5, seed=7)[1].tolist() == GOLDEN_HELD_OUT

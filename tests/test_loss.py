@@ -11,11 +11,14 @@ from distsgd.kernels import loss
 CANARY = np.float32(-12345.678)
 
 
-def run(z: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def run(
+    z: np.ndarray, labels: np.ndarray, count: int, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the gradient, the work array, and totals as they grow from (1, 2, 3, 4)."""
     memory = np.full((len(z) + 2, z.shape[1]), CANARY)
-    work, totals = np.full((3, z.shape[1]), CANARY), np.array([1, 2, 3, 4])
-    loss.softmax_cross_entropy(z, labels, count, work, memory[1:-1])
+    work, totals = np.full((4, z.shape[1]), CANARY), np.array([1, 2, 3, 4])
+    weights = np.ones(len(z), np.float32) if weights is None else weights
+    loss.softmax_cross_entropy(z, labels, count, weights, work, memory[1:-1])
     loss.count_losses(z, labels, count, work, totals)
     assert (memory[[0, -1]] == CANARY).all()
     return memory[1:-1], work, totals - [1, 2, 3, 4]
@@ -37,6 +40,46 @@ def test_gradient_and_loss(spread: float, classes: int, batch: int, count: int) 
     assert totals[1] == (z[:, :count].argmax(0) == labels[:count]).sum()
     np.testing.assert_allclose(totals[2] * loss.LOSS_UNIT, losses.sum(), rtol=3e-7, atol=1e-6 * count)
     assert totals[3] == 0
+
+
+def test_classes_weigh() -> None:
+    rng = np.random.default_rng(8)
+    z, labels = rng.normal(size=(7, 48)).astype(np.float32), rng.integers(0, 7, 48)
+    weights = rng.uniform(0, 3, 7).astype(np.float32)
+    weights[4] = 0
+    dz, work, totals = run(z, labels, 37, weights)
+    losses, wanted = softmax_cross_entropy(
+        z[:, :37].astype(np.float64), labels[:37], weights.astype(np.float64)
+    )
+    np.testing.assert_allclose(dz[:, :37], wanted, atol=1e-6 / 37)
+    assert not dz[:, 37:].any()
+    np.testing.assert_array_equal(work[3], weights[labels])
+    np.testing.assert_allclose(totals[2] * loss.LOSS_UNIT, losses.sum(), rtol=3e-7)
+    assert totals[1] == (z[:, :37].argmax(0) == labels[:37]).sum()  # an answer is right or not
+
+
+def test_weights_of_one_change_no_bit() -> None:
+    z = np.random.default_rng(9).normal(size=(7, 48)).astype(np.float32)
+    once, twice = (run(z, np.arange(48) % 7, 48, np.full(7, weight, np.float32)) for weight in (1, 2))
+    np.testing.assert_array_equal(2 * once[0], twice[0])
+    losses = -np.log(np.exp(z - z.max(0)) / np.exp(z - z.max(0)).sum(0))[np.arange(48) % 7, np.arange(48)]
+    assert once[2][2] * loss.LOSS_UNIT == pytest.approx(losses.sum(), rel=1e-6)
+
+
+def test_weighted_loss_is_pytorchs_summed_and_divided_by_the_images() -> None:
+    # PyTorch's own mean divides by the sum of weights: a batch of rare classes would count as one of frequent ones.
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(10)
+    z, labels = rng.normal(size=(7, 48)).astype(np.float32), rng.integers(0, 7, 48)
+    weights = rng.uniform(0.1, 3, 7).astype(np.float32)
+    scores = torch.tensor(z.T.copy(), requires_grad=True)
+    summed = torch.nn.functional.cross_entropy(
+        scores, torch.tensor(labels), torch.tensor(weights), reduction="sum"
+    )
+    (summed / 48).backward()
+    dz, _, totals = run(z, labels, 48, weights)
+    np.testing.assert_allclose(dz.T, scores.grad.numpy(), atol=1e-8)
+    assert totals[2] * loss.LOSS_UNIT == pytest.approx(summed.item(), rel=1e-6)
 
 
 def test_no_images_give_no_gradient() -> None:
@@ -126,5 +169,6 @@ def test_the_exponential_of_very_little_is_zero_and_of_nan_is_nan() -> None:
 def test_the_oracles_gradient_is_its_slope() -> None:
     rng = np.random.default_rng(4)
     z, labels = rng.normal(size=(4, 5)), rng.integers(0, 4, 5)
-    wanted = slopes(lambda z: float(softmax_cross_entropy(z, labels)[0].mean()), z)
-    np.testing.assert_allclose(softmax_cross_entropy(z, labels)[1], wanted, atol=1e-9)
+    for weights in (None, rng.uniform(0, 2, 4)):
+        wanted = slopes(lambda z, w=weights: float(softmax_cross_entropy(z, labels, w)[0].mean()), z)
+        np.testing.assert_allclose(softmax_cross_entropy(z, labels, weights)[1], wanted, atol=1e-9)

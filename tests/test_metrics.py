@@ -27,7 +27,7 @@ def test_no_images_have_no_errors() -> None:
 def test_scores_do_not_depend_on_how_images_are_parted() -> None:
     random = np.random.default_rng(0)
     z, labels = random.normal(size=(10, 64)).astype(np.float32) * 3, random.integers(0, 10, 64)
-    work = np.zeros((3, 64), np.float32)
+    work = np.ones((4, 64), np.float32)
     exponentials = np.exp(np.float64(z) - z.max(0))
     work[0], work[1], work[2] = z.max(0), exponentials.sum(0), z[labels, np.arange(64)]
     whole, parts = np.zeros(4, np.int64), np.zeros(4, np.int64)
@@ -44,7 +44,7 @@ def test_scores_do_not_depend_on_how_images_are_parted() -> None:
 
 def test_a_loss_that_is_not_finite_is_counted_and_a_huge_one_limited() -> None:
     z = np.array([[1e5, np.nan, np.inf, 0.0], [0.0, 0.0, 0.0, 1.0]], np.float32)
-    work = np.stack([z[0], np.array([1, np.nan, np.nan, 1], np.float32), z[1]])
+    work = np.stack([z[0], np.array([1, np.nan, np.nan, 1], np.float32), z[1], np.ones(4, np.float32)])
     seen = np.zeros(4, np.int64)
     count_losses(z, np.ones(4, np.int64), 1, work, seen)
     assert score(seen) == Score(1, 0.0, LOSS_LIMIT)

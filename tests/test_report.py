@@ -3,13 +3,14 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distsgd import report
 from distsgd.clock import PHASES
 from distsgd.config import Config
 from distsgd.metrics import Score
-from distsgd.train import EpochEnd, Progress
+from distsgd.train import EpochEnd, Progress, Result
 
 
 def seconds(scale: float) -> dict[str, float]:
@@ -25,7 +26,11 @@ def summary(*ranks: dict[str, float], **changes: Any) -> dict[str, Any]:
         "parameters": 105496,
         "ranks": 2,
         "workers": 7,
-        "epochs": 5,
+        "epochs": 9,
+        "epochs_done": 5,
+        "best_epoch": 5,
+        "validation_accuracy": None,
+        "validation_loss": None,
         "rounds": 40,
         "weights_sha256": "ab" * 32,
         "peak_memory_bytes": 123_456_789,
@@ -68,6 +73,28 @@ def test_line_of_an_epoch() -> None:
     )
     lost = EpochEnd(3, 18, Score(100, 0.9, None), Score(50, 0.8765, None), 999.6, 0.001)
     assert report.epoch_line(lost, 12).count("not finite") == 2
+
+
+def test_line_of_an_epoch_with_validation_images() -> None:
+    end = EpochEnd(3, 18, Score(100, 0.9, 0.25), None, 999.6, 0.1, Score(50, 0.8765, 0.5))
+    assert report.epoch_line(end, 12) == (
+        "epoch 3/12: train loss 0.2500; validation loss 0.5000, accuracy 87.65%; 1,000 images/s"
+    )
+
+
+def test_line_of_a_run_that_stopped() -> None:
+    score = Score(50, 0.8765, 0.5)
+    ends = [EpochEnd(epoch, epoch, score, None, 1.0, 0.1, score) for epoch in (3, 5)]
+    said = report.stop_line(Result(np.zeros(1), 5, 5, ends[1], ends[0], score))
+    assert said == "stopped: no better validation loss for 2 epochs (train.patience); epoch 3 is kept"
+
+
+def test_table_names_the_best_epoch_of_those_done() -> None:
+    found = {"validation_accuracy": 0.9123, "validation_loss": 0.321, "best_epoch": 3}
+    shown = report.table(summary(seconds(1.0), **found))
+    assert re.search(r"validation +accuracy 91\.23%, loss 0\.3210\n", shown)
+    assert re.search(r"best epoch +3 of 5: ", shown)
+    assert "best epoch" not in report.table(summary(seconds(1.0)))
 
 
 def test_table_has_the_result() -> None:

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 
 from distsgd import data, network
 from distsgd.clock import PHASES, Clock
 from distsgd.comm import Alone, World
 from distsgd.config import Config, InputError
+from distsgd.metrics import Score
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
-from distsgd.train import Diverged, Experiment, Result, Training, check
+from distsgd.train import Diverged, EpochEnd, Experiment, Result, Training, check
+from distsgd.train.evaluation import Best
 from distsgd.train.rounds import Local
 from distsgd.train.workers import Worker, Workers
 
@@ -70,6 +73,7 @@ def settings(images: Path, **sections: dict[str, Any]) -> Config:
     """Return the settings of a small experiment, changed section by section."""
     usual: dict[str, dict[str, Any]] = {
         "data": {"path": str(images)},
+        "augment": {},
         "network": {"name": "chavan-5-4-16", "dropout": 0.0},
         "optimizer": SGD,
         "averaging": {"workers": WORKERS},
@@ -95,9 +99,10 @@ class Learner:
         self.labels = data.read_labels(path, "train")[: experiment.train_images]
         self.images = data.read_rows(path, "train", np.arange(len(self.labels)))
 
-    def learn(self, rows: np.ndarray, worker: int, step: int) -> None:
+    def learn(self, rows: np.ndarray, worker: int, step: int, windows: Any = None) -> None:
         """Write the gradient of these images; `step` counted from 0 through all epochs."""
-        self.network.fill(self.images, self.labels, rows, 0, len(rows), self.scaling)
+        seen = None if windows is None else np.array(windows, np.int64)
+        self.network.fill(self.images, self.labels, rows, 0, len(rows), self.scaling, seen)
         self.network.learn(self.seed, worker, step)
 
     def shards(self, deal: int = 0) -> list[np.ndarray]:
@@ -168,12 +173,23 @@ def test_images_are_dealt_anew(period: int | str, reshuffle: int, run: Callable[
     assert np.abs(run(**sections).result.parameters - by_hand).max() > 1e-3
 
 
+def balanced(labels: np.ndarray) -> np.ndarray:
+    """Weights of ten classes in inverse proportion to how often they are, one in the mean over these images."""
+    inverse = 1 / np.bincount(labels, minlength=10)
+    return inverse / inverse[labels].mean()
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
 @pytest.mark.parametrize("optimizer", [SGD, ADAM, NESTEROV, ADAMW])
 def test_averaged_gradients_are_those_of_the_joined_batch(
-    optimizer: dict[str, Any], run: Callable[..., Run]
+    optimizer: dict[str, Any], weights: str, run: Callable[..., Run]
 ) -> None:
-    seen = run(averaging={"what": "gradients"}, optimizer=optimizer)
+    train = {"class_weights": weights}
+    seen = run(averaging={"what": "gradients"}, optimizer=optimizer, train=train)
     joined = Learner(seen, batch=WORKERS * BATCH)
+    if weights == "balanced":
+        joined.network.class_weights[:] = balanced(joined.labels)
+        assert np.ptp(joined.network.class_weights) > 0.1
     shards = joined.shards()
     for epoch in range(2):
         for step in range(4):
@@ -325,6 +341,220 @@ def test_losses_of_rounds_make_the_loss_of_the_epoch(run: Callable[..., Run]) ->
     assert sum(counts) == TRAIN
     assert seen.epochs[0].train.loss == pytest.approx(mean, rel=1e-6)
     assert seen.epochs[0].images_per_second == pytest.approx(seen.rounds[1].images_per_second, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [{"shift": 2}, {"mirror": True}, {"crop": 21}, {"shift": 3, "mirror": True, "crop": 26}],
+)
+def test_one_worker_with_augmentation_is_a_plain_loop_to_the_bit(
+    augment: dict[str, Any], run: Callable[..., Run]
+) -> None:
+    sections = {
+        "augment": augment,
+        "data": {"train_images": 100, "reshuffle": 1},
+        "network": {"dropout": 0.5},
+    }
+    seen = run(averaging={"workers": 1, "period": 3}, **sections)
+    plain, room = Learner(seen), 28 - augment.get("crop", 28)
+    for epoch in range(2):
+        shard = data.deal(plain.labels, 1, plain.seed, epoch)[0]
+        order = shard[data.shuffled(100, plain.seed, 0, epoch)]
+        moved = (room, room), augment.get("shift", 0), augment.get("mirror", False)
+        windows = oracle.windows((plain.seed, 0, epoch), 0, 100, *moved)
+        for step, first in enumerate(range(0, 100, BATCH)):
+            part = slice(first, first + BATCH)
+            plain.learn(order[part], 0, 5 * epoch + step, windows[part])
+            plain.optimizer.step(5 * epoch + step + 1)
+    assert seen.result.parameters.tobytes() == plain.state[: plain.size].tobytes()
+    assert plain.network.images.shape == (1, *[augment.get("crop", 28)] * 2)
+
+
+def test_augmented_workers_are_averaged_as_by_hand(run: Callable[..., Run]) -> None:
+    # Period 1 and no momentum: an average of states is a step along the average of gradients.
+    augment, plain = {"shift": 2, "mirror": True}, {**SGD, "momentum": 0.0}
+    count = WORKERS * 2 * BATCH
+    seen = run(augment=augment, data={"train_images": count}, averaging={"period": 1}, optimizer=plain)
+    joined = Learner(seen, batch=WORKERS * BATCH)
+    for epoch in range(2):
+        for step in range(2):
+            rows, windows = [], []
+            for worker, shard in enumerate(joined.shards()):
+                rows.append(joined.rows(shard, worker, epoch, step))
+                draw = joined.seed, worker, epoch
+                windows += oracle.windows(draw, step * BATCH, BATCH, (0, 0), 2, True)
+            joined.learn(np.concatenate(rows), 0, 0, windows)
+            joined.optimizer.step(1)
+    np.testing.assert_allclose(seen.result.parameters, joined.state[: joined.size], rtol=0, atol=1e-6)
+
+
+def scored(seen: Run, pixels: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Accuracy, and every image's loss, of the run's parameters."""
+    judge = Learner(seen, batch=len(labels))
+    judge.state[: judge.size] = seen.result.parameters
+    judge.network.fill(pixels, labels, np.arange(len(labels)), 0, len(labels), judge.scaling)
+    judge.network.judge()
+    scores = np.float64(judge.network.scores.units[:, : len(labels)])
+    logarithms = scores - np.log(np.exp(scores - scores.max(0)).sum(0)) - scores.max(0)
+    return (scores.argmax(0) == labels).mean(), -logarithms[labels, np.arange(len(labels))]
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of images whose labels mean nothing: the more is learnt, the worse others are judged."""
+    path, random = tmp_path_factory.mktemp("noise") / "noise.h5", np.random.default_rng(5)
+    with data.writing(path, (28, 28, 1), "noise", ["class"] * 10) as writer:
+        pixels = data.read_rows(data.locate("fashion-mnist-small"), "train", np.arange(600))
+        for split, first, last in (("train", 0, 500), ("test", 500, 600)):
+            writer.append(split, pixels[first:last], random.integers(0, 10, last - first))
+    return path
+
+
+AVERAGINGS = [{"period": 3}, {"period": "once"}, {"what": "gradients"}, {"workers": 1}]
+
+
+@pytest.mark.parametrize("averaging", AVERAGINGS)
+def test_the_best_epoch_is_kept_and_judged_on_the_test_images(
+    averaging: dict[str, Any], run: Callable[..., Run], noise: Path
+) -> None:
+    sections = {"averaging": averaging, "data": {"path": str(noise), "validation": 0.2}}
+    seen = run(train={"epochs": 7}, **sections)
+    losses = [end.validation.loss for end in seen.epochs]
+    best = int(np.argmin(losses)) + 1
+    assert best < 7  # or this shows nothing
+    assert (seen.result.best.epoch, seen.result.last.epoch) == (best, 7)
+    shorter = run(train={"epochs": best}, **sections)
+    assert seen.result.parameters.tobytes() == shorter.result.parameters.tobytes()
+    accuracy, every = scored(
+        seen, data.read_rows(noise, "test", np.arange(100)), data.read_labels(noise, "test")
+    )
+    assert [end.test for end in seen.epochs] == [None] * 7
+    assert seen.result.test.accuracy == accuracy
+    assert seen.result.test.loss == pytest.approx(every.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_validation_images_are_held_out_and_judged(
+    weights: str, run: Callable[..., Run], images: Path
+) -> None:
+    seen = run(data={"validation": 0.2, "train_images": 400}, train={"epochs": 1, "class_weights": weights})
+    labels = data.read_labels(images, "train")[:400]
+    rest, held = data.hold_out(labels, 0.2, 3)
+    score = seen.epochs[0].validation
+    assert (seen.epochs[0].train.samples, score.samples) == (len(rest), len(held))
+    accuracy, every = scored(seen, data.read_rows(images, "train", held), labels[held])
+    assert score.accuracy == accuracy
+    counted = balanced(labels[rest])[labels[held]] if weights == "balanced" else np.ones(len(held))
+    assert score.loss == pytest.approx((counted * every).mean(), abs=1e-5)
+    plain = scored(seen, data.read_rows(images, "test", np.arange(TEST)), data.read_labels(images, "test"))[1]
+    assert seen.result.test.loss == pytest.approx(plain.mean(), abs=1e-5)  # whatever is minimised
+
+
+@pytest.mark.parametrize("workers", [1, 3, WORKERS])
+def test_workers_have_all_images_that_are_not_held_out(workers: int, images: Path) -> None:
+    config = settings(images, data={"validation": 0.3}, averaging={"workers": workers})
+    found = Workers(check(config, 1, []), Alone(), Clock())
+    rest, held = data.hold_out(data.read_labels(images, "train"), 0.3, 3)
+    assert found.held_out.tolist() == held.tolist()  # whatever the workers
+    own = np.concatenate([worker.images.reshape(-1, 784) for worker in found.hosted])
+    wanted = data.read_rows(images, "train", rest).reshape(-1, 784)
+    np.testing.assert_array_equal(np.unique(own, axis=0), np.unique(wanted, axis=0))
+    assert len(own) == len(rest) == sum(found.sizes)
+
+
+@pytest.mark.parametrize("averaging", AVERAGINGS)
+def test_patience_ends_a_run(averaging: dict[str, Any], run: Callable[..., Run], noise: Path) -> None:
+    sections = {"averaging": averaging, "data": {"path": str(noise), "validation": 0.2}}
+    whole = run(train={"epochs": 9}, **sections)
+    seen = run(train={"epochs": 9, "patience": 2}, **sections)
+    losses, best = [end.validation.loss for end in whole.epochs], 0
+    ended = next(epoch for epoch in range(9) if (best := int(np.argmin(losses[: epoch + 1]))) == epoch - 2)
+    assert ended < 8
+    assert (seen.result.best.epoch, seen.result.last.epoch) == (best + 1, ended + 1)
+    assert [replace(end, images_per_second=0) for end in seen.epochs] == [
+        replace(end, images_per_second=0) for end in whole.epochs[: ended + 1]
+    ]
+    assert seen.result.steps == (ended + 1) * seen.rounds[0].steps
+
+
+def test_a_files_own_validation_images_are_used(
+    run: Callable[..., Run], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stands in for a file that has some: the last thirty test images.
+    described, rows, labels = data.describe, data.read_rows, data.read_labels
+    shown = data.describe(images)
+    counts = {**shown.counts, "validation": 30}
+
+    def other(split: str) -> str:
+        return "test" if split == "validation" else split
+
+    monkeypatch.setattr(data, "describe", lambda path: replace(described(path), counts=counts))
+    monkeypatch.setattr(
+        data,
+        "read_rows",
+        lambda path, split, own: rows(path, other(split), own + 71 * (split == "validation")),
+    )
+    monkeypatch.setattr(
+        data,
+        "read_labels",
+        lambda path, split: labels(path, other(split))[71 if split == "validation" else 0 :],
+    )
+    seen = run(train={"epochs": 2, "patience": 1})
+    monkeypatch.undo()
+    assert [end.train.samples for end in seen.epochs] == [TRAIN, TRAIN]
+    best = seen.result.best.validation
+    accuracy, every = scored(
+        seen, data.read_rows(images, "test", np.arange(71, 101)), data.read_labels(images, "test")[71:]
+    )
+    assert (best.samples, best.accuracy) == (30, accuracy)
+    assert best.loss == pytest.approx(every.mean(), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    scores = [
+        Score(9, 0.9, None),
+        Score(9, 0.1, 5.0),
+        Score(9, 0.9, None),
+        Score(9, 0.9, 5.0),
+        Score(9, 0, 4.9),
+    ]
+    best, kept = Best(), []
+    for epoch, score in enumerate(scores):
+        best.consider(EpochEnd(epoch, 1, score, None, 1.0, 0.1, score), np.full(2, epoch))
+        kept.append((best.kept[0].epoch, best.kept[1].tolist(), best.waited(epoch)))
+    assert kept == [(0, [0, 0], 0), (1, [1, 1], 0), (1, [1, 1], 1), (1, [1, 1], 2), (4, [4, 4], 0)]
+
+
+def test_check_names_what_is_wrong_with_validation_and_augmentation(images: Path) -> None:
+    for sections, text in (
+        (
+            {"train": {"patience": 3}},
+            "train.patience = 3: there are no validation images to wait for; hold some",
+        ),
+        (
+            {"data": {"validation": 0.001}},
+            f"data.validation = 0.001: holds out none of {TRAIN} training images",
+        ),
+        (
+            {"data": {"validation": 0.9}, "averaging": {"workers": 60}},
+            "data.validation = 0.9: leaves 46 images to train on for 60 workers",
+        ),
+        ({"augment": {"crop": 29}}, "augment.crop = 29: must fit into the images, 28x28 pixels"),
+        ({"augment": {"shift": 28}}, "augment.shift = 28: must be below 28, "),
+        ({"augment": {"shift": 20, "crop": 20}}, "augment.shift = 20: must be below 20, "),
+        ({"augment": {"crop": 3}}, "network.name = 'chavan-5-4-16' does not fit images of 3x3x1: layer 1: "),
+    ):
+        (said,) = problems(settings(images, **sections))
+        assert said.startswith(text)
+
+
+def test_check_refuses_to_hold_out_where_a_file_has_validation_images(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = data.describe(images)
+    monkeypatch.setattr(data, "describe", lambda _: replace(shown, counts={**shown.counts, "validation": 5}))
+    (said,) = problems(settings(images, data={"validation": 0.1}))
+    assert said == f"data.validation = 0.1: {images} has validation images of its own; leave it out"
 
 
 def test_scaling_is_that_of_the_images_used(run: Callable[..., Run], images: Path) -> None:

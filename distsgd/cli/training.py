@@ -92,6 +92,8 @@ def _run(
             record.epoch({**asdict(end), "seconds": clock.seconds()["total"]})
 
     result = training.run(lines.after_round, end_epoch)
+    if result.last.epoch < experiment.config.train.epochs:
+        say(report.stop_line(result))
     if record:
         with clock.phase("checkpoint"):
             record.model(result.parameters, *_description(training))
@@ -146,7 +148,7 @@ def _description(training: Training) -> tuple[list[dict[str, Any]], dict[str, An
     """What the numbers in model.h5 are: each tensor's name and shape, the network, and how images are scaled."""
     experiment, images = training.experiment, training.experiment.images
     tensors = [{"name": tensor.name, "shape": tensor.shape} for tensor in network.tensors(experiment.stages)]
-    shape = [images.channels, images.height, images.width]
+    shape = list(experiment.stages[0].shape)
     about = {"network": experiment.config.network.name, "classes": images.classes, "image_shape": shape}
     return tensors, {**about, "class_names": images.class_names, "scaling": training.scaling.tolist()}
 
@@ -155,7 +157,8 @@ def _summary(
     experiment: Experiment, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What run.json holds; `parts` are the ranks' own, in their order."""
-    end, settings = result.last, experiment.config
+    best, settings = result.best, experiment.config
+    validation = best.validation
     seconds = [part["seconds"] for part in parts]
     return {
         "version": __version__,
@@ -166,13 +169,17 @@ def _summary(
         "workers": experiment.workers,
         "ranks_lost": 0,
         "epochs": settings.train.epochs,
+        "epochs_done": result.last.epoch,
+        "best_epoch": best.epoch,
         "rounds": result.rounds,
         "steps": result.steps,
-        "test_accuracy": end.test.accuracy,
-        "test_loss": end.test.loss,
-        "train_accuracy": end.train.accuracy,
-        "train_loss": end.train.loss,
-        "images_per_second": end.images_per_second,
+        "test_accuracy": result.test.accuracy,
+        "test_loss": result.test.loss,
+        "validation_accuracy": validation.accuracy if validation else None,
+        "validation_loss": validation.loss if validation else None,
+        "train_accuracy": best.train.accuracy,
+        "train_loss": best.train.loss,
+        "images_per_second": result.last.images_per_second,
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
         "weights_sha256": weights_sha256(result.parameters),
         "data_sha256": experiment.images.sha256,

@@ -3,7 +3,7 @@
 from distsgd.data.embedded import locate
 from distsgd.data.idx import import_idx
 from distsgd.data.info import summary, verify
-from distsgd.data.shards import contiguous, deal, shuffled
+from distsgd.data.shards import contiguous, deal, hold_out, shuffled
 from distsgd.data.store import Description, describe, read_labels, read_rows
 from distsgd.data.writer import Writer, writing
 
@@ -13,6 +13,7 @@ __all__ = [
     "contiguous",
     "deal",
     "describe",
+    "hold_out",
     "import_idx",
     "locate",
     "read_labels",

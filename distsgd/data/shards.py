@@ -14,6 +14,7 @@ from distsgd.config import InputError
 # Part of the key of a stream. Changing one changes the results of every experiment.
 _DEAL = 1
 _SHUFFLE = 2
+_HOLD_OUT = 4  # 3 is that of the weights' start
 
 
 def deal(labels: np.ndarray, workers: int, seed: int, deal: int) -> list[np.ndarray]:
@@ -39,6 +40,19 @@ def shuffled(count: int, seed: int, worker: int, epoch: int) -> np.ndarray:
     return np.argsort(_random(_SHUFFLE, seed, worker, epoch, count), kind="stable").astype(
         np.int64, copy=False
     )
+
+
+def hold_out(labels: np.ndarray, part: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sample numbers to learn from and those held out, int64, ascending, from the `labels` (sample) of all.
+
+    `part` (0 to 1) of each class is held out, rounded, but never all of it.
+    """
+    order = np.lexsort((_random(_HOLD_OUT, seed, 0, 0, len(labels)), labels))
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class
+    most = np.minimum(np.floor(counts * part + 0.5), counts - 1)
+    out = place < np.repeat(most, counts)
+    return np.sort(order[~out]), np.sort(order[out])
 
 
 def contiguous(count: int, ranks: int, rank: int) -> tuple[int, int]:

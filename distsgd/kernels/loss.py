@@ -55,16 +55,18 @@ def exponential(x):
     return np.float32(0) if tiny else (p * r * r + r + one) * power
 
 
-@compiled("void(float32[:,::1], int64[::1], int64, float32[:,::1], float32[:,::1])")
-def softmax_cross_entropy(z, labels, count, work, dz):
+@compiled("void(float32[:,::1], int64[::1], int64, float32[::1], float32[:,::1], float32[:,::1])")
+def softmax_cross_entropy(z, labels, count, weights, work, dz):
     """Write dz, the gradient of the mean loss of the first `count` images to the scores z (classes, batch); zero for the others.
 
-    work: (3, batch), on return per image the greatest score, the sum of exponentials, and the score of the label.
+    An image's loss counts weights[its label] times. The mean is over images, not over weights: then the mean of several batches'
+    gradients, each by its number of images, is the gradient of them joined, whichever classes each has.
+    work: (4, batch), on return per image the greatest score, the sum of exponentials, the score of the label, and its weight.
     """
     classes, batch = z.shape
     for n in range(batch):
         work[0, n], work[1, n] = z[0, n], np.float32(0)
-        work[2, n] = z[labels[n], n]
+        work[2, n], work[3, n] = z[labels[n], n], weights[labels[n]]
     for k in range(1, classes):
         for n in range(batch):
             work[0, n] = work[0, n] if z[k, n] <= work[0, n] else z[k, n]
@@ -75,7 +77,7 @@ def softmax_cross_entropy(z, labels, count, work, dz):
     for k in range(classes):
         for n in range(batch):
             share = dz[k, n] / work[1, n] - (np.float32(1) if labels[n] == k else np.float32(0))
-            dz[k, n] = share / np.float32(count) if n < count else np.float32(0)
+            dz[k, n] = share * work[3, n] / np.float32(count) if n < count else np.float32(0)
 
 
 @compiled("void(float32[:,::1], int64[::1], int64, float32[:,::1], int64[::1])")
@@ -90,6 +92,6 @@ def count_losses(z, labels, count, work, totals):
                 best = k
         totals[1] += np.int64(best == labels[n])
         if loss < math.inf:
-            totals[2] += np.int64(min(loss, LOSS_LIMIT) / LOSS_UNIT)
+            totals[2] += np.int64(min(loss * np.float64(work[3, n]), LOSS_LIMIT) / LOSS_UNIT)
         else:
             totals[3] += 1

@@ -28,7 +28,7 @@ def turn_filters(weights, turned):
 
 
 @inlined
-def _mixed(x):
+def mixed(x):
     """A bijection of 64 bits that leaves no pattern: splitmix64's finalizer (Steele, Lea, Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -44,9 +44,9 @@ def drop(x, draw, layer, rate, gated, gate, y):
     """
     units, batch = x.shape
     limit, scale = np.uint64(np.float64(rate) * 4294967296.0), np.float32(1) / (np.float32(1) - rate)
-    key = _mixed(_mixed(_mixed(_mixed(draw[0]) + draw[1]) + draw[2]) + layer)
+    key = mixed(mixed(mixed(mixed(draw[0]) + draw[1]) + draw[2]) + layer)
     for i in range(units):
         for n in range(batch):
-            chance = _mixed(key + np.uint64(i * batch + n) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+            chance = mixed(key + np.uint64(i * batch + n) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
             kept = chance >= limit and (not gated or not gate[i, n] <= 0)
             y[i, n] = x[i, n] * scale if kept else np.float32(0)

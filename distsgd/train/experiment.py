@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from distsgd import data, network, optim, zoo
 from distsgd.config import Config, InputError
 from distsgd.config import Sgd as SgdSettings
@@ -24,8 +26,12 @@ class Experiment:
 
     @property
     def train_images(self) -> int:
-        """How many of the training images are used."""
+        """How many of the training images are used, those held out for validation among them."""
         return self.config.data.train_images or self.images.counts["train"]
+
+    def split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the training images to learn from and of those held out, given the labels of those that are used."""
+        return _split(self.config, labels)
 
     @property
     def segments(self) -> list[int]:
@@ -60,8 +66,10 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
     try:
         images = data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
+        problems += _validation_problems(config, workers, images)
         layers = zoo.chosen(config.network, images.classes)
-        stages = network.plan(layers, (images.channels, images.height, images.width))
+        height, width = _seen_size(config, images)
+        stages = network.plan(layers, (images.channels, height, width))
         problems += _too_many_parameters(config, stages) + _other_classes(config, stages, images)
     except InputError as error:
         problems.append(_about_network(error, config, images))
@@ -71,10 +79,51 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
     return Experiment(config, workers, images, stages)
 
 
+def _split(config: Config, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if config.data.validation is None:
+        return np.arange(len(labels)), np.arange(0)
+    return data.hold_out(labels, config.data.validation, config.train.seed)
+
+
+def _seen_size(config: Config, images: Description) -> tuple[int, int]:
+    """Height and width of what the network sees of an image. InputError where an image is too small for `config.augment`."""
+    crop, shift, size = config.augment.crop, config.augment.shift, f"{images.height}x{images.width}"
+    if crop and crop > min(images.height, images.width):
+        raise InputError(f"augment.crop = {crop}: must fit into the images, {size} pixels")
+    seen = (crop, crop) if crop else (images.height, images.width)
+    if shift >= min(seen):
+        raise InputError(
+            f"augment.shift = {shift}: must be below {min(seen)}, the pixels that the network sees"
+        )
+    return seen
+
+
+def _validation_problems(config: Config, workers: int, images: Description) -> list[str]:
+    part, own = config.data.validation, "validation" in images.counts
+    if part is None:
+        return [] if own or config.train.patience is None else [_no_patience(config)]
+    if own:
+        return [f"data.validation = {part}: {images.path} has validation images of its own; leave it out"]
+    labels = data.read_labels(images.path, "train")[: config.data.train_images]
+    rest, held = (len(rows) for rows in _split(config, labels))
+    if not held:
+        return [f"data.validation = {part}: holds out none of {rest} training images; give a larger part"]
+    if rest < workers <= len(labels):
+        return [f"data.validation = {part}: leaves {rest} images to train on for {workers} workers"]
+    return []
+
+
+def _no_patience(config: Config) -> str:
+    return (
+        f"train.patience = {config.train.patience}: there are no validation images to wait for; hold some out, for example with "
+        "data.validation = 0.1, or use a file that has validation images"
+    )
+
+
 def _about_network(error: InputError, config: Config, images: Description | None) -> str:
-    if images is None or str(error).startswith("network.name"):
+    if images is None or str(error).startswith(("network.name", "augment.")):
         return str(error)
-    size = f"{images.height}x{images.width}x{images.channels}"
+    size = "x".join(map(str, (*_seen_size(config, images), images.channels)))
     return f"{_called(config)} does not fit images of {size}: {error}"
 
 

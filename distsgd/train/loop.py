@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd import data, network
+from distsgd import network
 from distsgd.clock import Clock
 from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
 from distsgd.metrics import Score, score
 from distsgd.network import Network, aligned
+from distsgd.train.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.train.experiment import Experiment
 from distsgd.train.rounds import (
     GradientRounds,
@@ -21,6 +22,7 @@ from distsgd.train.rounds import (
     Rounds,
     gradient_magnitudes,
 )
+from distsgd.train.windows import Windows
 from distsgd.train.workers import Workers
 
 
@@ -37,26 +39,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class EpochEnd:
-    """What an epoch came to, over all ranks."""
-
-    epoch: int
-    rounds: int
-    train: Score
-    test: Score
-    images_per_second: float
-    learning_rate: float
-    """Of the epoch's last step."""
-
-
-@dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """What a run came to: the parameters of its best epoch where there are validation images, else of its last."""
 
     parameters: np.ndarray
     rounds: int
     steps: int
     last: EpochEnd
+    best: EpochEnd
+    test: Score
 
 
 class Training:
@@ -65,30 +56,27 @@ class Training:
     def __init__(self, experiment: Experiment, ranks: Ranks, clock: Clock) -> None:
         self.experiment, self._ranks, self._clock = experiment, ranks, clock
         self._workers = Workers(experiment, ranks, clock)
-        self._read_test_images()
         with clock.phase("load"):
+            self._test = for_test(experiment, ranks)
+            self._validation = for_validation(experiment, ranks, self._workers.held_out)
             self.scaling = self._workers.scaling(ranks)
+        self._best = Best()
         segments, optimizer = experiment.segments, experiment.optimizer
         self._size = sum(segments)
         state = aligned(self._size * (1 + optimizer.moments))
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
         self._network = Network(experiment.stages, self._workers.batch, state[: self._size])
+        self._network.class_weights[:] = self._workers.class_weights()
         steps = optimizer.bind(state, self._network.gradient, experiment.decayed, self.learning_rate)
         seed = experiment.config.train.seed
-        self._local = Local(self._network, state, steps, self._workers, self.scaling, seed, clock)
+        windows = Windows(experiment, self._workers.batch)
+        self._local = Local(self._network, state, steps, self._workers, self.scaling, windows, seed, clock)
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
         self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
 
     def learning_rate(self, number: int) -> float:
         """That of the step of that number in the experiment, counted from 1."""
         return self.experiment.learning_rate(number, self._workers.steps)
-
-    def _read_test_images(self) -> None:
-        with self._clock.phase("load"):
-            images = self.experiment.images
-            first, last = data.contiguous(images.counts["test"], self._ranks.size, self._ranks.rank)
-            self._test_images = data.read_rows(images.path, "test", np.arange(first, last))
-            self._test_labels = data.read_labels(images.path, "test")[first:last].copy()
 
     def _kind_of_rounds(self, segments: list[int], powers: tuple[int, ...]) -> Rounds:
         averaging = self.experiment.config.averaging
@@ -115,7 +103,10 @@ class Training:
         return Exact(topology, segments) if averaging.reduction == "exact" else Fast(topology, segments)
 
     def run(self, after_round: Callable[[Progress], None], after_epoch: Callable[[EpochEnd], None]) -> Result:
-        """All epochs. Calls back after each round and, with the same numbers on every rank, after each epoch. Raises Diverged."""
+        """All epochs, or less with train.patience. Raises Diverged.
+
+        Calls back after each round and, with the same numbers on every rank, after each epoch.
+        """
         epochs = self.experiment.config.train.epochs
         for epoch in range(epochs):
             self._local.epoch = epoch
@@ -127,8 +118,20 @@ class Training:
             end = self._end_epoch(epoch)
             with self._clock.phase("checkpoint"):
                 after_epoch(end)
+            if self._best.waited(end.epoch) == self.experiment.config.train.patience:
+                break
+        return self._result(end)
+
+    def _result(self, last: EpochEnd) -> Result:
         rounds = 1 if self.experiment.config.averaging.rounds_of == "once" else self.rounds_done
-        return Result(self._rounds.state[: self._size], rounds, epochs * self._workers.steps, end)
+        steps = last.epoch * self._workers.steps
+        if self._best.kept is None:
+            assert last.test, "without validation images every epoch looks at the test images"
+            return Result(self._rounds.state[: self._size], rounds, steps, last, last, last.test)
+        best, parameters = self._best.kept
+        with self._clock.phase("evaluate"):
+            np.copyto(self._local.state[: self._size], parameters)
+            return Result(parameters, rounds, steps, last, best, self._judged(self._test))
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """The rounds of an epoch as steps first..last; the last may be short."""
@@ -157,20 +160,21 @@ class Training:
         self._seconds += time.perf_counter() - began
         with self._clock.phase("evaluate"):
             train = self._summed_score()
-            self._judge()
-            test = self._summed_score()
-        speed, rate = self._samples / self._seconds, self.learning_rate((epoch + 1) * self._workers.steps)
-        return EpochEnd(epoch + 1, self.rounds_done, train, test, speed, rate)
+            if self._rounds.state is not self._local.state:
+                np.copyto(self._local.state, self._rounds.state)
+            judged = self._judged(self._validation or self._test)
+        speed, state = self._samples / self._seconds, self._rounds.state[: self._size]
+        rate = self.learning_rate((epoch + 1) * self._workers.steps)
+        if not self._validation:
+            return EpochEnd(epoch + 1, self.rounds_done, train, judged, speed, rate)
+        end = EpochEnd(epoch + 1, self.rounds_done, train, None, speed, rate, judged)
+        self._best.consider(end, state)
+        return end
 
-    def _judge(self) -> None:
-        """Look at this rank's part of the test images with the state that all ranks hold."""
-        if self._rounds.state is not self._local.state:
-            np.copyto(self._local.state, self._rounds.state)
-        order, batch = np.arange(len(self._test_labels)), self._workers.batch
-        for first in range(0, len(order), batch):
-            count = min(batch, len(order) - first)
-            self._network.fill(self._test_images, self._test_labels, order, first, count, self.scaling)
-            self._network.judge()
+    def _judged(self, part: Part) -> Score:
+        """The score of the images of which each rank has a part, with the parameters that all hold."""
+        part.judge(self._network, self.scaling)
+        return self._summed_score()
 
     def _summed_score(self) -> Score:
         totals = self._network.totals.copy()

@@ -12,6 +12,7 @@ from distsgd.comm import MOST_WIDENINGS, Average, Ranks, Verdict
 from distsgd.kernels.fixedpoint import largest_magnitudes
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
+from distsgd.train.windows import Windows
 from distsgd.train.workers import Worker, Workers
 
 
@@ -28,6 +29,7 @@ class Local:
     optimizer: Steps
     workers: Workers
     scaling: np.ndarray
+    windows: Windows
     seed: int
     clock: Clock
     epoch: int = 0
@@ -42,7 +44,10 @@ class Local:
         if count:
             with self.clock.phase("load"):
                 first = step * self.workers.batch
-                self.network.fill(worker.images, worker.labels, worker.order, first, count, self.scaling)
+                windows = self.windows.draw(worker.number, self.epoch, first)
+                self.network.fill(
+                    worker.images, worker.labels, worker.order, first, count, self.scaling, windows
+                )
             self.network.learn(self.seed, worker.number, self.number(step))
         return count
 

@@ -30,7 +30,9 @@ class Workers:
         self.batch, self._seed = config.train.batch, config.train.seed
         self._first, self._last = data.contiguous(experiment.workers, ranks.size, ranks.rank)
         with clock.phase("load"):
-            self._labels = data.read_labels(experiment.images.path, "train")[: experiment.train_images]
+            labels = data.read_labels(experiment.images.path, "train")[: experiment.train_images]
+        self._rows, self.held_out = experiment.split(labels)
+        self._labels = labels[self._rows]
         self.hosted: list[Worker] = []
         self.sizes: list[int] = []
         self._deal(0)
@@ -44,7 +46,8 @@ class Workers:
             hosted = shards[self._first : self._last]
         self.hosted = []  # the memory of the old shards, before the new ones are read
         with self._clock.phase("load"):
-            images = data.read_rows(self._experiment.images.path, "train", np.concatenate(hosted))
+            rows = self._rows[np.concatenate(hosted)]
+            images = data.read_rows(self._experiment.images.path, "train", rows)
             ends = np.cumsum([len(shard) for shard in hosted])[:-1]
             for number, rows, part in zip(
                 range(self._first, self._last), hosted, np.split(images, ends), strict=True
@@ -59,6 +62,14 @@ class Workers:
         with self._clock.phase("shuffle"):
             for worker in self.hosted:
                 worker.order = data.shuffled(len(worker.labels), self._seed, worker.number, epoch)
+
+    def class_weights(self) -> np.ndarray:
+        """(classes,) float32: by how much each class's images count; their mean over all workers' images is one."""
+        counts = np.bincount(self._labels, minlength=self._experiment.images.classes)
+        if self._experiment.config.train.class_weights == "none":
+            return np.ones(len(counts), np.float32)
+        share = len(self._labels) / np.count_nonzero(counts)  # what a class would have if all had as many
+        return np.where(counts, share / np.maximum(counts, 1), 1).astype(np.float32)
 
     @property
     def steps(self) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # 487 is prime: four shards of 70 and three of 69. An epoch's fourth step has one image or none.
 EXPERIMENT: dict[str, dict[str, Any]] = {
     "data": {"train_images": 487},
+    "augment": {},
     "network": {"name": "rendon", "dropout": 0.5},
     "optimizer": {"name": "adam"},
     "averaging": {"workers": 7, "period": 1},
@@ -45,6 +46,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "nesterov": {"averaging": {"period": 3}, "optimizer": NESTEROV},
     "clipped gradients": {"averaging": {"what": "gradients"}, "optimizer": NESTEROV},
     "decay": {"averaging": {"period": "once"}, "optimizer": DECAY},
+    "augmented": {"augment": {"shift": 2, "mirror": True, "crop": 26}},
+    "weighted": {"train": {"class_weights": "balanced"}, "averaging": {"period": 3}},
+    "validated": {
+        "data": {"validation": 0.1},
+        "averaging": {"what": "gradients"},
+        "optimizer": {"learning_rate": 0.03},  # too much: it gets worse
+        "train": {"epochs": 5, "patience": 2},
+    },
 }
 TOPOLOGIES = ("allreduce", "master")
 MODES = {
@@ -76,7 +85,8 @@ def trained(config: Config, ranks: Ranks) -> list[Any]:
     epochs: list[Any] = []
     result = Training(check(config, ranks.size, []), ranks, Clock()).run(lambda progress: None, epochs.append)
     facts = [{**asdict(end), "images_per_second": None} for end in epochs]
-    return [weights_sha256(result.parameters), result.rounds, result.steps, facts]
+    kept = [result.best.epoch, asdict(result.test)]
+    return [weights_sha256(result.parameters), result.rounds, result.steps, facts, *kept]
 
 
 def main() -> None:
@@ -117,15 +127,28 @@ def test_topologies_agree_and_other_experiments_do_not(reference: dict[str, list
         assert hashes[f"{kind} allreduce"] == hashes[f"{kind} master"]
     assert len(set(hashes.values())) == len(KINDS) + len(OTHERS)
     rounds = {kind: reference[f"{kind} allreduce"][1] for kind in KINDS}
-    given = {"1": 8, "3": 4, "epoch": 2, "once": 1, "gradients": 8, "dealt anew": 8}
-    assert rounds == {**given, "nesterov": 4, "clipped gradients": 8, "decay": 1}
+    usual = {"1": 8, "3": 4, "epoch": 2, "once": 1, "gradients": 8, "dealt anew": 8}
+    others = {
+        "augmented": 8,
+        "weighted": 4,
+        "validated": 9,
+        "nesterov": 4,
+        "clipped gradients": 8,
+        "decay": 1,
+    }
+    assert rounds == {**usual, **others}
 
 
 def test_scores_count_every_image_once(reference: dict[str, list[Any]]) -> None:
-    for result in reference.values():
-        assert [end["epoch"] for end in result[3]] == [1, 2]
-        assert [end["train"]["samples"] for end in result[3]] == [487, 487]
-        assert [end["test"]["samples"] for end in result[3]] == [1000, 1000]
+    for mode, result in reference.items():
+        validated = mode.startswith("validated")
+        epochs = [1, 2, 3] if validated else [1, 2]
+        assert [end["epoch"] for end in result[3]] == epochs
+        assert {end["train"]["samples"] for end in result[3]} == {438 if validated else 487}
+        judged = [end["validation"] if validated else end["test"] for end in result[3]]
+        assert {score["samples"] for score in judged} == {49 if validated else 1000}
+        assert result[4:] == ([1, result[5]] if validated else [2, result[3][-1]["test"]])
+        assert result[5]["samples"] == 1000
 
 
 def run_folder(done: "Finished", folder: Path) -> dict[str, Any]:
