@@ -6,7 +6,7 @@ The same bytes each time with the same h5py: nothing in the file depends on when
 import argparse
 from pathlib import Path
 
-from distsgd.data import import_idx, summary
+from distsgd.data import import_images, summary
 
 SOURCE = "Fashion-MNIST, the first 600 training and 100 test images of each class; MIT, (c) 2017 Zalando SE"
 CLASS_NAMES = (
@@ -28,7 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make fashion_mnist_small.h5 from IDX files.")
     parser.add_argument("idx_folder", type=Path, help="folder of the four IDX or IDX.gz files")
     out = Path(__file__).with_name("fashion_mnist_small.h5")
-    import_idx(parser.parse_args().idx_folder, out, SOURCE, CLASS_NAMES, compress=True)
+    folder = parser.parse_args().idx_folder
+    import_images(folder, out, "idx", title=SOURCE, class_names=CLASS_NAMES, compress=True)
     print(summary(out))
 
 

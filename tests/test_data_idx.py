@@ -12,10 +12,14 @@ from conftest import finish
 from idx_files import facts, idx_bytes, samples, write_idx, write_store
 
 from distsgd.config import InputError
-from distsgd.data import Writer, describe, import_idx, locate, read_labels, read_rows, verify
+from distsgd.data import Description, Writer, describe, import_images, locate, read_labels, read_rows, verify
 
 TRAIN, TEST = samples(40, seed=1), samples(11, seed=2)
 PACKED_IMAGES = gzip.compress(idx_bytes(TRAIN[0][..., 0]))
+
+
+def import_idx(folder: Path, out: Path) -> Description:
+    return import_images(folder, out, "idx")[0]
 
 
 @pytest.fixture
@@ -125,14 +129,14 @@ def test_an_interrupt_leaves_what_was_there(
 PEAK = """
 import re, sys
 from pathlib import Path
-from distsgd.data import import_idx
+from distsgd.data import import_images
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
-import_idx(sys.argv[1], sys.argv[2])
+import_images(sys.argv[1], sys.argv[2])
 before = peak()
-import_idx(sys.argv[3], sys.argv[2])
+import_images(sys.argv[3], sys.argv[2])
 print(peak() - before)
 """
 

@@ -52,6 +52,25 @@ def test_describe_says_what_is_in_the_file(path: Path) -> None:
     verify(path)
 
 
+def test_a_validation_split_is_kept_counted_and_in_the_hash(path: Path, tmp_path: Path) -> None:
+    extra = samples(5, seed=3)
+    with writing(tmp_path / "more.h5", SHAPE, "random numbers", ("ant", "bee", "cat")) as writer:
+        for split, arrays in (("validation", extra), ("train", TRAIN), ("test", TEST)):
+            writer.append(split, *arrays)
+    found = verify(tmp_path / "more.h5")
+    assert found.counts == {"train": 23, "test": 7, "validation": 5}
+    assert found.sha256 != describe(path).sha256
+    assert np.array_equal(read_rows(found.path, "validation", np.arange(5)), extra[0])
+    assert np.array_equal(read_labels(found.path, "validation"), extra[1])
+    assert ["class", "train", "test", "validation"] in [
+        line.split() for line in summary(found.path).splitlines()
+    ]
+    with h5py.File(found.path, "r+") as file:
+        file["validation/labels"][0] = 2
+    with pytest.raises(InputError, match="content has sha256"):
+        verify(found.path)
+
+
 def test_the_hash_is_the_one_that_the_format_states(path: Path) -> None:
     lines = ["images 5 4 1"]
     for split, arrays in (("train", TRAIN), ("test", TEST)):
@@ -280,14 +299,18 @@ def test_a_bad_split_is_refused_by_each_reader(path: Path) -> None:
         read_rows(path, "train", np.arange(3))
     with pytest.raises(InputError, match="labels 0 to 3"):
         read_labels(path, "test")
-    with pytest.raises(InputError, match="choose train, test"):
+    with pytest.raises(InputError, match="no /validation"):
         read_labels(path, "validation")
+    with pytest.raises(InputError, match="choose train, test, validation"):
+        read_labels(path, "valid")
 
 
-def test_a_validation_group_is_not_looked_at(path: Path) -> None:
+def test_a_validation_group_is_looked_at_like_the_others(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["validation"] = h5py.ExternalLink("other.h5", "/")
-    assert verify(path).counts == {"train": 23, "test": 7}
+    for read in (describe, lambda path: read_labels(path, "validation")):
+        with pytest.raises(InputError, match="/validation is a ExternalLink"):
+            read(path)
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
+from distsgd.cli import data as cli_data
 from distsgd.cli import ranks as cli_ranks
 from distsgd.clock import Clock, process_age
 from distsgd.config import InputError
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"distsgd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
-    _add_data(commands.add_parser("data", help="import images, or look at a file of them"))
+    cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
     return parser
@@ -102,19 +103,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
     return int(text)
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    importing = commands.add_parser("import", help="make a file of images from IDX files named as MNIST's")
-    importing.set_defaults(command=_data_import)
-    importing.add_argument(
-        "source", type=Path, metavar="SOURCE", help="folder with train-images-idx3-ubyte[.gz] and its kin"
-    )
-    importing.add_argument("out", type=Path, metavar="OUT.h5")
-    info = commands.add_parser("info", help="what is in a file of images, and whether it is whole")
-    info.set_defaults(command=_data_info)
-    info.add_argument("file", metavar="FILE", help="a file, or the name of an embedded set")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -166,21 +154,6 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
         return train(given.config, given.set, given.out, world, clock)
 
     return cli_ranks.run(given.ranks, arguments, clock, command)
-
-
-def _data_import(given: argparse.Namespace, clock: Clock) -> int:
-    from distsgd import data
-
-    data.import_idx(given.source, given.out)
-    print(data.summary(given.out))
-    return 0
-
-
-def _data_info(given: argparse.Namespace, clock: Clock) -> int:
-    from distsgd import data
-
-    print(data.summary(data.locate(given.file)))
-    return 0
 
 
 def _bench_training(given: argparse.Namespace, clock: Clock) -> int:

@@ -1,33 +1,67 @@
 """What is in a file of images, for people to read, and whether its content is whole."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from distsgd.config import InputError
-from distsgd.data.layout import FORMAT, SPLITS, ContentHash
+from distsgd.data.layout import FORMAT, ContentHash
 from distsgd.data.store import Description, blocks, checked, describe, opened, read_labels
 
 
 def verify(path: str | Path) -> Description:
-    """Read all of train and test and compare their hash with the recorded one. Raises InputError."""
+    """Read all of every split and compare their hash with the recorded one. Raises InputError."""
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[Description, "_Moments"]:
     description = describe(path)
     content = ContentHash((description.height, description.width, description.channels))
+    moments = _Moments(description.channels)
     with opened(description.path) as file:
-        for split in SPLITS:
+        for split in description.counts:
             for name in ("images", "labels"):
                 for _, block in blocks(checked(description.path, file, split, name)):
                     content.update(split, name, block)
+                    if (split, name) == ("train", "images"):
+                        moments.update(block)
     if content.hexdigest() != description.sha256:
         raise InputError(
             f"{path}: content has sha256 {content.hexdigest()}; the file was made with {description.sha256}"
         )
-    return description
+    return description, moments
+
+
+class _Moments:
+    """Mean and deviation of each channel, from sums of whole numbers: exact whatever the size of the set."""
+
+    def __init__(self, channels: int) -> None:
+        self._count = 0
+        self._sums = [(0, 0)] * channels
+
+    def update(self, block: np.ndarray) -> None:
+        """Take in images uint8 (sample, height, width, channel)."""
+        squares = np.multiply(block, block, dtype=np.uint16)
+        self._count += block[..., 0].size
+        self._sums = [
+            (
+                first + int(block[..., c].sum(dtype=np.uint64)),
+                second + int(squares[..., c].sum(dtype=np.uint64)),
+            )
+            for c, (first, second) in enumerate(self._sums)
+        ]
+
+    def mean(self) -> list[float]:
+        return [first / self._count for first, _ in self._sums]
+
+    def deviation(self) -> list[float]:
+        return [math.sqrt(second * self._count - first**2) / self._count for first, second in self._sums]
 
 
 def summary(path: str | Path) -> str:
-    """Several lines about the file: where from, shape, counts, hash. Raises InputError if it is not whole."""
-    description = verify(path)
+    """Several lines about the file: where from, shape, counts, pixels, hash. Raises InputError if it is not whole."""
+    description, moments = _read(path)
     size = description.path.stat().st_size
     shape = " x ".join(map(str, (description.height, description.width, description.channels)))
     facts = {
@@ -37,21 +71,27 @@ def summary(path: str | Path) -> str:
         "images": f"{shape} (height x width x channel), uint8",
         "counts": ", ".join(f"{count:,} {split}" for split, count in description.counts.items()),
         "classes": f"{description.classes:,}",
+        "pixels": f"mean {_row(moments.mean())}, deviation {_row(moments.deviation())} (train, of 0 to 255, by channel)",
         "size": f"{size / 1e6:.1f} MB on disk ({size:,} bytes)",
         "sha256": f"{description.sha256} (content is whole)",
     }
     return "\n".join([*(f"{name:<8} {fact}" for name, fact in facts.items()), "", *_class_table(description)])
 
 
+def _row(values: list[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
 def _class_table(description: Description) -> list[str]:
     """A line for each class: its number, its name where known, how many samples each split has of it."""
     counts = [
-        np.bincount(read_labels(description.path, split), minlength=description.classes) for split in SPLITS
+        np.bincount(read_labels(description.path, split), minlength=description.classes)
+        for split in description.counts
     ]
     names = description.class_names or ("",) * description.classes
     titles = [f"{label} {name}".rstrip() for label, name in enumerate(names)]
     width = max(len("class"), *map(len, titles))
-    lines = [f"{'class':<{width}}" + "".join(f"{split:>12}" for split in SPLITS)]
+    lines = [f"{'class':<{width}}" + "".join(f"{split:>12}" for split in description.counts)]
     for title, row in zip(titles, zip(*counts, strict=True), strict=True):
         lines.append(f"{title:<{width}}" + "".join(f"{count:>12,}" for count in row))
     return lines

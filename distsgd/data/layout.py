@@ -2,8 +2,8 @@
 
 Root attributes `format`, `classes` (how many), `class_names` (where known), `source` and `sha256`; groups
 `train` and `test`, each with `images` uint8 (sample, height, width, channel), chunked by samples, and
-`labels` int64 (sample), both with checksums (fletcher32) and perhaps gzip. A group `validation` may stand
-beside them and is not looked at.
+`labels` int64 (sample), both with checksums (fletcher32) and perhaps gzip. A group `validation` of the same
+kind may stand beside them.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ import numpy as np
 from distsgd.config import InputError
 
 FORMAT = "distsgd-images-1"
-SPLITS = ("train", "test")
+REQUIRED = ("train", "test")
+SPLITS = (*REQUIRED, "validation")
 
 # What is read or written at a time. Keeping rows of a block copies them, so up to twice this is in use.
 BLOCK_BYTES = 4 << 20
@@ -57,10 +58,9 @@ class ContentHash:
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._shape = shape
-        self._streams = {
-            f"{split}/{name}": hashlib.sha256() for split in SPLITS for name in ("images", "labels")
-        }
-        self._rows = dict.fromkeys(self._streams, 0)
+        streams = [f"{split}/{name}" for split in SPLITS for name in ("images", "labels")]
+        self._streams = {stream: hashlib.sha256() for stream in streams}
+        self._rows = dict.fromkeys(streams, 0)
 
     def update(self, split: str, name: str, block: np.ndarray) -> None:
         """Take in the next rows of `split`'s `name` ("images" or "labels")."""
@@ -71,7 +71,12 @@ class ContentHash:
         self._rows[stream] += len(block)
 
     def hexdigest(self) -> str:
-        """The hash of the image shape and of every stream's row count and own hash, one line each."""
+        """The hash of the image shape and of every stream's row count and own hash, one line each.
+
+        A split that may be absent and is has no line: files with and without it are different content.
+        """
         lines = ["images {} {} {}".format(*self._shape)]
-        lines += [f"{name} {self._rows[name]} {stream.hexdigest()}" for name, stream in self._streams.items()]
+        for name, stream in self._streams.items():
+            if self._rows[name] or name.startswith(REQUIRED):
+                lines.append(f"{name} {self._rows[name]} {stream.hexdigest()}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

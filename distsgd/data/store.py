@@ -17,6 +17,7 @@ from distsgd.data.layout import (
     MOST_CLASSES,
     MOST_SAMPLES,
     MOST_SPLIT_BYTES,
+    REQUIRED,
     SPLITS,
     check_image_shape,
     rows_per_block,
@@ -33,7 +34,10 @@ _MOST_ATTRIBUTE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Description:
-    """What a file of images says of itself: `counts` of samples by split, `sha256` over their content."""
+    """What a file of images says of itself: `counts` of samples by split, `sha256` over their content.
+
+    The splits are `train` and `test`, and `validation` where the file has one.
+    """
 
     path: Path
     height: int
@@ -50,10 +54,13 @@ def describe(path: str | Path) -> Description:
     """Open the file, check all of it but the images' own bytes, and close it. Raises InputError."""
     path = Path(path)
     with opened(path) as file:
-        images = {split: checked(path, file, split, "images") for split in SPLITS}
+        splits = [split for split in SPLITS if split in REQUIRED or file.get(split, getlink=True)]
+        images = {split: checked(path, file, split, "images") for split in splits}
         if len({dataset.shape[1:] for dataset in images.values()}) > 1:
-            raise InputError(f"{path}: train and test have images of different shapes; wanted: one shape")
-        for split in SPLITS:
+            raise InputError(
+                f"{path}: {', '.join(splits)} have images of different shapes; wanted: one shape"
+            )
+        for split in splits:
             _labels(path, file, split)
         height, width, channels = images["train"].shape[1:]
         sha256 = _text(path, file, "sha256")
@@ -149,7 +156,7 @@ def _member(path: Path, group: h5py.Group, name: str, kind: type) -> h5py.Group 
     where = f"{group.name.rstrip('/')}/{name}"
     link = group.get(name, getlink=True)
     if link is None:
-        raise InputError(f"{path}: no {where}; wanted: images and labels in each of {', '.join(SPLITS)}")
+        raise InputError(f"{path}: no {where}; wanted: images and labels in each of {', '.join(REQUIRED)}")
     if not isinstance(link, h5py.HardLink):
         raise InputError(f"{path}: {where} is a {type(link).__name__}; wanted: no links to elsewhere")
     found = group[name]

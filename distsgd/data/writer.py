@@ -16,6 +16,7 @@ from distsgd.data.layout import (
     FORMAT,
     LABELS_PER_CHUNK,
     MOST_CLASSES,
+    REQUIRED,
     SPLITS,
     ContentHash,
     check_image_shape,
@@ -32,20 +33,15 @@ class Writer:
         self._shape = shape
         self._hash = ContentHash(shape)
         self._highest = -1
-        filters = {"compression": "gzip", "compression_opts": 6} if compress else {}
+        self._filters = {"compression": "gzip", "compression_opts": 6} if compress else {}
         # Kept open: what HDF5 can not write when it closes a data set it does not report.
-        self._datasets = {}
-        for split in SPLITS:
-            images = _create(
-                file, f"{split}/images", np.uint8, shape, rows_per_chunk(math.prod(shape)), filters
-            )
-            labels = _create(file, f"{split}/labels", np.int64, (), LABELS_PER_CHUNK, filters)
-            self._datasets[split] = {"images": images, "labels": labels}
+        self._datasets = {split: self._create_split(split) for split in REQUIRED}
 
     def append(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add `images` uint8 (sample, height, width, channel) and their `labels` (sample) to `split`.
 
-        Raises InputError for a negative label and where the disk is full.
+        `validation` is there once something is added to it. Raises InputError for a negative label and where
+        the disk is full.
         """
         if images.dtype != np.uint8 or images.shape != (len(labels), *self._shape):
             raise ValueError(
@@ -55,6 +51,8 @@ class Writer:
             raise InputError(f"{split}: label {labels.min()}; wanted: 0 or more")
         self._highest = max(self._highest, int(labels.max(initial=-1)))
         try:
+            if split in SPLITS and split not in self._datasets:
+                self._datasets[split] = self._create_split(split)
             for name, block in (("images", images), ("labels", labels)):
                 dataset = self._datasets[split][name]
                 dataset.resize(len(dataset) + len(block), axis=0)
@@ -65,6 +63,12 @@ class Writer:
             said = str(error).partition("\n")[0]
             raise InputError(f"{self._file.filename}: can not be written (disk full?): {said}") from error
 
+    def _create_split(self, split: str) -> dict[str, h5py.Dataset]:
+        rows, filters = rows_per_chunk(math.prod(self._shape)), self._filters
+        images = _create(self._file, f"{split}/images", np.uint8, self._shape, rows, filters)
+        labels = _create(self._file, f"{split}/labels", np.int64, (), LABELS_PER_CHUNK, filters)
+        return {"images": images, "labels": labels}
+
     def finish(self, source: str, class_names: Sequence[str]) -> None:
         """Write the root's attributes; without names there are as many classes as the highest label says."""
         classes = len(class_names) or self._highest + 1
@@ -74,7 +78,7 @@ class Writer:
             )
         for split, datasets in self._datasets.items():
             if not len(datasets["labels"]):
-                raise InputError(f"{split}: no images; wanted: at least one in each of {', '.join(SPLITS)}")
+                raise InputError(f"{split}: no images; wanted: at least one in each of {', '.join(REQUIRED)}")
         root = self._file.attrs
         root["classes"] = np.int64(classes)
         for name, text in (("format", FORMAT), ("source", source), ("sha256", self._hash.hexdigest())):
@@ -102,7 +106,7 @@ def writing(
     for text in (source, *class_names):
         if not text or not text.isprintable():
             raise InputError(f"{path}: text {text!r}; wanted: one line of printable text")
-    with _replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
         try:
             writer = Writer(file, shape, compress)
             yield writer
@@ -114,7 +118,7 @@ def writing(
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A new file beside `path`: at the end safe on disk and renamed, or removed if anything went wrong."""
     if path.is_dir():
         raise InputError(f"{path}: a folder; wanted: the name of a file to write")

@@ -3,7 +3,7 @@
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -13,9 +13,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from distsgd.config import InputError
-from distsgd.data.layout import check_image_shape, rows_per_block, rows_per_chunk
-from distsgd.data.store import Description, describe
-from distsgd.data.writer import Writer, writing
+from distsgd.data.importers.found import Block, Choices, Found, Say, block_rows, title
+from distsgd.data.layout import check_image_shape
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 # The third byte is the type (8: unsigned byte), the fourth the number of dimensions.
@@ -31,30 +30,27 @@ class _Idx:
     shape: tuple[int, ...]
 
 
-def import_idx(
-    folder: str | Path,
-    out: str | Path,
-    source: str | None = None,
-    class_names: Sequence[str] = (),
-    compress: bool = False,
-) -> Description:
-    """Make the file of images `out` from MNIST's four files in `folder`: `train-` and `t10k-`,
-    `images-idx3-ubyte` and `labels-idx1-ubyte`, also spelt `.idx3-ubyte` and with `.gz`. Whichever size the
-    set has, memory stays within some megabytes.
-
-    `source` says where the images are from (default: the folder's name). Raises InputError for files that are
-    missing, damaged or do not belong together, and then leaves nothing behind.
+@contextmanager
+def read_idx(source: Path, choices: Choices, say: Say) -> Iterator[Found]:
+    """What is in MNIST's four files in the folder `source`: `train-` and `t10k-`, `images-idx3-ubyte` and
+    `labels-idx1-ubyte`, also spelt `.idx3-ubyte` and with `.gz`. Raises InputError for files that are missing,
+    damaged or do not belong together.
     """
-    folder = Path(folder)
-    paths = _find(folder)
+    paths = _find(source)
     with ExitStack() as stack:
-        files = {key: stack.enter_context(_opened(path, key[1])) for key, path in paths.items()}
-        shape = _common_shape(files)
-        source = source or f"IDX files in {folder.resolve().name}"
-        writer = stack.enter_context(writing(Path(out), shape, source, class_names, compress))
-        for split in _PREFIXES:
-            _copy(writer, split, files[split, "images"], files[split, "labels"], shape)
-    return describe(out)
+        opened = {key: stack.enter_context(_opened(path, key[1])) for key, path in paths.items()}
+        shape = _common_shape(opened)
+        blocks = (
+            block
+            for split in _PREFIXES
+            for block in _blocks(split, opened[split, "images"], opened[split, "labels"], shape)
+        )
+        yield Found(shape, f"IDX files in {title(source)}", (), blocks)
+
+
+def is_idx(name: str) -> bool:
+    """Whether a file of this name is one of the four."""
+    return any(name in _spellings(prefix, kind) for prefix in _PREFIXES.values() for kind in _MAGIC)
 
 
 def _find(folder: Path) -> dict[tuple[str, str], Path]:
@@ -120,15 +116,15 @@ def _common_shape(files: dict[tuple[str, str], _Idx]) -> tuple[int, int, int]:
     return train.shape[1], train.shape[2], 1
 
 
-def _copy(writer: Writer, split: str, images: _Idx, labels: _Idx, shape: tuple[int, int, int]) -> None:
-    """Copy a split block by block and see that both files end where their headers say."""
+def _blocks(split: str, images: _Idx, labels: _Idx, shape: tuple[int, int, int]) -> Iterator[Block]:
+    """A split block by block; then both files must end where their headers say."""
     count, image_bytes = images.shape[0], shape[0] * shape[1]
-    step = rows_per_block(image_bytes, rows_per_chunk(image_bytes))
+    step = block_rows(shape)
     for start in range(0, count, step):
         rows = min(step, count - start)
         pixels = np.frombuffer(_read(images.path, images.stream, rows * image_bytes), np.uint8)
         values = np.frombuffer(_read(labels.path, labels.stream, rows), np.uint8)
-        writer.append(split, pixels.reshape(rows, *shape), values.astype(np.int64))
+        yield split, pixels.reshape(rows, *shape), values.astype(np.int64)
     for file in (images, labels):
         if _read(file.path, file.stream, 1, short=True):
             raise InputError(f"{file.path}: goes on behind the {count:,} entries that its header states")
