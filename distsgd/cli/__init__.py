@@ -91,6 +91,9 @@ def _add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks", type=_count, metavar="N", help="start N ranks with the MPI launcher of this machine"
     )
+    parser.add_argument(
+        "--hostfile", type=Path, metavar="FILE", help="with --ranks: the hosts to start them on, a line each"
+    )
 
 
 def _count(text: str) -> int:
@@ -142,7 +145,7 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
 
         return train(given.config, given.set, given.out, world, clock)
 
-    return cli_ranks.run(given.ranks, arguments, clock, command)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 
 
 def _data_import(given: argparse.Namespace, clock: Clock) -> int:
@@ -174,7 +177,7 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
         training(world, networks, given.batch, given.against == "torch", given.data, given.json, say)
         return 0
 
-    return cli_ranks.run(given.ranks, arguments, clock, command)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 
 
 def _nothing(line: str) -> None:
