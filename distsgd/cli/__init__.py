@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
 from distsgd.cli import doctor as cli_doctor
+from distsgd.cli import launch as cli_launch
 from distsgd.cli import ranks as cli_ranks
 from distsgd.clock import Clock, process_age
 from distsgd.config import InputError
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
     _add_data(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
+    cli_launch.add(commands.add_parser("launch", help="write a batch job for a run, or submit it"))
     cli_doctor.add(commands.add_parser("doctor", help="look at this machine as a run would see it"))
     return parser
 
