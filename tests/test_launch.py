@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ from conftest import ROOT, Launch
 
 from distsgd import launcher
 from distsgd.cli import main
+from distsgd.cli.launch import CONTAINER_PYTHON
 from distsgd.config import InputError
 from distsgd.launcher import Job, batch
 
@@ -241,7 +243,12 @@ run=${!#}
 if [ "$4" = "--resume" ] || [ "$3" = "train" -a "$MODE" = short ]; then
     mkdir -p "$run"; touch "$run/run.json"; exit 0
 fi
-trap 'mkdir -p "$run/checkpoints"; exit 143' TERM
+saved() { mkdir -p "$run/checkpoints"; }
+case $MODE in
+    long) trap 'saved; exit 143' TERM ;;
+    late) trap 'saved; touch "$run/run.json"; exit 0' TERM ;; # it finished just then
+    early) trap 'mkdir -p "$run"; exit 143' TERM ;; # before its first checkpoint
+esac
 echo $$ > step.pid
 while :; do sleep 0.02; done
 """,
@@ -288,6 +295,18 @@ def test_slurm_job_saves_goes_back_into_the_queue_and_goes_on(tmp_path: Path) ->
     assert first == "-m distsgd train c.toml --out runs/garg-7"
     assert second == "-m distsgd train --resume runs/garg-7"
     assert len((tmp_path / "requeues").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("mode", "code"), [("late", 0), ("early", 143)])
+def test_slurm_job_with_nothing_to_go_on_from_stays_out_of_the_queue(
+    mode: str, code: int, tmp_path: Path
+) -> None:
+    job = batch_job(tmp_path, mode)
+    wait_for(tmp_path / "step.pid")
+    job.send_signal(signal.SIGUSR1)
+    job.communicate(timeout=20)
+    assert job.returncode == code
+    assert not (tmp_path / "requeues").exists()
 
 
 def test_slurm_job_that_finishes_stays_out_of_the_queue(tmp_path: Path) -> None:
@@ -405,3 +424,28 @@ def test_templates_are_shipped_beside_the_package() -> None:
     assert '"launch/templates" = "distsgd/templates"' in shipped
     used = {path.name for path in (ROOT / "launch" / "templates").iterdir()}
     assert used == set(batch.TEMPLATES.values())
+
+
+def test_image_and_pods_agree() -> None:
+    image = (ROOT / "launch" / "Dockerfile").read_text()
+    pods = (ROOT / "launch" / "templates" / "kubernetes.yaml").read_text()
+    assert f"python -m venv {Path(CONTAINER_PYTHON).parents[1]}" in image
+    for text in ("/home/distsgd/.ssh", "/home/distsgd/.sshd_config", "2222", "/data"):
+        assert text in image, text
+        assert text in pods, text
+    assert "useradd --uid 1000" in image
+    assert pods.count("runAsUser: 1000") == 2
+
+
+def test_images_copy_what_is_there() -> None:
+    image, definition = ((ROOT / "launch" / name).read_text() for name in ("Dockerfile", "distsgd.def"))
+    copied = {
+        word for line in re.findall(r"^COPY (?!--from)(.+)$", image, re.M) for word in line.split()[:-1]
+    }
+    taken = {
+        line.split()[0] for line in definition.partition("%files\n")[2].partition("\n\n")[0].splitlines()
+    }
+    assert copied == taken
+    assert all((ROOT / name).exists() for name in copied)
+    kept = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.M))
+    assert kept == copied
