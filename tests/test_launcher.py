@@ -1,13 +1,17 @@
 """The launcher's text: what it reads from an environment, what it finds, what it writes."""
 
+import json
 import os
 import sys
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from conftest import Launch
 
 from distsgd import launcher
+from distsgd.cli import main
 from distsgd.config import InputError
 from distsgd.launcher import Cores, Launcher
 
@@ -194,3 +198,77 @@ def test_cores_counts_two_hardware_threads_once(tmp_path: Path, monkeypatch: pyt
         (folder / "thread_siblings_list").write_text(f"{processor % 4},{processor % 4 + 4}\n")
     assert launcher.cores(tmp_path) == Cores(usable=2, machine=4)
     assert launcher.cores(tmp_path / "absent") == Cores(usable=3, machine=8)
+
+
+def hosts(folder: Path, text: str) -> Path:
+    path = folder / "hosts file"
+    path.write_text(text)
+    return path
+
+
+def on_hosts(launch: Launcher, ranks: int, path: Path, environ: Mapping[str, str] = {}) -> list[str]:
+    """Return what stands between `-n RANKS` and Python."""
+    return launcher.command(launch, ranks, [], TWO, environ, 1000, path)[0][3:-3]
+
+
+def test_command_gives_each_launcher_its_option_for_hosts(tmp_path: Path) -> None:
+    path = hosts(tmp_path, "# two nodes\n\nnode1 slots=4 max_slots = 8  # big\nme@node-2.site slots=4\n")
+    carried = ["-x", "OMP_NUM_THREADS"]
+    threads = dict.fromkeys(launcher.THREADS[1:], "1")
+    words = on_hosts(OPEN_MPI, 8, path, {"PYTHONPATH": "/here", "HOME": "/root"})
+    assert words[:4] == ["--hostfile", str(path), "-x", "PYTHONPATH"]
+    assert words[4:6] == carried
+    assert words[6:] == [part for name in threads for part in ("-x", name)]
+    path = hosts(tmp_path, "node1:4\nnode2\n")
+    assert on_hosts(MPICH, 8, path) == ["-f", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("launch", "text", "said"),
+    [
+        (OPEN_MPI, "node1:4\n", "line 1: 'node1:4'; Open MPI wants lines like `node1 slots=4`"),
+        (MPICH, "\n# x\nnode1 slots=4\n", "line 3: 'node1 slots=4'; MPICH wants lines like `node1:4`"),
+        (OPEN_MPI, "node1 slots=four\n", "line 1: 'node1 slots=four'"),
+        (MPICH, "-f other\n", "line 1: '-f other'"),
+        (OPEN_MPI, "node1 slots=2\nnode2 slots=1\n", "--ranks 4, but --hostfile"),
+        (OPEN_MPI, "\n # nothing\n", "names no host"),
+        (Launcher("/opt/other/mpiexec", None), "node1\n", "how /opt/other/mpiexec takes one is not known"),
+    ],
+)
+def test_a_wrong_file_of_hosts_is_told(launch: Launcher, text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        on_hosts(launch, 4, hosts(tmp_path, text))
+    assert said in str(error.value)
+
+
+def test_many_wrong_lines_are_told_in_few(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        on_hosts(OPEN_MPI, 4, hosts(tmp_path, "a:1\n" * 50))
+    assert len(str(error.value).splitlines()) == 6
+    assert "45 more lines" in str(error.value)
+
+
+def test_a_file_of_hosts_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be read: No such file"):
+        on_hosts(OPEN_MPI, 2, tmp_path / "absent")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="it is not text"):
+        on_hosts(OPEN_MPI, 2, tmp_path / "bytes")
+
+
+@pytest.mark.parametrize("command", [["train", "--set", "train.epochs=1"], ["bench", "training"]])
+def test_a_file_of_hosts_wants_ranks_to_start(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--hostfile", str(tmp_path / "hosts")]) == 2
+    assert "is for the launcher that --ranks N starts; give both" in capsys.readouterr().err
+
+
+def test_ranks_start_on_the_hosts_of_a_file(mpiexec: Launch, tmp_path: Path) -> None:
+    path = hosts(tmp_path, "localhost slots=2\n" if mpiexec.name == "Open MPI" else "localhost:2\n")
+    settings = ["network.name=rendon", "data.train_images=64", "train.epochs=1"]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    out = tmp_path / "run"
+    done = mpiexec.alone("-m", "distsgd", "train", *changes, "--ranks", "2", "--hostfile", path, "--out", out)
+    assert done.rc == 0, done.stderr
+    assert json.loads((out / "run.json").read_text())["ranks"] == 2

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
 from distsgd.cli import data as cli_data
+from distsgd.cli import doctor as cli_doctor
+from distsgd.cli import launch as cli_launch
 from distsgd.cli import ranks as cli_ranks
 from distsgd.clock import Clock, process_age
 from distsgd.config import InputError
@@ -68,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
+    cli_launch.add(commands.add_parser("launch", help="write a batch job for a run, or submit it"))
+    cli_doctor.add(commands.add_parser("doctor", help="look at this machine as a run would see it"))
     return parser
 
 
@@ -96,6 +100,9 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks", type=_count, metavar="N", help="start N ranks with the MPI launcher of this machine"
+    )
+    parser.add_argument(
+        "--hostfile", type=Path, metavar="FILE", help="with --ranks: the hosts to start them on, a line each"
     )
 
 
@@ -153,7 +160,7 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
 
         return train(given.config, given.set, given.out, world, clock)
 
-    return cli_ranks.run(given.ranks, arguments, clock, command)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 
 
 def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
@@ -170,7 +177,7 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
         training(world, networks, given.batch, given.against == "torch", given.data, given.json, say)
         return 0
 
-    return cli_ranks.run(given.ranks, arguments, clock, command)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 
 
 def _nothing(line: str) -> None:

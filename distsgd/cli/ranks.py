@@ -1,11 +1,11 @@
 """A command on the ranks there are, or on ranks that it starts itself."""
 
 import os
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import launcher
@@ -28,13 +28,24 @@ def complain(message: str) -> int:
     return BAD_INPUT
 
 
-def run(ranks: int | None, arguments: list[str], clock: Clock, command: "Callable[[Ranks], int]") -> int:
+def run(
+    ranks: int | None,
+    arguments: list[str],
+    clock: Clock,
+    command: "Callable[[Ranks], int]",
+    hosts: Path | None = None,
+) -> int:
     """Call `command` on every rank. Without an MPI launcher, start `ranks` ranks of `distsgd ARGUMENTS`, or be the only one."""
     started = launcher.launched(os.environ)
+    if hosts and (started or not ranks):
+        raise InputError(
+            f"--hostfile {hosts}: is for the launcher that --ranks N starts; "
+            + ("an MPI launcher has started this already" if started else "give both")
+        )
     if ranks and started and ranks != started:
         raise InputError(f"--ranks {ranks}, but an MPI launcher has started {started}: leave --ranks out")
-    if (ranks or 1) > 1 and not started:
-        _become_launcher(ranks or 1, arguments)
+    if ((ranks or 1) > 1 or hosts) and not started:
+        _become_launcher(ranks or 1, arguments, hosts)
     world = _world(clock)
     if world is None:
         return BAD_INPUT
@@ -74,11 +85,8 @@ def _show_traceback() -> int:
     return FAILED
 
 
-def _become_launcher(ranks: int, arguments: list[str]) -> None:
-    found = launcher.find(os.environ)
-    if found.kind is None:
-        told = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=False)
-        found = launcher.Launcher(found.path, launcher.kind(told.stdout + told.stderr))
-    line, added = launcher.command(found, ranks, arguments, launcher.cores(), os.environ, os.geteuid())
+def _become_launcher(ranks: int, arguments: list[str], hosts: Path | None) -> None:
+    found = launcher.identified(launcher.find(os.environ))
+    line, added = launcher.command(found, ranks, arguments, launcher.cores(), os.environ, os.geteuid(), hosts)
     sys.stdout.flush()
     os.execvpe(line[0], line, {**os.environ, **added})

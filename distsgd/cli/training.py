@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distsgd import __version__, config, network, report
+from distsgd import __version__, config, doctor, network, report
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
 from distsgd.clock import Clock, peak_memory
 from distsgd.comm import Ranks
@@ -29,6 +29,8 @@ def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ra
     if agreed is None:
         return BAD_INPUT
     settings, folder = agreed
+    for warning in doctor.warnings(ranks, os.environ):
+        print(f"distsgd: {warning}", file=sys.stderr, flush=True)
     experiment = check(settings, ranks.size, [])
     say = _speaker(folder, ranks)
     record = Record(folder, settings) if ranks.rank == 0 else None

@@ -165,7 +165,7 @@ class World:
 
     def mpi_library(self) -> str:
         """Return the MPI library's name and version."""
-        return _name(self._mpi.Get_library_version())
+        return library_name(self._mpi.Get_library_version())
 
     def close(self) -> None:
         """Free the duplicate, together with all other ranks."""
@@ -178,7 +178,8 @@ class World:
         self._communicator.Abort(code)
 
 
-def _name(version: str) -> str:
+def library_name(version: str) -> str:
+    """The first line of what an MPI library says of its version, in one line."""
     return " ".join(version.replace(",", "\n").splitlines()[0].split())
 
 
@@ -201,7 +202,7 @@ def world(environ: Mapping[str, str]) -> Ranks:
         ) from error
     if MPI.COMM_WORLD.size != started:
         raise InputError(
-            f"the launcher started {started} ranks, but {_name(MPI.Get_library_version())}, which this "
+            f"the launcher started {started} ranks, but {library_name(MPI.Get_library_version())}, which this "
             f"Python uses, sees {MPI.COMM_WORLD.size}: they are different MPIs. Start with the mpiexec of "
             "that library (pip puts one beside python), or load the MPI module that this launcher is from."
         )

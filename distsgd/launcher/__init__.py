@@ -1,0 +1,31 @@
+"""Starting ranks: what an environment says of them, the MPI launcher and its command line, texts for batch systems."""
+
+from distsgd.launcher.batch import SUBMIT, render
+from distsgd.launcher.command import CARRIED, ROOT, Cores, command, cores, physical, processors
+from distsgd.launcher.environment import STARTED, THREADS, is_first, launched, single_thread
+from distsgd.launcher.find import Kind, Launcher, find, identified, kind
+from distsgd.launcher.job import Job, seconds
+
+__all__ = [
+    "CARRIED",
+    "ROOT",
+    "STARTED",
+    "SUBMIT",
+    "THREADS",
+    "Cores",
+    "Job",
+    "Kind",
+    "Launcher",
+    "command",
+    "cores",
+    "find",
+    "identified",
+    "is_first",
+    "kind",
+    "launched",
+    "physical",
+    "processors",
+    "render",
+    "seconds",
+    "single_thread",
+]

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+#BSUB -J @{name}
+#BSUB -o @{name}-%J.out
+#BSUB -r
+@{directives}# One rank of one thread on each of @{ranks} cores. Submit with: bsub < THIS-FILE
+@{before}
+set -u
+run=@{run}
+@{start}
+export OMP_NUM_THREADS=1
+# Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
+
+exec @{launcher} \
+    @{python} -m distsgd "${start[@@]}"

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+#PBS -N @{name}
+#PBS -l select=@{nodes}:ncpus=@{ranks_per_node}:mpiprocs=@{ranks_per_node}
+#PBS -l place=scatter
+#PBS -j oe
+#PBS -r y
+@{directives}# One rank of one thread on each of @{ranks} cores, for PBS Pro and OpenPBS. Submit with: qsub THIS-FILE
+cd "$PBS_O_WORKDIR" || exit
+@{before}
+set -u
+run=@{run}
+@{start}
+export OMP_NUM_THREADS=1
+# Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
+
+exec @{launcher} \
+    @{python} -m distsgd "${start[@@]}"
