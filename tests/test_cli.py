@@ -132,6 +132,32 @@ def test_seconds_are_those_of_the_wall_clock(
     assert summary["seconds"]["compute"] == pytest.approx(mean)
 
 
+def test_a_run_with_validation_images(openmpi: Launch, tmp_path: Path) -> None:
+    changes = ["data.validation=0.1", "train.patience=1", "train.epochs=5", "optimizer.learning_rate=0.05"]
+    changes += ["augment.crop=26", "train.class_weights=balanced", "averaging.what=gradients"]
+    done = openmpi(2, "-m", "distsgd", *options(*changes), "--out", tmp_path / "run")
+    assert done.rc == 0, done.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["validation"]["loss"] for line in lines]
+    best = int(np.argmin(losses)) + 1
+    assert (run["epochs"], run["epochs_done"], run["best_epoch"]) == (5, best + 1, best)
+    kept = lines[best - 1]["validation"]
+    assert (run["validation_loss"], run["validation_accuracy"]) == (kept["loss"], kept["accuracy"])
+    assert {(line["test"], line["validation"]["samples"]) for line in lines} == {(None, 49)}
+    assert (
+        f"stopped: no better validation loss for 1 epoch (train.patience); epoch {best} is kept"
+        in done.stdout
+    )
+    with h5py.File(tmp_path / "run" / "model.h5") as file:
+        assert json.loads(file.attrs["about"])["image_shape"] == [1, 26, 26]
+
+
+def test_patience_without_validation_images_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(options("train.patience=2"), capsys)
+    assert "train.patience = 2: there are no validation images to wait for; hold some out" in said
+
+
 def test_speed_is_that_of_the_rounds_after_the_first(summary: dict[str, Any]) -> None:
     work = max(sum(rank[phase] for phase in PHASES[2:7]) for rank in summary["seconds_by_rank"])
     assert summary["images_per_second"] > 2 * 487 / work
