@@ -12,7 +12,7 @@ import numpy as np
 
 from distsgd.config import InputError
 from distsgd.kernels import batch as batch_kernels
-from distsgd.kernels import loss
+from distsgd.kernels import confusion, loss
 from distsgd.kernels.rows import NO_WINNERS
 from distsgd.kernels.tile import LANES
 from distsgd.layers import (
@@ -28,6 +28,7 @@ from distsgd.layers import (
     Tensor,
     Values,
 )
+from distsgd.metrics import Tally
 
 START = 3
 """Part of the key of the random streams of weights; data.shards has 1 and 2."""
@@ -213,6 +214,10 @@ class Network:
         for kernel, arguments in self._judging:
             kernel(*arguments)
         self._lose()
+
+    def confuse(self, tally: Tally) -> None:
+        """Add to the tally which classes the last batch was taken for."""
+        confusion.confuse(self.scores.units, self.labels, self._count, tally.confusion, tally.near)
 
     def _lose(self) -> None:
         scores = self.scores.units

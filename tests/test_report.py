@@ -9,7 +9,7 @@ from distsgd import report
 from distsgd.clock import PHASES
 from distsgd.config import Config
 from distsgd.metrics import Score
-from distsgd.train import EpochEnd, Progress
+from distsgd.training import EpochEnd, Progress
 
 
 def seconds(scale: float) -> dict[str, float]:

@@ -2,22 +2,29 @@
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from distsgd import __version__, config, network, report
+from distsgd import config, report
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
-from distsgd.clock import Clock, peak_memory
+from distsgd.clock import Clock
 from distsgd.comm import Ranks
 from distsgd.config import Config, InputError
-from distsgd.kernels.tile import FUSED, VECTOR
-from distsgd.record import Record, make_folder, weights_sha256
-from distsgd.train import Diverged, EpochEnd, Experiment, Progress, Result, Training, check
+from distsgd.record import Record, make_folder
+from distsgd.training import (
+    Diverged,
+    EpochEnd,
+    Progress,
+    Result,
+    Training,
+    check,
+    conclude,
+    description,
+    diverged,
+)
 
 QUIET_SECONDS = 2.0
 """On a screen a line a round is read by people: at most one in so many seconds, however short rounds are."""
@@ -94,15 +101,14 @@ def _run(
     result = training.run(lines.after_round, end_epoch)
     if record:
         with clock.phase("checkpoint"):
-            record.model(result.parameters, *_description(training))
+            record.model(result.parameters, *description(training))
     return result
 
 
 def _diverged(training: Training, record: Record | None, ranks: Ranks) -> int:
     """The end of a run that came to no numbers."""
     if record:
-        about = {"version": __version__, "outcome": "diverged", "ranks": ranks.size, "ranks_lost": 0}
-        record.finish({**about, "workers": training.experiment.workers, "rounds": training.rounds_done})
+        record.finish(diverged(training, ranks))
         advice = "choose a smaller optimizer.learning_rate, or average more often (averaging.period)"
         print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
     return FAILED
@@ -117,12 +123,8 @@ def _finish(
     clock: Clock,
 ) -> None:
     """Gather every rank's seconds, write run.json, show the table."""
-    with clock.phase("wait"):
-        ranks.barrier()
-    part = {"seconds": clock.seconds(), "peak_memory_bytes": peak_memory()}
-    parts = [json.loads(part) for part in ranks.gather_bytes(json.dumps(part).encode())]
-    if record:
-        summary = _summary(training.experiment, ranks, result, parts)
+    summary = conclude(training, result, ranks, clock)
+    if record and summary:
         record.finish(summary)
         say(f"\n{report.table(summary)}\n\n  run: {record.folder}")
 
@@ -139,48 +141,3 @@ class RoundLines:
         if self._always or now - self._spoke >= QUIET_SECONDS:
             self._spoke = now
             self._say(report.round_line(progress))
-
-
-def _description(training: Training) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What the numbers in model.h5 are: each tensor's name and shape, the network, and how images are scaled."""
-    experiment, images = training.experiment, training.experiment.images
-    tensors = [{"name": tensor.name, "shape": tensor.shape} for tensor in network.tensors(experiment.stages)]
-    shape = [images.channels, images.height, images.width]
-    about = {"network": experiment.config.network.name, "classes": images.classes, "image_shape": shape}
-    return tensors, {**about, "class_names": images.class_names, "scaling": training.scaling.tolist()}
-
-
-def _summary(
-    experiment: Experiment, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What run.json holds; `parts` are the ranks' own, in their order."""
-    end, settings = result.last, experiment.config
-    seconds = [part["seconds"] for part in parts]
-    return {
-        "version": __version__,
-        "outcome": "finished",
-        "network": settings.network.name,
-        "parameters": int(result.parameters.size),
-        "ranks": ranks.size,
-        "workers": experiment.workers,
-        "ranks_lost": 0,
-        "epochs": settings.train.epochs,
-        "rounds": result.rounds,
-        "steps": result.steps,
-        "test_accuracy": end.test.accuracy,
-        "test_loss": end.test.loss,
-        "train_accuracy": end.train.accuracy,
-        "train_loss": end.train.loss,
-        "images_per_second": end.images_per_second,
-        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
-        "weights_sha256": weights_sha256(result.parameters),
-        "data_sha256": experiment.images.sha256,
-        "seconds": {phase: sum(rank[phase] for rank in seconds) / len(seconds) for phase in seconds[0]},
-        "seconds_by_rank": seconds,
-        "machine": {
-            "vector_lanes": VECTOR,
-            "fused": FUSED,
-            "mpi": ranks.mpi_library(),
-            "host": platform.node(),
-        },
-    }

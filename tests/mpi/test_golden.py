@@ -19,7 +19,7 @@ from distsgd.clock import Clock
 from distsgd.comm import Ranks, world
 from distsgd.config import Config
 from distsgd.record import weights_sha256
-from distsgd.train import Training, check
+from distsgd.training import Training, check
 
 if TYPE_CHECKING:
     from conftest import Finished, Launch

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-from distsgd import data, network, optim, zoo
+from distsgd import data, model, network, optim, zoo
 from distsgd.config import Config, InputError
 from distsgd.config import Sgd as SgdSettings
 from distsgd.data import Description
 from distsgd.network import Stage
-
-MOST_PARAMETERS = 2**29
-"""With Adam's moments and the message of an average that is 16 GB a rank; more is a slip of the finger."""
+from distsgd.record import MOST_PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
     try:
         images = data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
-        layers = zoo.layers(config.network.name, images.classes, config.network.dropout)
-        stages = network.plan(layers, (images.channels, images.height, images.width))
+        shape = images.channels, images.height, images.width
+        stages = model.stages(config.network, images.classes, shape)
         problems += _too_many_parameters(config, stages)
     except InputError as error:
         problems.append(_about_network(error, config, images))

@@ -9,10 +9,11 @@ import numpy as np
 from distsgd import data, network
 from distsgd.clock import Clock
 from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
-from distsgd.metrics import Score, score
+from distsgd.metrics import ByClass, Score, Tally, by_class, score
+from distsgd.model import judge
 from distsgd.network import Network, aligned
-from distsgd.train.experiment import Experiment
-from distsgd.train.rounds import (
+from distsgd.training.experiment import Experiment
+from distsgd.training.rounds import (
     GradientRounds,
     Local,
     Meeting,
@@ -21,7 +22,7 @@ from distsgd.train.rounds import (
     Rounds,
     gradient_magnitudes,
 )
-from distsgd.train.workers import Workers
+from distsgd.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Result:
     rounds: int
     steps: int
     last: EpochEnd
+    by_class: ByClass
 
 
 class Training:
@@ -75,6 +77,7 @@ class Training:
         seed = experiment.config.train.seed
         self._local = Local(self._network, state, steps, self._workers, self.scaling, seed, clock)
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
+        self._tally = Tally(experiment.images.classes)
         self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
 
     def _read_test_images(self) -> None:
@@ -120,7 +123,8 @@ class Training:
             with self._clock.phase("checkpoint"):
                 after_epoch(end)
         rounds = 1 if self.experiment.config.averaging.rounds_of == "once" else self.rounds_done
-        return Result(self._rounds.state[: self._size], rounds, epochs * self._workers.steps, end)
+        classes = by_class(self._tally, end.test.samples)
+        return Result(self._rounds.state[: self._size], rounds, epochs * self._workers.steps, end, classes)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """The rounds of an epoch as steps first..last; the last may be short."""
@@ -151,17 +155,15 @@ class Training:
             train = self._summed_score()
             self._judge()
             test = self._summed_score()
+            self._ranks.sum(self._tally.counts)
         return EpochEnd(epoch + 1, self.rounds_done, train, test, self._samples / self._seconds)
 
     def _judge(self) -> None:
         """Look at this rank's part of the test images with the state that all ranks hold."""
         if self._rounds.state is not self._local.state:
             np.copyto(self._local.state, self._rounds.state)
-        order, batch = np.arange(len(self._test_labels)), self._workers.batch
-        for first in range(0, len(order), batch):
-            count = min(batch, len(order) - first)
-            self._network.fill(self._test_images, self._test_labels, order, first, count, self.scaling)
-            self._network.judge()
+        self._tally.counts[:] = 0
+        judge(self._network, self._test_images, self._test_labels, self.scaling, self._tally)
 
     def _summed_score(self) -> Score:
         totals = self._network.totals.copy()

@@ -1,0 +1,19 @@
+"""Parallel SGD: workers take local steps, ranks average them, round after round (Zinkevich et al. 2010; McMahan et al. 2017)."""
+
+from distsgd.training.experiment import Experiment, check
+from distsgd.training.loop import EpochEnd, Progress, Result, Training
+from distsgd.training.rounds import Diverged
+from distsgd.training.summary import conclude, description, diverged
+
+__all__ = [
+    "Diverged",
+    "EpochEnd",
+    "Experiment",
+    "Progress",
+    "Result",
+    "Training",
+    "check",
+    "conclude",
+    "description",
+    "diverged",
+]
