@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from distsgd import config, report
+from distsgd.cli import progress
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
@@ -17,7 +18,6 @@ from distsgd.record import Record, make_folder
 from distsgd.training import (
     Diverged,
     EpochEnd,
-    Progress,
     Result,
     Training,
     check,
@@ -25,9 +25,6 @@ from distsgd.training import (
     description,
     diverged,
 )
-
-QUIET_SECONDS = 2.0
-"""On a screen a line a round is read by people: at most one in so many seconds, however short rounds are."""
 
 
 def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks, clock: Clock) -> int:
@@ -42,7 +39,8 @@ def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ra
     say(report.opening(settings, experiment.images.path.name, ranks.size, experiment.workers))
     training = Training(experiment, ranks, clock)
     try:
-        result = _run(training, record, say, ranks, clock)
+        with progress.shown(say, ranks.rank, settings.train.epochs, clock) as display:
+            result = _run(training, record, display, clock)
     except Diverged:
         return _diverged(training, record, ranks)
     _finish(training, result, record, say, ranks, clock)
@@ -88,17 +86,16 @@ def _speaker(folder: Path, ranks: Ranks) -> Callable[[str], None]:
 
 
 def _run(
-    training: Training, record: Record | None, say: Callable[[str], None], ranks: Ranks, clock: Clock
+    training: Training, record: Record | None, display: progress.Lines | progress.Bar, clock: Clock
 ) -> Result:
     """Train, with a line and a record of every epoch, and write the model."""
-    experiment, lines = training.experiment, RoundLines(say, always=ranks.rank > 0)
 
     def end_epoch(end: EpochEnd) -> None:
-        say(report.epoch_line(end, experiment.config.train.epochs))
+        display.say(report.epoch_line(end, training.experiment.config.train.epochs))
         if record:
             record.epoch({**asdict(end), "seconds": clock.seconds()["total"]})
 
-    result = training.run(lines.after_round, end_epoch)
+    result = training.run(display.after_round, end_epoch)
     if record:
         with clock.phase("checkpoint"):
             record.model(result.parameters, *description(training))
@@ -127,17 +124,3 @@ def _finish(
     if record and summary:
         record.finish(summary)
         say(f"\n{report.table(summary)}\n\n  run: {record.folder}")
-
-
-class RoundLines:
-    """A line a round, but on a screen no more than people can read."""
-
-    def __init__(self, say: Callable[[str], None], always: bool) -> None:
-        self._say, self._always, self._spoke = say, always, float("-inf")
-
-    def after_round(self, progress: Progress) -> None:
-        """Say how far the run is."""
-        now = time.monotonic()
-        if self._always or now - self._spoke >= QUIET_SECONDS:
-            self._spoke = now
-            self._say(report.round_line(progress))

@@ -36,7 +36,7 @@ LONGEST_NAME = 18
 def epochs(summary: Summary, ends: list[Epoch]) -> "Figure":
     """Loss and accuracy of each epoch, side by side."""
     figure = _figure(9, 3.6)
-    loss, accuracy = figure.subplots(1, 2)
+    loss, accuracy = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
     _curves(loss, ends, lambda part: np.nan if part.loss is None else part.loss)
     _curves(accuracy, ends, lambda part: 100 * part.accuracy)
     loss.set(title="Loss", ylabel="mean loss of an image")
@@ -55,11 +55,12 @@ def _curves(axes: "Axes", ends: list[Epoch], value: Callable[[Part], float]) -> 
         parts: list[Part | None] = [getattr(end, name) for end in ends]
         if any(parts):
             values = [np.nan if part is None else value(part) for part in parts]
+            label += ": not finite" if np.isnan(values).all() else ""
             marked = marker if len(ends) <= MOST_MARKED else None
             axes.plot(numbers, values, line, color=colour, marker=marked, markersize=4, label=label)
     room = max(0.5, 0.02 * (numbers[-1] - numbers[0]))
     axes.set_xlim(numbers[0] - room, numbers[-1] + room)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.grid(axis="y")
     axes.margins(y=0.1)
@@ -79,7 +80,7 @@ def confusion(summary: Summary) -> "Figure":
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
     bar.set_label("share of the class's images (%)")
     bar.outline.set_visible(False)
-    axes.set(title="What was taken for what", xlabel="taken for", ylabel="class")
+    axes.set(title="Confusion matrix, test images", xlabel="taken for", ylabel="class")
     axes.spines[:].set_visible(False)
     _name_classes(axes, summary, len(counts))
     if len(counts) <= MOST_NAMED:
@@ -128,14 +129,20 @@ def seconds(summary: Summary) -> "Figure":
     figure = _figure(9, min(max(2.9, 1.4 + 0.32 * ranks), 7.5))
     axes = figure.subplots()
     (_bars if ranks <= MOST_BARS else _outlines)(axes, table, unit)
-    axes.set(title="Seconds by phase", xlabel=f"time since the start ({unit})", ylabel="rank")
-    axes.set_title(f"Time by phase on {ranks} rank{'s' * (ranks > 1)}")
+    axes.set(title=f"Time by phase, {ranks} rank{'s' * (ranks > 1)}", xlabel=f"time ({unit})", ylabel="rank")
     axes.set_ylim(ranks - 0.5, -0.5)
     axes.set_xlim(0, (table.sum(1).max() or 1) * 1.1)
     axes.yaxis.set_major_locator(MaxNLocator(min(ranks, 20), integer=True, min_n_ticks=1))
     axes.grid(axis="x")
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5), title="mean over ranks")
+    axes.legend(
+        handles,
+        labels,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        title="mean over ranks",
+        alignment="left",
+    )
     return figure
 
 
@@ -148,7 +155,7 @@ def _labels(table: np.ndarray, unit: str) -> list[str]:
     means = table.mean(0)
     whole = means.sum() or 1.0
     return [
-        f"{phase}  {mean:.3g} {unit}, {mean / whole:.1%}" for phase, mean in zip(PHASES, means, strict=True)
+        f"{phase}  {mean:.2f} {unit}, {mean / whole:.1%}" for phase, mean in zip(PHASES, means, strict=True)
     ]
 
 
@@ -158,7 +165,7 @@ def _bars(axes: "Axes", table: np.ndarray, unit: str) -> None:
         axes.barh(ranks, widths, 0.7, left, color=PHASE_COLOURS[phase], label=label)
         left = left + widths
     for rank, whole in enumerate(left):
-        axes.text(whole, rank, f" {whole:.3g} {unit}", va="center", fontsize=8, color="#444444")
+        axes.text(whole, rank, f" {whole:.2f} {unit}", va="center", fontsize=8, color="#444444")
 
 
 def _outlines(axes: "Axes", table: np.ndarray, unit: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distsgd.clock import PHASES
 from distsgd.config import InputError
@@ -15,8 +15,8 @@ MOST_RANKS = 1_000_000
 MOST_TEXT = 200
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 Row = Annotated[list[Count], Field(max_length=MOST_CONFUSED)]
 
 
@@ -28,13 +28,13 @@ class Part(_Read):
     """Loss and accuracy of an epoch on training or on test images."""
 
     accuracy: float = Field(ge=0, le=1)
-    loss: FiniteFloat | None
+    loss: float | None = Field(ge=0, lt=1e9)
 
 
 class Epoch(_Read):
     """A line of metrics.jsonl."""
 
-    epoch: int = Field(ge=1, lt=2**53)
+    epoch: int = Field(ge=1, lt=2**40)
     train: Part
     test: Part
     validation: Part | None = None
