@@ -57,7 +57,7 @@ class ByClass:
 
 def by_class(tally: Tally, samples: int) -> ByClass:
     """The shares of a tally of so many images, summed over all ranks. An image without a choice is wrong."""
-    confusion = tally.confusion[:, : tally.classes]
+    confusion = tally.confusion[:, : len(tally.confusion)]
     right, there, taken = confusion.diagonal(), tally.confusion.sum(1), confusion.sum(0)
     near = int(tally.near[0]) / max(samples, 1) if tally.classes > NEAR else None
     recall, precision = _shares(right, there, there), _shares(right, taken, there)
