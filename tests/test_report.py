@@ -114,3 +114,16 @@ def test_table_without_a_loss() -> None:
 def test_opening_line_is_english() -> None:
     for averaging, bad in (({"period": "once"}, "every once"), ({"period": 1}, "every 1 steps")):
         assert bad not in report.opening(Config.model_validate({"averaging": averaging}), "x.h5", 1, 2)
+
+
+BY_CLASS = {"recall": [0.9, None, 0.25], "mean_recall": 0.575, "mean_precision": 0.5, "top5_accuracy": 0.99}
+
+
+def test_table_has_the_means_over_classes_and_the_worst() -> None:
+    shown = report.table(summary(seconds(1.0), **BY_CLASS, class_names=["cat", "dog", "cow"])).splitlines()
+    assert "  top-5 accuracy  99.00%" in shown
+    assert "  mean recall     57.50%, precision 50.00%; worst class 2 cow, 25.00%" in shown
+    unnamed = report.table(summary(seconds(1.0), **{**BY_CLASS, "top5_accuracy": None}, class_names=[]))
+    assert "worst class 2, 25.00%" in unnamed
+    assert "top-5" not in unnamed
+    assert "recall" not in report.table(summary(seconds(1.0), recall=[], class_names=[]))

@@ -70,7 +70,7 @@ def trained(config: Config, ranks: Ranks) -> list[Any]:
     epochs: list[Any] = []
     result = Training(check(config, ranks.size, []), ranks, Clock()).run(lambda progress: None, epochs.append)
     facts = [{**asdict(end), "images_per_second": None} for end in epochs]
-    return [weights_sha256(result.parameters), result.rounds, result.steps, facts]
+    return [weights_sha256(result.parameters), result.rounds, result.steps, facts, asdict(result.by_class)]
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def test_command_line_gives_the_same_weights(
 ) -> None:
     options = (*COMMAND_LINE, "--set", f"averaging.topology={topology}", "--out", tmp_path / "run")
     run = run_folder(mpiexec(ranks, "-m", "distsgd", "train", *options), tmp_path / "run")
-    same = ("weights_sha256", "workers", "rounds", "test_accuracy", "test_loss", "train_loss")
+    same = ("weights_sha256", "workers", "rounds", "test_accuracy", "test_loss", "train_loss", "confusion")
     assert (run["ranks"], alone["ranks"], run["workers"]) == (ranks, 1, 7)
     assert {key: run[key] for key in same} == {key: alone[key] for key in same}
     with h5py.File(tmp_path / "run" / "model.h5") as file:
