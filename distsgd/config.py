@@ -1,5 +1,6 @@
 """The one model of a run's settings: the same for a TOML file, for `--set section.key=value` and for Python."""
 
+import copy
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -256,6 +257,12 @@ def read(path: Path | None, changes: Sequence[str] = ()) -> tuple[Config, list[s
     problems = [problem for change in changes if (problem := _change(table, change))]
     config, found = _checked(table)
     return config, problems + found + config.problems()
+
+
+def read_table(table: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """The settings in nested mappings, as `read` returns those of a file."""
+    config, found = _checked(copy.deepcopy({**table}))
+    return config, found + config.problems()
 
 
 def _table(path: Path) -> dict[str, Any]:

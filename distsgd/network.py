@@ -13,7 +13,7 @@ import numpy as np
 
 from distsgd.config import InputError
 from distsgd.kernels import batch as batch_kernels
-from distsgd.kernels import loss
+from distsgd.kernels import confusion, loss
 from distsgd.kernels.rows import NO_WINNERS
 from distsgd.kernels.tile import LANES
 from distsgd.layers import (
@@ -29,6 +29,7 @@ from distsgd.layers import (
     Tensor,
     Values,
 )
+from distsgd.metrics import Tally
 
 START = 3
 """Part of the key of the random streams of weights; data.shards has 1 and 2."""
@@ -269,6 +270,10 @@ class Network:
         for kernel, arguments in self._judging:
             kernel(*arguments)
         self._lose(self.class_weights if weighted else self._equal_weights)
+
+    def confuse(self, tally: Tally) -> None:
+        """Add to the tally which classes the last batch was taken for."""
+        confusion.confuse(self.scores.units, self.labels, self._count, tally.confusion, tally.near)
 
     def _lose(self, weights: np.ndarray) -> None:
         scores, work = self.scores.units, self._work

@@ -172,3 +172,16 @@ def test_the_oracles_gradient_is_its_slope() -> None:
     for weights in (None, rng.uniform(0, 2, 4)):
         wanted = slopes(lambda z, w=weights: float(softmax_cross_entropy(z, labels, w)[0].mean()), z)
         np.testing.assert_allclose(softmax_cross_entropy(z, labels, weights)[1], wanted, atol=1e-9)
+    wanted = slopes(lambda z: float(softmax_cross_entropy(z, labels)[0].mean()), z)
+    np.testing.assert_allclose(softmax_cross_entropy(z, labels)[1], wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_score_that_is_no_number_is_never_right(place: int, label: int) -> None:
+    z = np.zeros((3, 16), np.float32)
+    z[place], z[label, :8] = np.nan, np.nan
+    _, _, totals = run(z, np.full(16, label), 16)
+    assert totals[1] == 0
+    _, _, totals = run(np.full((3, 16), np.nan, np.float32), np.full(16, label), 16)
+    assert totals.tolist() == [16, 0, 0, 16]

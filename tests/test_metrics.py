@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distsgd.kernels.loss import LOSS_LIMIT, LOSS_UNIT, TOTALS, count_losses
-from distsgd.metrics import Score, score
+from distsgd.metrics import MOST_CONFUSED, Score, Tally, by_class, mean, score
 
 
 def totals(samples: int, correct: int, loss: float, not_finite: int = 0) -> np.ndarray:
@@ -50,3 +50,42 @@ def test_a_loss_that_is_not_finite_is_counted_and_a_huge_one_limited() -> None:
     assert score(seen) == Score(1, 0.0, LOSS_LIMIT)
     count_losses(z, np.ones(4, np.int64), 3, work, seen)
     assert (score(seen).samples, score(seen).loss, int(seen[3])) == (4, None, 2)
+
+
+def tallied(matrix: list[list[int]], near: int = 0) -> Tally:
+    """A tally of this confusion matrix; its last column is of images without a choice."""
+    tally = Tally(len(matrix))
+    tally.confusion[:], tally.near[:] = matrix, near
+    return tally
+
+
+def test_recall_and_precision() -> None:
+    found = by_class(tallied([[6, 2, 0, 0], [1, 3, 0, 1], [0, 0, 0, 0]]), 13)
+    assert found.confusion == [[6, 2, 0], [1, 3, 0], [0, 0, 0]]
+    assert found.images_by_class == [8, 5, 0]
+    assert found.recall == [6 / 8, 3 / 5, None]  # one of the second class's five has no choice
+    assert found.precision == [6 / 7, 3 / 5, None]
+    assert mean(found.recall) == pytest.approx((6 / 8 + 3 / 5) / 2)
+    assert found.top5_accuracy is None
+
+
+def test_a_class_that_nothing_is_taken_for_has_no_precision_to_boast_of() -> None:
+    found = by_class(tallied([[0, 4, 0], [0, 4, 0]]), 8)
+    assert found.precision == [0.0, 0.5]
+    assert found.recall == [0.0, 1.0]
+    assert mean([None, None]) is None
+
+
+def test_top_five_of_more_than_five_classes() -> None:
+    assert by_class(tallied([[0] * 7] * 6, near=9), 12).top5_accuracy == 0.75
+    assert by_class(tallied([[0] * 6] * 5, near=9), 12).top5_accuracy is None
+
+
+def test_of_very_many_classes_there_is_no_matrix() -> None:
+    tally = Tally(MOST_CONFUSED + 1)
+    assert tally.counts.shape == (1,)
+    tally.near[:] = 3
+    found = by_class(tally, 4)
+    assert (found.confusion, found.recall, found.precision) == ([], [], [])
+    assert found.top5_accuracy == 0.75
+    assert Tally(MOST_CONFUSED).counts.size == MOST_CONFUSED * (MOST_CONFUSED + 1) + 1

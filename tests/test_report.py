@@ -9,8 +9,8 @@ import pytest
 from distsgd import report
 from distsgd.clock import PHASES
 from distsgd.config import Config
-from distsgd.metrics import Score
-from distsgd.train import EpochEnd, Progress, Result
+from distsgd.metrics import ByClass, Score
+from distsgd.training import EpochEnd, Progress, Result
 
 
 def seconds(scale: float) -> dict[str, float]:
@@ -85,7 +85,7 @@ def test_line_of_an_epoch_with_validation_images() -> None:
 def test_line_of_a_run_that_stopped() -> None:
     score = Score(50, 0.8765, 0.5)
     ends = [EpochEnd(epoch, epoch, score, None, 1.0, 0.1, score) for epoch in (3, 5)]
-    said = report.stop_line(Result(np.zeros(1), 5, 5, ends[1], ends[0], score))
+    said = report.stop_line(Result(np.zeros(1), 5, 5, ends[1], ends[0], score, ByClass([], [], [], [], None)))
     assert said == "stopped: no better validation loss for 2 epochs (train.patience); epoch 3 is kept"
 
 
@@ -141,3 +141,16 @@ def test_table_without_a_loss() -> None:
 def test_opening_line_is_english() -> None:
     for averaging, bad in (({"period": "once"}, "every once"), ({"period": 1}, "every 1 steps")):
         assert bad not in report.opening(Config.model_validate({"averaging": averaging}), "x.h5", 1, 2)
+
+
+BY_CLASS = {"recall": [0.9, None, 0.25], "mean_recall": 0.575, "mean_precision": 0.5, "top5_accuracy": 0.99}
+
+
+def test_table_has_the_means_over_classes_and_the_worst() -> None:
+    shown = report.table(summary(seconds(1.0), **BY_CLASS, class_names=["cat", "dog", "cow"])).splitlines()
+    assert "  top-5 accuracy  99.00%" in shown
+    assert "  mean recall     57.50%, precision 50.00%; worst class 2 cow, 25.00%" in shown
+    unnamed = report.table(summary(seconds(1.0), **{**BY_CLASS, "top5_accuracy": None}, class_names=[]))
+    assert "worst class 2, 25.00%" in unnamed
+    assert "top-5" not in unnamed
+    assert "recall" not in report.table(summary(seconds(1.0), recall=[], class_names=[]))

@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"distsgd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
+    _add_evaluate(commands.add_parser("evaluate", help="what a trained network says of a set of images"))
+    _add_report(commands.add_parser("report", help="pictures of a run"))
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
@@ -110,6 +112,24 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
     return int(text)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_evaluate)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("data", metavar="DATA", help="a file of images, or the name of an embedded set")
+    parser.add_argument("--split", choices=["test", "train", "validation"], default="test")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    _add_ranks(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_report)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where the pictures go (default: RUN/report)"
+    )
+    parser.add_argument("--format", choices=["png", "svg"], default="png", help="(default: png)")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +181,26 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
         return train(given.config, given.set, given.out, world, clock)
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+
+
+def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
+    arguments = ["evaluate", str(given.run), given.data, "--split", given.split]
+    arguments += ["--json", str(given.json)] if given.json else []
+
+    def command(world: "Ranks") -> int:
+        from distsgd.cli.evaluate import evaluate
+
+        return evaluate(given.run, given.data, given.split, given.json, world)
+
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+
+
+def _report(given: argparse.Namespace, clock: Clock) -> int:
+    from distsgd.report import pictures
+
+    for path in pictures.draw(given.run, given.out or given.run / "report", given.format):
+        print(path)
+    return 0
 
 
 def _bench_training(given: argparse.Namespace, clock: Clock) -> int:

@@ -7,7 +7,7 @@ from distsgd import config, data, network, zoo
 from distsgd.config import Config, InputError
 from distsgd.layers import Shape
 from distsgd.network import Stage
-from distsgd.train import Memory, check, memory
+from distsgd.training import Memory, check, memory
 
 IMAGES = {"cifar": (3, 32, 32), "fer": (1, 48, 48)}
 """What networks of the zoo are made for, where it is not a grey image of 28x28."""

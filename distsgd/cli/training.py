@@ -2,25 +2,29 @@
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from distsgd import __version__, config, doctor, network, report
+from distsgd import config, doctor, report
+from distsgd.cli import progress
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
-from distsgd.clock import Clock, peak_memory
+from distsgd.clock import Clock
 from distsgd.comm import Ranks
 from distsgd.config import Config, InputError
-from distsgd.kernels.tile import FUSED, VECTOR
-from distsgd.record import Record, make_folder, weights_sha256
-from distsgd.train import Diverged, EpochEnd, Experiment, Progress, Result, Training, check
-
-QUIET_SECONDS = 2.0
-"""On a screen a line a round is read by people: at most one in so many seconds, however short rounds are."""
+from distsgd.record import Record, make_folder
+from distsgd.training import (
+    Diverged,
+    EpochEnd,
+    Result,
+    Training,
+    check,
+    conclude,
+    description,
+    diverged,
+)
 
 
 def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ranks, clock: Clock) -> int:
@@ -37,7 +41,8 @@ def train(path: Path | None, changes: Sequence[str], out: Path | None, ranks: Ra
     say(report.opening(settings, experiment.images.path.name, ranks.size, experiment.workers))
     training = Training(experiment, ranks, clock)
     try:
-        result = _run(training, record, say, ranks, clock)
+        with progress.shown(say, ranks.rank, settings.train.epochs, clock) as display:
+            result = _run(training, record, display, clock)
     except Diverged:
         return _diverged(training, record, ranks)
     _finish(training, result, record, say, ranks, clock)
@@ -83,30 +88,28 @@ def _speaker(folder: Path, ranks: Ranks) -> Callable[[str], None]:
 
 
 def _run(
-    training: Training, record: Record | None, say: Callable[[str], None], ranks: Ranks, clock: Clock
+    training: Training, record: Record | None, display: progress.Lines | progress.Bar, clock: Clock
 ) -> Result:
     """Train, with a line and a record of every epoch, and write the model."""
-    experiment, lines = training.experiment, RoundLines(say, always=ranks.rank > 0)
 
     def end_epoch(end: EpochEnd) -> None:
-        say(report.epoch_line(end, experiment.config.train.epochs))
+        display.say(report.epoch_line(end, training.experiment.config.train.epochs))
         if record:
             record.epoch({**asdict(end), "seconds": clock.seconds()["total"]})
 
-    result = training.run(lines.after_round, end_epoch)
-    if result.last.epoch < experiment.config.train.epochs:
-        say(report.stop_line(result))
+    result = training.run(display.after_round, end_epoch)
+    if result.last.epoch < training.experiment.config.train.epochs:
+        display.say(report.stop_line(result))
     if record:
         with clock.phase("checkpoint"):
-            record.model(result.parameters, *_description(training))
+            record.model(result.parameters, *description(training))
     return result
 
 
 def _diverged(training: Training, record: Record | None, ranks: Ranks) -> int:
     """The end of a run that came to no numbers."""
     if record:
-        about = {"version": __version__, "outcome": "diverged", "ranks": ranks.size, "ranks_lost": 0}
-        record.finish({**about, "workers": training.experiment.workers, "rounds": training.rounds_done})
+        record.finish(diverged(training, ranks))
         cures = "clip gradients (optimizer.clip), or average more often (averaging.period)"
         advice = f"choose a smaller optimizer.learning_rate, {cures}"
         print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
@@ -122,75 +125,7 @@ def _finish(
     clock: Clock,
 ) -> None:
     """Gather every rank's seconds, write run.json, show the table."""
-    with clock.phase("wait"):
-        ranks.barrier()
-    part = {"seconds": clock.seconds(), "peak_memory_bytes": peak_memory()}
-    parts = [json.loads(part) for part in ranks.gather_bytes(json.dumps(part).encode())]
-    if record:
-        summary = _summary(training.experiment, ranks, result, parts)
+    summary = conclude(training, result, ranks, clock)
+    if record and summary:
         record.finish(summary)
         say(f"\n{report.table(summary)}\n\n  run: {record.folder}")
-
-
-class RoundLines:
-    """A line a round, but on a screen no more than people can read."""
-
-    def __init__(self, say: Callable[[str], None], always: bool) -> None:
-        self._say, self._always, self._spoke = say, always, float("-inf")
-
-    def after_round(self, progress: Progress) -> None:
-        """Say how far the run is."""
-        now = time.monotonic()
-        if self._always or now - self._spoke >= QUIET_SECONDS:
-            self._spoke = now
-            self._say(report.round_line(progress))
-
-
-def _description(training: Training) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What the numbers in model.h5 are: each tensor's name and shape, the network, and how images are scaled."""
-    experiment, images = training.experiment, training.experiment.images
-    tensors = [{"name": tensor.name, "shape": tensor.shape} for tensor in network.tensors(experiment.stages)]
-    shape = list(experiment.stages[0].shape)
-    about = {"network": experiment.config.network.name, "classes": images.classes, "image_shape": shape}
-    return tensors, {**about, "class_names": images.class_names, "scaling": training.scaling.tolist()}
-
-
-def _summary(
-    experiment: Experiment, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What run.json holds; `parts` are the ranks' own, in their order."""
-    best, settings = result.best, experiment.config
-    validation = best.validation
-    seconds = [part["seconds"] for part in parts]
-    return {
-        "version": __version__,
-        "outcome": "finished",
-        "network": settings.network.name,
-        "parameters": int(result.parameters.size),
-        "ranks": ranks.size,
-        "workers": experiment.workers,
-        "ranks_lost": 0,
-        "epochs": settings.train.epochs,
-        "epochs_done": result.last.epoch,
-        "best_epoch": best.epoch,
-        "rounds": result.rounds,
-        "steps": result.steps,
-        "test_accuracy": result.test.accuracy,
-        "test_loss": result.test.loss,
-        "validation_accuracy": validation.accuracy if validation else None,
-        "validation_loss": validation.loss if validation else None,
-        "train_accuracy": best.train.accuracy,
-        "train_loss": best.train.loss,
-        "images_per_second": result.last.images_per_second,
-        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
-        "weights_sha256": weights_sha256(result.parameters),
-        "data_sha256": experiment.images.sha256,
-        "seconds": {phase: sum(rank[phase] for rank in seconds) / len(seconds) for phase in seconds[0]},
-        "seconds_by_rank": seconds,
-        "machine": {
-            "vector_lanes": VECTOR,
-            "fused": FUSED,
-            "mpi": ranks.mpi_library(),
-            "host": platform.node(),
-        },
-    }

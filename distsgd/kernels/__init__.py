@@ -4,11 +4,35 @@ import importlib
 
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once("rows fixedpoint update", "pairs pool order loss batch"):
+with filled_once("rows fixedpoint update", "pairs pool order loss batch confusion"):
     if modules := modules_to_compile():
         for module in modules:
             importlib.import_module(f"distsgd.kernels.{module}")
     else:
-        from distsgd.kernels import batch, fixedpoint, loss, order, pairs, pool, rows, taps, tile, update
+        from distsgd.kernels import (
+            batch,
+            confusion,
+            fixedpoint,
+            loss,
+            order,
+            pairs,
+            pool,
+            rows,
+            taps,
+            tile,
+            update,
+        )
 
-__all__ = ["batch", "fixedpoint", "loss", "order", "pairs", "pool", "rows", "taps", "tile", "update"]
+__all__ = [
+    "batch",
+    "confusion",
+    "fixedpoint",
+    "loss",
+    "order",
+    "pairs",
+    "pool",
+    "rows",
+    "taps",
+    "tile",
+    "update",
+]

@@ -80,17 +80,25 @@ def softmax_cross_entropy(z, labels, count, weights, work, dz):
             dz[k, n] = share * work[3, n] / np.float32(count) if n < count else np.float32(0)
 
 
+@inlined
+def chosen(z, n):
+    """The class of image n's greatest score, the first of equal ones; -1 where a score is no number."""
+    best = 0
+    for k in range(z.shape[0]):
+        if math.isnan(z[k, n]):
+            return -1
+        if z[k, n] > z[best, n]:
+            best = k
+    return best
+
+
 @compiled("void(float32[:,::1], int64[::1], int64, float32[:,::1], int64[::1])")
 def count_losses(z, labels, count, work, totals):
     """Add to totals (samples, correct, loss in LOSS_UNITs, images whose loss is not finite) what `softmax_cross_entropy` left."""
     totals[0] += count
     for n in range(count):
         loss = math.log(np.float64(work[1, n])) - (np.float64(work[2, n]) - np.float64(work[0, n]))
-        best = 0
-        for k in range(1, z.shape[0]):
-            if z[k, n] > z[best, n]:
-                best = k
-        totals[1] += np.int64(best == labels[n])
+        totals[1] += np.int64(chosen(z, n) == labels[n])
         if loss < math.inf:
             totals[2] += np.int64(min(loss * np.float64(work[3, n]), LOSS_LIMIT) / LOSS_UNIT)
         else:

@@ -21,9 +21,9 @@ from distsgd.clock import PHASES, Clock
 from distsgd.comm import Exact, Ranks, world
 from distsgd.config import Config
 from distsgd.record import weights_sha256
-from distsgd.train import Diverged, Training, check
-from distsgd.train.rounds import Local
-from distsgd.train.workers import Worker, Workers
+from distsgd.training import Diverged, Training, check
+from distsgd.training.rounds import Local
+from distsgd.training.workers import Worker, Workers
 
 if TYPE_CHECKING:
     from conftest import Finished, Launch

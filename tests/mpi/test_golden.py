@@ -19,7 +19,7 @@ from distsgd.clock import Clock
 from distsgd.comm import Ranks, world
 from distsgd.config import Config
 from distsgd.record import weights_sha256
-from distsgd.train import Training, check
+from distsgd.training import Training, check
 
 if TYPE_CHECKING:
     from conftest import Finished, Launch
@@ -85,7 +85,7 @@ def trained(config: Config, ranks: Ranks) -> list[Any]:
     epochs: list[Any] = []
     result = Training(check(config, ranks.size, []), ranks, Clock()).run(lambda progress: None, epochs.append)
     facts = [{**asdict(end), "images_per_second": None} for end in epochs]
-    kept = [result.best.epoch, asdict(result.test)]
+    kept = [result.best.epoch, asdict(result.test), asdict(result.by_class)]
     return [weights_sha256(result.parameters), result.rounds, result.steps, facts, *kept]
 
 
@@ -170,7 +170,7 @@ def test_command_line_gives_the_same_weights(
 ) -> None:
     options = (*COMMAND_LINE, "--set", f"averaging.topology={topology}", "--out", tmp_path / "run")
     run = run_folder(mpiexec(ranks, "-m", "distsgd", "train", *options), tmp_path / "run")
-    same = ("weights_sha256", "workers", "rounds", "test_accuracy", "test_loss", "train_loss")
+    same = ("weights_sha256", "workers", "rounds", "test_accuracy", "test_loss", "train_loss", "confusion")
     assert (run["ranks"], alone["ranks"], run["workers"]) == (ranks, 1, 7)
     assert {key: run[key] for key in same} == {key: alone[key] for key in same}
     with h5py.File(tmp_path / "run" / "model.h5") as file:

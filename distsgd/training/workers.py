@@ -8,7 +8,7 @@ from distsgd import data
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
 from distsgd.kernels.batch import moments
-from distsgd.train.experiment import Experiment
+from distsgd.training.experiment import Experiment
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Any
 
 from distsgd.clock import PHASES
 from distsgd.config import Config
-from distsgd.train import EpochEnd, Progress, Result
+from distsgd.training import EpochEnd, Progress, Result
 
 
 def opening(config: Config, images: str, ranks: int, workers: int) -> str:
@@ -25,15 +25,15 @@ def opening(config: Config, images: str, ranks: int, workers: int) -> str:
 def round_line(progress: Progress) -> str:
     """A line for a round."""
     where = f"epoch {progress.epoch}  step {progress.steps_done}/{progress.steps}  round {progress.round}"
-    return f"{where}  loss {_number(progress.loss)}  {progress.images_per_second:,.0f} images/s"
+    return f"{where}  loss {number(progress.loss)}  {progress.images_per_second:,.0f} images/s"
 
 
 def epoch_line(end: EpochEnd, epochs: int) -> str:
     """A line for an epoch."""
     judged = "validation" if end.validation else "test"
     score = end.validation or end.test
-    seen = f"; {judged} loss {_number(score.loss)}, accuracy {score.accuracy:.2%}" if score else ""
-    return f"epoch {end.epoch}/{epochs}: train loss {_number(end.train.loss)}{seen}; {end.images_per_second:,.0f} images/s"
+    seen = f"; {judged} loss {number(score.loss)}, accuracy {score.accuracy:.2%}" if score else ""
+    return f"epoch {end.epoch}/{epochs}: train loss {number(end.train.loss)}{seen}; {end.images_per_second:,.0f} images/s"
 
 
 def stop_line(result: Result) -> str:
@@ -46,7 +46,8 @@ def table(summary: Mapping[str, Any]) -> str:
     """A run's result and its seconds by phase: the mean over ranks, and the least and the most where there are several."""
     rows = [
         ("test accuracy", f"{summary['test_accuracy']:.2%}"),
-        ("test loss", _number(summary["test_loss"])),
+        ("test loss", number(summary["test_loss"])),
+        *_by_class(summary),
         ("images/s", f"{summary['images_per_second']:,.0f}"),
         ("network", f"{summary['network']}, {summary['parameters']:,} parameters"),
         ("ranks, workers", f"{summary['ranks']}, {summary['workers']}"),
@@ -61,14 +62,34 @@ def table(summary: Mapping[str, Any]) -> str:
 def _validation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary["validation_accuracy"] is None:
         return []
-    loss = f"loss {_number(summary['validation_loss'])}"
+    loss = f"loss {number(summary['validation_loss'])}"
     return [
         ("validation", f"accuracy {summary['validation_accuracy']:.2%}, {loss}"),
         ("best epoch", f"{summary['best_epoch']} of {summary['epochs_done']}: its parameters are kept"),
     ]
 
 
-def _number(value: float | None) -> str:
+def _by_class(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Means over classes, and the class that fares worst; nothing where there are too many classes to have been told apart."""
+    rows = []
+    if summary.get("top5_accuracy") is not None:
+        rows.append(("top-5 accuracy", f"{summary['top5_accuracy']:.2%}"))
+    known = [(recall, place) for place, recall in enumerate(summary.get("recall", ())) if recall is not None]
+    if known:
+        recall, worst = min(known)
+        means = f"{summary['mean_recall']:.2%}, precision {summary['mean_precision']:.2%}"
+        rows.append(("mean recall", f"{means}; worst class {title(summary, worst)}, {recall:.2%}"))
+    return rows
+
+
+def title(summary: Mapping[str, Any], number: int) -> str:
+    """A class as people know it: its number, and its name where it has one."""
+    names = summary["class_names"]
+    return f"{number} {names[number]}" if names and names[number] != str(number) else str(number)
+
+
+def number(value: float | None) -> str:
+    """A loss, if there is one."""
     return "not finite" if value is None else f"{value:.4f}"
 
 

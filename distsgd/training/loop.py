@@ -9,11 +9,11 @@ import numpy as np
 from distsgd import network
 from distsgd.clock import Clock
 from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
-from distsgd.metrics import Score, score
+from distsgd.metrics import ByClass, Score, Tally, by_class, score
 from distsgd.network import Network, aligned
-from distsgd.train.evaluation import Best, EpochEnd, Part, for_test, for_validation
-from distsgd.train.experiment import Experiment
-from distsgd.train.rounds import (
+from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
+from distsgd.training.experiment import Experiment
+from distsgd.training.rounds import (
     GradientRounds,
     Local,
     Meeting,
@@ -22,8 +22,8 @@ from distsgd.train.rounds import (
     Rounds,
     gradient_magnitudes,
 )
-from distsgd.train.windows import Windows
-from distsgd.train.workers import Workers
+from distsgd.training.windows import Windows
+from distsgd.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Result:
     last: EpochEnd
     best: EpochEnd
     test: Score
+    by_class: ByClass
 
 
 class Training:
@@ -72,6 +73,7 @@ class Training:
         windows = Windows(experiment, self._workers.batch)
         self._local = Local(self._network, state, steps, self._workers, self.scaling, windows, seed, clock)
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
+        self._tally = Tally(experiment.images.classes)
         self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
 
     def learning_rate(self, number: int) -> float:
@@ -127,11 +129,13 @@ class Training:
         steps = last.epoch * self._workers.steps
         if self._best.kept is None:
             assert last.test, "without validation images every epoch looks at the test images"
-            return Result(self._rounds.state[: self._size], rounds, steps, last, last, last.test)
+            state, classes = self._rounds.state[: self._size], by_class(self._tally, last.test.samples)
+            return Result(state, rounds, steps, last, last, last.test, classes)
         best, parameters = self._best.kept
         with self._clock.phase("evaluate"):
             np.copyto(self._local.state[: self._size], parameters)
-            return Result(parameters, rounds, steps, last, best, self._judged(self._test))
+            test = self._judged(self._test)
+        return Result(parameters, rounds, steps, last, best, test, by_class(self._tally, test.samples))
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """The rounds of an epoch as steps first..last; the last may be short."""
@@ -172,9 +176,12 @@ class Training:
         return end
 
     def _judged(self, part: Part) -> Score:
-        """The score of the images of which each rank has a part, with the parameters that all hold."""
-        part.judge(self._network, self.scaling)
-        return self._summed_score()
+        """The score of the images of which each rank has a part, with the parameters that all hold; the tally is theirs."""
+        self._tally.counts[:] = 0
+        part.judge(self._network, self.scaling, self._tally)
+        judged = self._summed_score()
+        self._ranks.sum(self._tally.counts)
+        return judged
 
     def _summed_score(self) -> Score:
         totals = self._network.totals.copy()

@@ -16,10 +16,10 @@ from distsgd.config import Config, InputError
 from distsgd.metrics import Score
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
-from distsgd.train import Diverged, EpochEnd, Experiment, Result, Training, check
-from distsgd.train.evaluation import Best
-from distsgd.train.rounds import Local
-from distsgd.train.workers import Worker, Workers
+from distsgd.training import Diverged, EpochEnd, Experiment, Result, Training, check
+from distsgd.training.evaluation import Best
+from distsgd.training.rounds import Local
+from distsgd.training.workers import Worker, Workers
 
 # Shards of 70 and 69 images for seven workers: an epoch's fourth step has one image or none.
 TRAIN, TEST, BATCH, WORKERS = 487, 101, 23, 7

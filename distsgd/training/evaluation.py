@@ -6,9 +6,10 @@ import numpy as np
 
 from distsgd import data
 from distsgd.comm import Ranks
-from distsgd.metrics import Score
+from distsgd.metrics import Score, Tally
+from distsgd.model import judge
 from distsgd.network import Network
-from distsgd.train.experiment import Experiment
+from distsgd.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,9 @@ class Part:
     weighted: bool
     """Whether losses weigh as in training."""
 
-    def judge(self, network: Network, scaling: np.ndarray) -> None:
-        """Add them to the network's totals."""
-        order = np.arange(len(self.labels))
-        for first in range(0, len(order), network.batch):
-            count = min(network.batch, len(order) - first)
-            network.fill(self.images, self.labels, order, first, count, scaling)
-            network.judge(self.weighted)
+    def judge(self, network: Network, scaling: np.ndarray, tally: Tally) -> None:
+        """Add them to the network's totals and to the tally."""
+        judge(network, self.images, self.labels, scaling, tally, self.weighted)
 
 
 def for_test(experiment: Experiment, ranks: Ranks) -> Part:

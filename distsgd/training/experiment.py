@@ -5,14 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd import data, network, optim, zoo
+from distsgd import data, model, network, optim, zoo
 from distsgd.config import Config, InputError
 from distsgd.config import Sgd as SgdSettings
 from distsgd.data import Description
 from distsgd.network import Stage
-
-MOST_PARAMETERS = 2**29
-"""With Adam's moments and the message of an average that is 16 GB a rank; more is a slip of the finger."""
+from distsgd.record import MOST_PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,8 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
         images = data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
         problems += _validation_problems(config, workers, images)
-        layers = zoo.chosen(config.network, images.classes)
         height, width = _seen_size(config, images)
-        stages = network.plan(layers, (images.channels, height, width))
+        stages = model.stages(config.network, images.classes, (images.channels, height, width))
         problems += _too_many_parameters(config, stages) + _other_classes(config, stages, images)
     except InputError as error:
         problems.append(_about_network(error, config, images))

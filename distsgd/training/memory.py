@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from distsgd.clock import peak_memory
 from distsgd.network import Network, aligned
-from distsgd.train.experiment import Experiment
+from distsgd.training.experiment import Experiment
 
 FLOAT, FIXED = 4, 8
 """Bytes of a value, and of one in an exact average's message."""

@@ -12,8 +12,8 @@ from distsgd.comm import MOST_WIDENINGS, Average, Ranks, Verdict
 from distsgd.kernels.fixedpoint import largest_magnitudes
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
-from distsgd.train.windows import Windows
-from distsgd.train.workers import Worker, Workers
+from distsgd.training.windows import Windows
+from distsgd.training.workers import Worker, Workers
 
 
 class Diverged(Exception):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distsgd.kernels.batch import draw_windows
-from distsgd.train.experiment import Experiment
+from distsgd.training.experiment import Experiment
 
 
 class Windows:

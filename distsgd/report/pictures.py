@@ -1,0 +1,74 @@
+"""A run in pictures, written as files."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distsgd.config import InputError
+from distsgd.record import write_whole
+from distsgd.report import figures
+from distsgd.report.reading import Epoch, Summary, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called $x$
+    "svg.hashsalt": "distsgd",  # the same picture is the same file
+}
+
+
+def draw(run: Path, out: Path, form: str) -> list[Path]:
+    """Draw RUN into the folder `out`, as "png" or "svg"; returns the paths. Raises InputError, and then has written nothing."""
+    summary, epochs = read_run(run)
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("pictures are drawn by matplotlib: pip install 'distsgd[plot]'") from None
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in letters that the font has not
+        drawn = {name: _rendered(figure, form) for name, figure in _figures(summary, epochs).items()}
+    if not drawn:
+        raise InputError(
+            f"{run} has nothing to draw: its outcome is {summary.outcome!r}, before the first epoch's end"
+        )
+    _make_folder(out)
+    for name, content in drawn.items():
+        write_whole(out / f"{name}.{form}", content)
+    return [out / f"{name}.{form}" for name in drawn]
+
+
+def _figures(summary: Summary, epochs: list[Epoch]) -> "dict[str, Figure]":
+    """What there is to show: a run that ended early has less."""
+    found = {}
+    if epochs:
+        found["epochs"] = figures.epochs(summary, epochs)
+    if summary.confusion:
+        found["confusion"] = figures.confusion(summary)
+    if summary.seconds_by_rank:
+        found["seconds"] = figures.seconds(summary)
+    return found
+
+
+def _rendered(figure: "Figure", form: str) -> bytes:
+    content = io.BytesIO()
+    about = {"Date": None} if form == "svg" else {}
+    figure.savefig(content, format=form, dpi=150, bbox_inches="tight", pad_inches=0.15, metadata=about)
+    return content.getvalue()
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror}") from None

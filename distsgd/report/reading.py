@@ -1,0 +1,89 @@
+"""What pictures are drawn from: run.json and metrics.jsonl, trusted in nothing."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from distsgd.clock import PHASES
+from distsgd.config import InputError
+from distsgd.metrics import MOST_CONFUSED
+from distsgd.record import read_bounded, read_summary
+
+MOST_EPOCHS = 1_000_000
+MOST_RANKS = 1_000_000
+MOST_TEXT = 200
+
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+Seconds = Annotated[float, Field(ge=0, lt=1e9)]
+Row = Annotated[list[Count], Field(max_length=MOST_CONFUSED)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Part(_Read):
+    """Loss and accuracy of an epoch on training or on test images."""
+
+    accuracy: float = Field(ge=0, le=1)
+    loss: float | None = Field(ge=0, lt=1e9)
+
+
+class Epoch(_Read):
+    """A line of metrics.jsonl."""
+
+    epoch: int = Field(ge=1, lt=2**40)
+    train: Part
+    test: Part
+    validation: Part | None = None
+
+
+class Summary(_Read):
+    """Of run.json what is drawn. A run that ended early has less of it."""
+
+    outcome: Text
+    network: Text = ""
+    ranks: Count = 0
+    workers: Count = 0
+    test_accuracy: float | None = Field(None, ge=0, le=1)
+    class_names: Annotated[list[Text], Field(max_length=MOST_CONFUSED)] = []
+    confusion: Annotated[list[Row], Field(max_length=MOST_CONFUSED)] = []
+    seconds_by_rank: Annotated[list[dict[Text, Seconds]], Field(max_length=MOST_RANKS)] = []
+
+
+def read_run(folder: Path) -> tuple[Summary, list[Epoch]]:
+    """The run's summary and its epochs. InputError where a file is not there, or something in it can't be."""
+    content = read_summary(folder)
+    if len(content.get("class_names") or []) > MOST_CONFUSED:
+        content["class_names"] = []  # of so many there is no matrix to name
+    summary: Summary = _checked(folder / "run.json", Summary, content)
+    classes = len(summary.confusion)
+    if any(len(row) != classes for row in summary.confusion):
+        raise InputError(f"{folder / 'run.json'}: confusion has rows of other than {classes} numbers")
+    if classes and len(summary.class_names) not in (0, classes):
+        raise InputError(
+            f"{folder / 'run.json'}: {len(summary.class_names)} class_names for {classes} classes"
+        )
+    if any(set(PHASES) - set(rank) for rank in summary.seconds_by_rank):
+        raise InputError(f"{folder / 'run.json'}: seconds_by_rank lacks a phase; wanted: {', '.join(PHASES)}")
+    return summary, _epochs(folder / "metrics.jsonl")
+
+
+def _epochs(path: Path) -> list[Epoch]:
+    lines = read_bounded(path).splitlines() if path.exists() else []
+    if len(lines) > MOST_EPOCHS:
+        raise InputError(f"{path} has {len(lines):,} lines; at most {MOST_EPOCHS:,} are read")
+    return [_checked(path, Epoch, line, f"line {number + 1}: ") for number, line in enumerate(lines)]
+
+
+def _checked(path: Path, kind: type[BaseModel], content: Any, where: str = "") -> Any:
+    try:
+        if isinstance(content, bytes):
+            return kind.model_validate_json(content)
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        keys = ".".join(str(part) for part in fault["loc"])
+        raise InputError(f"{path}: {where}{keys}{': ' if keys else ''}{fault['msg']}") from None

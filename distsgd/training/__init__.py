@@ -1,0 +1,23 @@
+"""Parallel SGD: workers take local steps, ranks average them, round after round (Zinkevich et al. 2010; McMahan et al. 2017)."""
+
+from distsgd.training.evaluation import EpochEnd
+from distsgd.training.experiment import Experiment, check
+from distsgd.training.loop import Progress, Result, Training
+from distsgd.training.memory import Memory, memory
+from distsgd.training.rounds import Diverged
+from distsgd.training.summary import conclude, description, diverged
+
+__all__ = [
+    "Diverged",
+    "EpochEnd",
+    "Experiment",
+    "Memory",
+    "Progress",
+    "Result",
+    "Training",
+    "check",
+    "conclude",
+    "description",
+    "diverged",
+    "memory",
+]

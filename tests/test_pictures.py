@@ -1,0 +1,161 @@
+"""`distsgd report`: what is drawn of which run, and files that are not what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from distsgd.cli import main
+from distsgd.clock import PHASES
+from distsgd.report import figures
+from distsgd.report.reading import read_run
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def epoch(number: int, loss: float | None = 0.5) -> dict[str, Any]:
+    part = {"samples": 10, "accuracy": number / (number + 1), "loss": loss}
+    return {"epoch": number, "rounds": number, "train": part, "test": part, "images_per_second": 1.0}
+
+
+def write(folder: Path, classes: int = 10, epochs: int = 3, ranks: int = 2, **changes: Any) -> Path:
+    """Write the two files of a run that never was."""
+    folder.mkdir(exist_ok=True)
+    seconds = {phase: 0.5 + number for number, phase in enumerate(PHASES)}
+    summary = {
+        "format": "distsgd-run-1",
+        "outcome": "finished",
+        "network": "garg",
+        "confusion": (np.eye(classes, dtype=int) * 90 + 1).tolist(),
+        "class_names": [f"class $x_{number}$ 猫" for number in range(classes)],
+        "seconds_by_rank": [{"total": sum(seconds.values()), **seconds}] * ranks,
+        **changes,
+    }
+    (folder / "run.json").write_text(json.dumps(summary))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(epoch(n + 1)) + "\n" for n in range(epochs)))
+    return folder
+
+
+def drawn(folder: Path, *options: str) -> int:
+    return main(["report", str(folder), *options])
+
+
+@pytest.mark.parametrize(
+    ("classes", "epochs", "ranks"), [(1, 1, 1), (2, 2, 2), (10, 100, 3), (21, 1, 41), (100, 10, 200)]
+)
+def test_pictures_of_runs_of_all_sizes(
+    classes: int, epochs: int, ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "run", classes, epochs, ranks)
+    assert drawn(folder) == 0
+    paths = [folder / "report" / f"{name}.png" for name in ("epochs", "confusion", "seconds")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in paths]
+    assert all(path.read_bytes().startswith(PNG) for path in paths)
+    assert sorted((folder / "report").iterdir()) == sorted(paths)
+
+
+def test_svg_elsewhere_twice_the_same(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run")
+    for out in ("a", "b"):
+        assert drawn(folder, "--format", "svg", "--out", str(tmp_path / "deep" / out)) == 0
+    for name in ("epochs.svg", "confusion.svg", "seconds.svg"):
+        content = (tmp_path / "deep" / "a" / name).read_bytes()
+        assert ElementTree.fromstring(content).tag.endswith("svg")
+        assert content == (tmp_path / "deep" / "b" / name).read_bytes()
+
+
+def test_pictures_show_the_numbers(tmp_path: Path) -> None:
+    summary, epochs = read_run(write(tmp_path / "run", classes=3, ranks=2))
+    loss, accuracy = figures.epochs(summary, epochs).axes
+    for line in accuracy.lines:
+        np.testing.assert_allclose(line.get_ydata(), [50, 200 / 3, 75])
+    assert [line.get_label() for line in loss.lines] == ["training", "test"]
+    matrix = figures.confusion(summary).axes[0]
+    assert [text.get_text() for text in matrix.texts] == ["91", "1", "1", "1", "91", "1", "1", "1", "91"]
+    bars = figures.seconds(summary).axes[0]
+    ends = {round(patch.get_x() + patch.get_width(), 6) for patch in bars.patches}
+    assert max(ends) == round(sum(0.5 + number for number in range(len(PHASES))), 6)
+    assert len(bars.patches) == 2 * len(PHASES)
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_run_that_diverged_has_what_there_is(
+    epochs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"format": "distsgd-run-1", "outcome": "diverged", "ranks": 1}')
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(epoch(n + 1, None)) + "\n" for n in range(epochs))
+    )
+    assert drawn(tmp_path) == (0 if epochs else 2)
+    output = capsys.readouterr()
+    assert ("epochs.png" in output.out) == bool(epochs)
+    assert ("nothing to draw: its outcome is 'diverged'" in output.err) == (not epochs)
+
+
+RANK = dict.fromkeys(PHASES, 1.0)
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "format": ({"format": "x"}, "is not a run's"),
+    "outcome": ({"outcome": 3}, "run.json: outcome: "),
+    "ragged": ({"confusion": [[1, 2], [3]]}, "rows of other than 2"),
+    "negative": ({"confusion": [[-1]], "class_names": []}, "confusion.0.0"),
+    "beyond counting": ({"confusion": [[2**62]], "class_names": []}, "confusion.0.0"),
+    "not a number": ({"confusion": [["x"]], "class_names": []}, "confusion.0.0"),
+    "names": ({"class_names": ["x"]}, "1 class_names for 10 classes"),
+    "long name": ({"class_names": ["x" * 1000] * 10}, "class_names.0"),
+    "phases": ({"seconds_by_rank": [{"compute": 1.0}]}, "lacks a phase"),
+    "endless": ({"seconds_by_rank": [{**RANK, "compute": 1e300}]}, "seconds_by_rank.0.compute"),
+    "no seconds": ({"seconds_by_rank": [{**RANK, "compute": float("nan")}]}, "seconds_by_rank.0.compute"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_summary_that_can_not_be(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes, text = WRONG[kind]
+    folder = write(tmp_path / "run", **changes)
+    assert drawn(folder) == 2
+    said = capsys.readouterr().err
+    assert text in said
+    assert len(said.splitlines()) == 1
+    assert not (folder / "report").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"epoch": 1}',
+        json.dumps({**epoch(1), "epoch": 0}),
+        json.dumps(epoch(1, 1e300)),
+        "[" * 9999,
+    ],
+)
+def test_metrics_that_can_not_be(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "run")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(line + "\n")
+    assert drawn(folder) == 2
+    said = capsys.readouterr().err
+    assert "metrics.jsonl: line 4: " in said
+    assert len(said.splitlines()) == 1
+
+
+def test_places_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "run")
+    assert drawn(tmp_path / "none") == 2
+    assert "cannot read" in capsys.readouterr().err
+    assert drawn(folder, "--out", str(folder / "run.json" / "x")) == 2
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; from distsgd.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "report", str(write(tmp_path / "run"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "distsgd: pictures are drawn by matplotlib: pip install 'distsgd[plot]'\n"
