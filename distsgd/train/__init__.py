@@ -2,6 +2,17 @@
 
 from distsgd.train.experiment import Experiment, check
 from distsgd.train.loop import EpochEnd, Progress, Result, Training
+from distsgd.train.pause import Pause, Stopped
 from distsgd.train.rounds import Diverged
 
-__all__ = ["Diverged", "EpochEnd", "Experiment", "Progress", "Result", "Training", "check"]
+__all__ = [
+    "Diverged",
+    "EpochEnd",
+    "Experiment",
+    "Pause",
+    "Progress",
+    "Result",
+    "Stopped",
+    "Training",
+    "check",
+]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
 from distsgd.metrics import Score, score
 from distsgd.network import Network, aligned
 from distsgd.train.experiment import Experiment
+from distsgd.train.pause import Pause, Stopped
 from distsgd.train.rounds import (
     GradientRounds,
     Local,
@@ -19,6 +21,7 @@ from distsgd.train.rounds import (
     OneRound,
     ParameterRounds,
     Rounds,
+    Take,
     gradient_magnitudes,
 )
 from distsgd.train.workers import Workers
@@ -60,8 +63,11 @@ class Result:
 class Training:
     """A run of an experiment on the ranks there are."""
 
-    def __init__(self, experiment: Experiment, ranks: Ranks, clock: Clock) -> None:
+    def __init__(
+        self, experiment: Experiment, ranks: Ranks, clock: Clock, pause: Pause | None = None
+    ) -> None:
         self.experiment, self._ranks, self._clock = experiment, ranks, clock
+        self._pause = pause or Pause(ranks)
         self._workers = Workers(experiment, ranks, clock)
         self._read_test_images()
         with clock.phase("load"):
@@ -73,9 +79,11 @@ class Training:
         self._network = Network(experiment.stages, self._workers.batch, state[: self._size])
         steps = optimizer.bind(state, self._network.gradient)
         seed = experiment.config.train.seed
-        self._local = Local(self._network, state, steps, self._workers, self.scaling, seed, clock)
+        working = self._network, state, steps, self._workers, self.scaling, seed, clock, self._pause
+        self._local = Local(*working)
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
-        self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
+        self.rounds_done, self._rounds_before, self._samples, self._seconds = 0, 0, 0, 0.0
+        self._step = 0
 
     def _read_test_images(self) -> None:
         with self._clock.phase("load"):
@@ -97,7 +105,7 @@ class Training:
         return kind(self._local, meeting)
 
     def _meeting(self, segments: list[int], expected: np.ndarray) -> Meeting:
-        return Meeting(self._average(segments), self._ranks, self._clock, expected.astype(np.float32))
+        return Meeting(self._average(segments), self._pause, self._clock, expected.astype(np.float32))
 
     def _average(self, segments: list[int]) -> Average:
         averaging = self.experiment.config.averaging
@@ -106,27 +114,69 @@ class Training:
         topology = Master(self._ranks) if averaging.topology == "master" else Allreduce(self._ranks)
         return Exact(topology, segments) if averaging.reduction == "exact" else Fast(topology, segments)
 
-    def run(self, after_round: Callable[[Progress], None], after_epoch: Callable[[EpochEnd], None]) -> Result:
-        """All epochs. Calls back after each round and, with the same numbers on every rank, after each epoch. Raises Diverged."""
+    def place(self) -> dict[str, Any]:
+        """Where the run is: epochs, steps of the next one and rounds done, and this epoch's totals over all ranks."""
+        totals = self._network.totals.copy()
+        self._ranks.sum(totals)
+        place = {"epoch": self._local.epoch, "step": self._step, "rounds": self.rounds_done}
+        return {**place, "totals": totals.tolist()}
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """All numbers that the run goes on from, by name, whole on rank 0. Every rank is to take all of them."""
+        return self._rounds.arrays(self._ranks)
+
+    def restore(self, place: dict[str, Any], take: Take) -> None:
+        """Go on from another run's place and arrays, on every rank. Random numbers are keyed by the place: they have no state."""
+        self._local.epoch, self._step = place["epoch"], place["step"]
+        self.rounds_done = self._rounds_before = place["rounds"]
+        if self._ranks.rank == 0:
+            self._network.totals[:] = place["totals"]
+        self._rounds.restore(take)
+
+    def run(
+        self,
+        after_round: Callable[[Progress], None],
+        after_epoch: Callable[[EpochEnd], None],
+        save: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """All epochs. Calls back after each round and, with the same numbers on every rank, after each epoch and to save.
+
+        Raises Diverged, and Stopped when it was asked to stop and has saved.
+        """
+        try:
+            return self._run(after_round, after_epoch, save)
+        except Stopped:
+            with self._clock.phase("checkpoint"):
+                save()
+            raise
+
+    def _run(
+        self,
+        after_round: Callable[[Progress], None],
+        after_epoch: Callable[[EpochEnd], None],
+        save: Callable[[], None],
+    ) -> Result:
         epochs = self.experiment.config.train.epochs
-        for epoch in range(epochs):
+        for epoch in range(self._local.epoch, epochs):
             self._local.epoch = epoch
             self._workers.begin(epoch)
             for first, last in self._spans():
                 progress = self._round(epoch, first, last)
                 with self._clock.phase("checkpoint"):
                     after_round(progress)
+                    self._pause.after_round(save)
             end = self._end_epoch(epoch)
             with self._clock.phase("checkpoint"):
                 after_epoch(end)
+            self._step = 0
         rounds = 1 if self.experiment.config.averaging.rounds_of == "once" else self.rounds_done
         return Result(self._rounds.state[: self._size], rounds, epochs * self._workers.steps, end)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
-        """The rounds of an epoch as steps first..last; the last may be short."""
+        """The rounds of an epoch that are not done, as steps first..last; the last may be short."""
         steps, period = self._workers.steps, self.experiment.config.averaging.rounds_of
         length = steps if isinstance(period, str) else period
-        for first in range(0, steps, length):
+        for first in range(self._step, steps, length):
             yield first, min(first + length, steps)
 
     def _round(self, epoch: int, first: int, last: int) -> Progress:
@@ -134,10 +184,9 @@ class Training:
         with self._clock.phase("compute"):
             self._rounds.round(first, last)
         seconds, samples = time.perf_counter() - began, self._workers.all_seen(first, last)
-        self.rounds_done += 1
-        if (
-            self.rounds_done == 2
-        ):  # the first round also warms caches up: it counts only while it is the only one
+        self.rounds_done, self._step = self.rounds_done + 1, last
+        if self.rounds_done - self._rounds_before == 2:
+            # the first round also warms caches up: it counts only while it is the only one
             self._samples, self._seconds = 0, 0.0
         self._samples, self._seconds = self._samples + samples, self._seconds + seconds
         loss = score(self._network.totals - before).loss
@@ -147,11 +196,16 @@ class Training:
         began = time.perf_counter()
         self._rounds.settle()
         self._seconds += time.perf_counter() - began
-        with self._clock.phase("evaluate"):
-            train = self._summed_score()
-            self._judge()
-            test = self._summed_score()
-        return EpochEnd(epoch + 1, self.rounds_done, train, test, self._samples / self._seconds)
+        totals = self._network.totals.copy()
+        try:
+            with self._clock.phase("evaluate"):
+                train = self._summed_score()
+                self._judge()
+                test = self._summed_score()
+        except Stopped:
+            np.copyto(self._network.totals, totals)
+            raise
+        return EpochEnd(epoch + 1, self.rounds_done, train, test, self._samples / max(self._seconds, 1e-9))
 
     def _judge(self) -> None:
         """Look at this rank's part of the test images with the state that all ranks hold."""
@@ -159,14 +213,16 @@ class Training:
             np.copyto(self._local.state, self._rounds.state)
         order, batch = np.arange(len(self._test_labels)), self._workers.batch
         for first in range(0, len(order), batch):
+            if self._pause.impatient():
+                return
             count = min(batch, len(order) - first)
             self._network.fill(self._test_images, self._test_labels, order, first, count, self.scaling)
             self._network.judge()
 
     def _summed_score(self) -> Score:
+        with self._clock.phase("wait"):
+            self._pause.meet()
         totals = self._network.totals.copy()
         self._network.totals[:] = 0
-        with self._clock.phase("wait"):
-            self._ranks.barrier()
         self._ranks.sum(totals)
         return score(totals)
