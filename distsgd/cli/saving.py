@@ -157,7 +157,7 @@ class Saving:
         stopping: Stopping,
     ) -> None:
         self._training, self._record, self._ranks, self._clock = training, record, ranks, clock
-        self._start, self._stopping, self._troubled = start, stopping, False
+        self._start, self._stopping, self._troubled = start, stopping, set[str]()
         self.last = start.path
 
     def save(self) -> None:
@@ -168,7 +168,7 @@ class Saving:
             record, facts = self._record, self._facts(place)
             keep = self._start.settings.checkpoint.keep
             folder = record.folder / "checkpoints"
-            self.attempt(lambda: self._note(checkpoint.write(folder, keep, facts, arrays)))
+            self.attempt("checkpoints", lambda: self._note(checkpoint.write(folder, keep, facts, arrays)))
         collections.deque(arrays, maxlen=0)  # what was not written is sent all the same
         self._stopping.saving = self._stopping.asked() is not None
 
@@ -176,7 +176,7 @@ class Saving:
         """Say where a run that was told to stop is saved and how it goes on; the exit code, the same on every rank."""
         number = np.array([self._stopping.number], np.int64)
         self._ranks.maximum(number)
-        saved = "not saved" if self._troubled else f"saved as {self.last}"
+        saved = "not saved" if "checkpoints" in self._troubled else f"saved as {self.last}"
         on = command(self._start.folder, self._ranks.size)
         place = _place(self._training.place())
         say(f"stopped after {place}, {saved}\n  go on with: {on}")
@@ -201,16 +201,16 @@ class Saving:
             "seconds": self.seconds(),
         }
 
-    def attempt(self, write: Callable[[], None]) -> None:
-        """Write a file; where that fails, say so, once until it works again."""
+    def attempt(self, name: str, write: Callable[[], None]) -> None:
+        """Write a file of the run; where that fails, say so, once until it works again."""
         try:
             write()
-            self._troubled = False
+            self._troubled.discard(name)
         except OSError as error:
-            if not self._troubled:
+            if name not in self._troubled:
                 left = (
                     f"the last good checkpoint is {self.last}" if self.last else "there is no checkpoint yet"
                 )
-                why = f"{self._start.folder} takes no more: {error.strerror or error}"
+                why = f"cannot write {self._start.folder / name}: {error.strerror or error}"
                 print(f"distsgd: {why}; training goes on, {left}", file=sys.stderr, flush=True)
-            self._troubled = True
+            self._troubled.add(name)

@@ -72,7 +72,14 @@ def _train(start: Start, stopping: Stopping, ranks: Ranks, clock: Clock) -> int:
         return _diverged(training, record, ranks)
     except Stopped:
         return files.farewell(say)
-    _finish(training, result, record, start, say, ranks, clock)
+    try:
+        _finish(training, result, record, start, say, ranks, clock)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of rank 0, for which the others wait
+        advice = f"make room, and go on with: {saving.command(start.folder, ranks.size)}"
+        complain(f"cannot write the model to {start.folder}: {error.strerror or error}; {advice}")
+        ranks.abort(FAILED)
     return 0
 
 
@@ -141,7 +148,7 @@ def _run(training: Training, record: Record | None, files: Saving, say: Callable
     def end_epoch(end: EpochEnd) -> None:
         say(report.epoch_line(end, experiment.config.train.epochs))
         if record:
-            files.attempt(lambda: record.epoch({**asdict(end), "seconds": files.seconds()}))
+            files.attempt("metrics.jsonl", lambda: record.epoch({**asdict(end), "seconds": files.seconds()}))
 
     return training.run(lines.after_round, end_epoch, files.save)
 

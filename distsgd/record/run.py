@@ -53,7 +53,8 @@ def lock(folder: Path) -> TextIO:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
+        with file:
+            raise InputError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
     except OSError:  # a file system without locks
         return file
     file.truncate(0)
