@@ -216,6 +216,14 @@ class Train(_Section):
     """What an image's loss is multiplied with; balanced: with the inverse frequency of its class, one in the mean over images."""
 
 
+class Checkpoint(_Section):
+    """How often a run saves all that it needs to go on, and how many of these files are kept."""
+
+    every: float = Field(60.0, ge=0)
+    """Seconds between two; 0: only when the run is told to stop."""
+    keep: int = Field(3, ge=1)
+
+
 class Config(_Section):
     """All settings of a run."""
 
@@ -225,6 +233,7 @@ class Config(_Section):
     optimizer: Optimizer = Adam()
     averaging: Averaging = Averaging()
     train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
 
     def with_workers(self, workers: int) -> "Config":
         """The same settings with the number of workers written down, so that they say the whole experiment."""
@@ -364,6 +373,7 @@ def _choices(keys: Sequence[str], table: dict[str, Any]) -> str:
         "network": Network,
         "averaging": Averaging,
         "train": Train,
+        "checkpoint": Checkpoint,
     }
     sections["optimizer"] = Sgd if _optimizer_name(table.get("optimizer", {})) == "sgd" else Adam
     if len(keys) > 1 and keys[0] in sections:
@@ -383,6 +393,16 @@ def _remove(table: dict[str, Any], keys: Sequence[str]) -> None:
         table[section]["name"] = "sgd" if "momentum" in table[section] else "adam"
     else:
         table.pop(section)
+
+
+def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """What each setting that is not the same is in the two, by "section.key"."""
+    sections = config.model_dump(), other.model_dump()
+    both = [
+        {f"{name}.{key}": value for name in part for key, value in part[name].items()} for part in sections
+    ]
+    keys = dict.fromkeys([*both[0], *both[1]])
+    return {key: (both[0].get(key), both[1].get(key)) for key in keys if both[0].get(key) != both[1].get(key)}
 
 
 def to_toml(config: Config) -> str:

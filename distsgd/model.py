@@ -1,6 +1,6 @@
 """A trained network: takes images as they are in files, says which class each is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,16 @@ def judge(
     scaling: np.ndarray,
     tally: Tally,
     weighted: bool = False,
+    impatient: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Add what the network says of all images to its totals, losses weighted by class where asked, and to the tally."""
+    """Add what the network says of all images to its totals, losses weighted by class where asked, and to the tally.
+
+    Leaves off where `impatient` says so, asked before every batch.
+    """
     order = np.arange(len(labels))
     for first in range(0, len(order), judging.batch):
+        if impatient():
+            return
         count = min(judging.batch, len(order) - first)
         judging.fill(images, labels, order, first, count, scaling)
         judging.judge(weighted)

@@ -173,7 +173,7 @@ def test_folder_of_a_new_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["run.json", "config.toml"])
 def test_folder_with_a_run_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("a run")
-    with pytest.raises(InputError, match=f"{tmp_path} holds a run already; .*--out"):
+    with pytest.raises(InputError, match=f"{tmp_path} holds a run already[;,] .*--out"):
         make_folder(tmp_path)
     assert set(files(tmp_path)) == {name}
 

@@ -86,6 +86,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)"
     )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with the run in this folder, from its last checkpoint",
+    )
     _add_ranks(parser)
 
 
@@ -174,11 +180,16 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
     arguments = ["train", *([str(given.config)] if given.config else [])]
     arguments += [part for change in given.set for part in ("--set", change)]
     arguments += ["--out", str(given.out)] if given.out else []
+    arguments += ["--resume", str(given.resume)] if given.resume else []
+    if given.resume and (given.config or given.out):
+        raise InputError(
+            "--resume RUN goes on in its folder with its settings: leave CONFIG.toml and --out out"
+        )
 
     def command(world: "Ranks") -> int:
         from distsgd.cli.training import train
 
-        return train(given.config, given.set, given.out, world, clock)
+        return train(given.config, given.set, given.out, given.resume, world, clock)
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 

@@ -1,6 +1,8 @@
 """A command on the ranks there are, or on ranks that it starts itself."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -45,7 +47,9 @@ def run(
     if ranks and started and ranks != started:
         raise InputError(f"--ranks {ranks}, but an MPI launcher has started {started}: leave --ranks out")
     if ((ranks or 1) > 1 or hosts) and not started:
-        _become_launcher(ranks or 1, arguments, hosts)
+        return _launch(ranks or 1, arguments, hosts)
+    if started:
+        signal.signal(signal.SIGUSR1, signal.default_int_handler)  # what `_launch` passes Ctrl-C on as
     world = _world(clock)
     if world is None:
         return BAD_INPUT
@@ -56,6 +60,10 @@ def run(
             raise
         world.abort(complain(str(error)) if isinstance(error, InputError) else _show_traceback())
         raise  # not reached: abort ends all ranks, which would wait for this one for ever
+    except KeyboardInterrupt:
+        if world.size > 1:
+            world.abort(INTERRUPTED)
+        raise
 
 
 def _world(clock: Clock) -> "Ranks | None":
@@ -85,8 +93,28 @@ def _show_traceback() -> int:
     return FAILED
 
 
-def _become_launcher(ranks: int, arguments: list[str], hosts: Path | None) -> None:
+def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
+    """Run the launcher; returns its exit code, or that of the signal which was passed on to it."""
     found = launcher.identified(launcher.find(os.environ))
     line, added = launcher.command(found, ranks, arguments, launcher.cores(), os.environ, os.geteuid(), hosts)
     sys.stdout.flush()
-    os.execvpe(line[0], line, {**os.environ, **added})
+    # In a group of its own: of a Ctrl-C that it gets itself, Open MPI's launcher leaves its ranks a quarter of a second.
+    job = subprocess.Popen(line, env={**os.environ, **added}, stdin=subprocess.DEVNULL, process_group=0)
+    passed = _pass_signals_on(job)
+    code = job.wait()
+    return 128 + passed[0] if code and passed else code % 256
+
+
+def _pass_signals_on(job: "subprocess.Popen[bytes]") -> list[int]:
+    """The signals that this process gets from now on, each passed on in a firmer way: the ranks may save, end, are killed."""
+    passed: list[int] = []
+    ways = [signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL]
+
+    def pass_on(number: int, frame: object) -> None:
+        job.send_signal(ways[min(len(passed), 2)])
+        passed.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    return passed

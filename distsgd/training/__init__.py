@@ -4,6 +4,7 @@ from distsgd.training.evaluation import EpochEnd
 from distsgd.training.experiment import Experiment, check
 from distsgd.training.loop import Progress, Result, Training
 from distsgd.training.memory import Memory, memory
+from distsgd.training.pause import Pause, Stopped
 from distsgd.training.rounds import Diverged
 from distsgd.training.summary import conclude, description, diverged
 
@@ -12,8 +13,10 @@ __all__ = [
     "EpochEnd",
     "Experiment",
     "Memory",
+    "Pause",
     "Progress",
     "Result",
+    "Stopped",
     "Training",
     "check",
     "conclude",

@@ -1,6 +1,8 @@
 """What a run is judged by: validation images after every epoch, which choose the best one, and test images."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +23,11 @@ class Part:
     weighted: bool
     """Whether losses weigh as in training."""
 
-    def judge(self, network: Network, scaling: np.ndarray, tally: Tally) -> None:
-        """Add them to the network's totals and to the tally."""
-        judge(network, self.images, self.labels, scaling, tally, self.weighted)
+    def judge(
+        self, network: Network, scaling: np.ndarray, tally: Tally, impatient: Callable[[], bool]
+    ) -> None:
+        """Add them to the network's totals and to the tally, or as many as there is the patience for."""
+        judge(network, self.images, self.labels, scaling, tally, self.weighted, impatient)
 
 
 def for_test(experiment: Experiment, ranks: Ranks) -> Part:
@@ -73,6 +77,15 @@ class Best:
         """Keep this epoch if it is better than all before."""
         if self.kept is None or _loss(end) < _loss(self.kept[0]):
             self.kept = end, parameters.copy()
+
+    def facts(self) -> dict[str, Any] | None:
+        """The epoch that is kept, as JSON can hold it."""
+        return asdict(self.kept[0]) if self.kept else None
+
+    def restore(self, facts: dict[str, Any], parameters: np.ndarray) -> None:
+        """Keep what another run kept."""
+        scores = {name: facts[name] and Score(**facts[name]) for name in ("train", "test", "validation")}
+        self.kept = EpochEnd(**{**facts, **scores}), parameters
 
     def waited(self, epoch: int) -> int:
         """How many epochs ago the best one was; 0 where none is kept."""

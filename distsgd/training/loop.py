@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from distsgd.metrics import ByClass, Score, Tally, by_class, score
 from distsgd.network import Network, aligned
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
+from distsgd.training.pause import Pause, Stopped
 from distsgd.training.rounds import (
     GradientRounds,
     Local,
@@ -20,6 +22,7 @@ from distsgd.training.rounds import (
     OneRound,
     ParameterRounds,
     Rounds,
+    Take,
     gradient_magnitudes,
 )
 from distsgd.training.windows import Windows
@@ -54,8 +57,11 @@ class Result:
 class Training:
     """A run of an experiment on the ranks there are."""
 
-    def __init__(self, experiment: Experiment, ranks: Ranks, clock: Clock) -> None:
+    def __init__(
+        self, experiment: Experiment, ranks: Ranks, clock: Clock, pause: Pause | None = None
+    ) -> None:
         self.experiment, self._ranks, self._clock = experiment, ranks, clock
+        self._pause = pause or Pause(ranks)
         self._workers = Workers(experiment, ranks, clock)
         with clock.phase("load"):
             self._test = for_test(experiment, ranks)
@@ -71,10 +77,12 @@ class Training:
         steps = optimizer.bind(state, self._network.gradient, experiment.decayed, self.learning_rate)
         seed = experiment.config.train.seed
         windows = Windows(experiment, self._workers.batch)
-        self._local = Local(self._network, state, steps, self._workers, self.scaling, windows, seed, clock)
+        working = self._network, state, steps, self._workers, self.scaling, windows, seed, clock, self._pause
+        self._local = Local(*working)
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
         self._tally = Tally(experiment.images.classes)
-        self.rounds_done, self._samples, self._seconds = 0, 0, 0.0
+        self.rounds_done, self._rounds_before, self._samples, self._seconds = 0, 0, 0, 0.0
+        self._step = 0
 
     def learning_rate(self, number: int) -> float:
         """That of the step of that number in the experiment, counted from 1."""
@@ -95,7 +103,7 @@ class Training:
         return kind(self._local, meeting)
 
     def _meeting(self, segments: list[int], expected: np.ndarray) -> Meeting:
-        return Meeting(self._average(segments), self._ranks, self._clock, expected.astype(np.float32))
+        return Meeting(self._average(segments), self._pause, self._clock, expected.astype(np.float32))
 
     def _average(self, segments: list[int]) -> Average:
         averaging = self.experiment.config.averaging
@@ -104,22 +112,67 @@ class Training:
         topology = Master(self._ranks) if averaging.topology == "master" else Allreduce(self._ranks)
         return Exact(topology, segments) if averaging.reduction == "exact" else Fast(topology, segments)
 
-    def run(self, after_round: Callable[[Progress], None], after_epoch: Callable[[EpochEnd], None]) -> Result:
-        """All epochs, or less with train.patience. Raises Diverged.
+    def place(self) -> dict[str, Any]:
+        """Where the run is: epochs, steps of the next one and rounds done, this epoch's totals over all ranks, the best epoch."""
+        totals = self._network.totals.copy()
+        self._ranks.sum(totals)
+        place = {"epoch": self._local.epoch, "step": self._step, "rounds": self.rounds_done}
+        return {**place, "totals": totals.tolist(), "best": self._best.facts()}
 
-        Calls back after each round and, with the same numbers on every rank, after each epoch.
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """All numbers that the run goes on from, by name, whole on rank 0. Every rank is to take all of them."""
+        yield from self._rounds.arrays(self._ranks)
+        if self._best.kept:
+            yield "best", self._best.kept[1]
+
+    def restore(self, place: dict[str, Any], take: Take) -> None:
+        """Go on from another run's place and arrays, on every rank. Random numbers are keyed by the place: they have no state."""
+        self._local.epoch, self._step = place["epoch"], place["step"]
+        self.rounds_done = self._rounds_before = place["rounds"]
+        if self._ranks.rank == 0:
+            self._network.totals[:] = place["totals"]
+        self._rounds.restore(take)
+        if place["best"]:
+            parameters = np.empty(self._size, np.float32)
+            take("best", parameters)
+            self._best.restore(place["best"], parameters)
+
+    def run(
+        self,
+        after_round: Callable[[Progress], None],
+        after_epoch: Callable[[EpochEnd], None],
+        save: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """All epochs, or less with train.patience. Raises Diverged, and Stopped when it was asked to stop and has saved.
+
+        Calls back after each round and, with the same numbers on every rank, after each epoch and to save.
         """
+        try:
+            return self._run(after_round, after_epoch, save)
+        except Stopped:
+            with self._clock.phase("checkpoint"):
+                save()
+            raise
+
+    def _run(
+        self,
+        after_round: Callable[[Progress], None],
+        after_epoch: Callable[[EpochEnd], None],
+        save: Callable[[], None],
+    ) -> Result:
         epochs = self.experiment.config.train.epochs
-        for epoch in range(epochs):
+        for epoch in range(self._local.epoch, epochs):
             self._local.epoch = epoch
             self._workers.begin(epoch)
             for first, last in self._spans():
                 progress = self._round(epoch, first, last)
                 with self._clock.phase("checkpoint"):
                     after_round(progress)
+                    self._pause.after_round(save)
             end = self._end_epoch(epoch)
             with self._clock.phase("checkpoint"):
                 after_epoch(end)
+            self._step = 0
             if self._best.waited(end.epoch) == self.experiment.config.train.patience:
                 break
         return self._result(end)
@@ -134,14 +187,16 @@ class Training:
         best, parameters = self._best.kept
         with self._clock.phase("evaluate"):
             np.copyto(self._local.state[: self._size], parameters)
-            test = self._judged(self._test)
+            test = self._judged(
+                self._test, lambda: False
+            )  # the end is near: a run that is told to stop gets there
         return Result(parameters, rounds, steps, last, best, test, by_class(self._tally, test.samples))
 
     def _spans(self) -> Iterator[tuple[int, int]]:
-        """The rounds of an epoch as steps first..last; the last may be short."""
+        """The rounds of an epoch that are not done, as steps first..last; the last may be short."""
         steps, period = self._workers.steps, self.experiment.config.averaging.rounds_of
         length = steps if isinstance(period, str) else period
-        for first in range(0, steps, length):
+        for first in range(self._step, steps, length):
             yield first, min(first + length, steps)
 
     def _round(self, epoch: int, first: int, last: int) -> Progress:
@@ -149,10 +204,9 @@ class Training:
         with self._clock.phase("compute"):
             self._rounds.round(first, last)
         seconds, samples = time.perf_counter() - began, self._workers.all_seen(first, last)
-        self.rounds_done += 1
-        if (
-            self.rounds_done == 2
-        ):  # the first round also warms caches up: it counts only while it is the only one
+        self.rounds_done, self._step = self.rounds_done + 1, last
+        if self.rounds_done - self._rounds_before == 2:
+            # the first round also warms caches up: it counts only while it is the only one
             self._samples, self._seconds = 0, 0.0
         self._samples, self._seconds = self._samples + samples, self._seconds + seconds
         loss = score(self._network.totals - before).loss
@@ -162,12 +216,17 @@ class Training:
         began = time.perf_counter()
         self._rounds.settle()
         self._seconds += time.perf_counter() - began
-        with self._clock.phase("evaluate"):
-            train = self._summed_score()
-            if self._rounds.state is not self._local.state:
-                np.copyto(self._local.state, self._rounds.state)
-            judged = self._judged(self._validation or self._test)
-        speed, state = self._samples / self._seconds, self._rounds.state[: self._size]
+        totals = self._network.totals.copy()
+        try:
+            with self._clock.phase("evaluate"):
+                train = self._summed_score()
+                if self._rounds.state is not self._local.state:
+                    np.copyto(self._local.state, self._rounds.state)
+                judged = self._judged(self._validation or self._test, self._pause.impatient)
+        except Stopped:
+            np.copyto(self._network.totals, totals)
+            raise
+        speed, state = self._samples / max(self._seconds, 1e-9), self._rounds.state[: self._size]
         rate = self.learning_rate((epoch + 1) * self._workers.steps)
         if not self._validation:
             return EpochEnd(epoch + 1, self.rounds_done, train, judged, speed, rate)
@@ -175,18 +234,18 @@ class Training:
         self._best.consider(end, state)
         return end
 
-    def _judged(self, part: Part) -> Score:
+    def _judged(self, part: Part, impatient: Callable[[], bool]) -> Score:
         """The score of the images of which each rank has a part, with the parameters that all hold; the tally is theirs."""
         self._tally.counts[:] = 0
-        part.judge(self._network, self.scaling, self._tally)
+        part.judge(self._network, self.scaling, self._tally, impatient)
         judged = self._summed_score()
         self._ranks.sum(self._tally.counts)
         return judged
 
     def _summed_score(self) -> Score:
+        with self._clock.phase("wait"):
+            self._pause.meet()
         totals = self._network.totals.copy()
         self._network.totals[:] = 0
-        with self._clock.phase("wait"):
-            self._ranks.barrier()
         self._ranks.sum(totals)
         return score(totals)

@@ -1,8 +1,10 @@
 """What a round is: local steps of every worker from the same start, then one average over all of them.
 
 Three kinds, for what is averaged and when. Each leaves in `state` what all ranks hold: parameters, and the optimizer's moments.
+`arrays` is all that a round leaves for the next, by name, whole on rank 0; `restore` takes it back, on any number of ranks.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +14,12 @@ from distsgd.comm import MOST_WIDENINGS, Average, Ranks, Verdict
 from distsgd.kernels.fixedpoint import largest_magnitudes
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
+from distsgd.training.pause import Pause, Stopped
 from distsgd.training.windows import Windows
 from distsgd.training.workers import Worker, Workers
+
+Take = Callable[[str, np.ndarray], None]
+"""Fills the array, on every rank, with what was saved under that name."""
 
 
 class Diverged(Exception):
@@ -32,7 +38,10 @@ class Local:
     windows: Windows
     seed: int
     clock: Clock
+    pause: Pause
     epoch: int = 0
+    reached: int = 0
+    """The step of the epoch before which the last worker that ran stands: `last`, or an earlier one if it was told to stop."""
 
     def number(self, step: int) -> int:
         """A step's number in the experiment, the same for all workers, counted from 0."""
@@ -52,12 +61,15 @@ class Local:
         return count
 
     def run(self, worker: Worker, first: int, last: int) -> None:
-        """A worker's steps first..last of the epoch, changing the state."""
+        """A worker's steps first..last of the epoch, changing the state; fewer where the run is to stop."""
         with self.clock.phase("compute"):
-            for step in range(first, last):
-                if self.learn(worker, step) == 0:
+            for self.reached in range(first, last):
+                if self.pause.impatient():
                     return
-                self.optimizer.step(self.number(step) + 1)
+                if self.learn(worker, self.reached) == 0:
+                    break
+                self.optimizer.step(self.number(self.reached) + 1)
+            self.reached = last
 
 
 @dataclass
@@ -65,7 +77,7 @@ class Meeting:
     """Where ranks meet: the average, and the clock that tells waiting from transfer."""
 
     average: Average
-    ranks: Ranks
+    pause: Pause
     clock: Clock
     expected: np.ndarray | None = None
     """(segments,) the magnitude to expect of what is zero at a round's start."""
@@ -82,9 +94,11 @@ class Meeting:
                 self.average.add(vector, weight)
 
     def end(self, out: np.ndarray) -> bool:
-        """Write the average to `out`. False if values outgrew their scale: the round is to be done again, with wider ones."""
-        with self.clock.phase("wait"):
-            self.ranks.barrier()
+        """Write the average to `out`. False if values outgrew their scale: the round is to be done again, with wider ones.
+
+        Raises Stopped where a rank has left the round.
+        """
+        self.wait()
         with self.clock.phase("average"):
             self.average.exchange()
             verdict = self.average.finish(out)
@@ -93,6 +107,11 @@ class Meeting:
         if verdict == Verdict.OVERFLOW:
             self.average.widen()
         return verdict == Verdict.OK
+
+    def wait(self) -> None:
+        """Return when all ranks are there; raises Stopped where one has left the round."""
+        with self.clock.phase("wait"):
+            self.pause.meet()
 
 
 class ParameterRounds:
@@ -105,8 +124,12 @@ class ParameterRounds:
         """The steps first..last of the epoch, and the average."""
         totals = self._local.network.totals.copy()
         for _ in range(MOST_WIDENINGS + 1):
-            if self._attempt(first, last):
-                return
+            try:
+                if self._attempt(first, last):
+                    return
+            except Stopped:
+                np.copyto(self._local.network.totals, totals)
+                raise
             np.copyto(self._local.network.totals, totals)
         raise Diverged
 
@@ -122,6 +145,14 @@ class ParameterRounds:
     def settle(self) -> None:
         """The state is the average already."""
 
+    def arrays(self, ranks: Ranks) -> Iterator[tuple[str, np.ndarray]]:
+        """The state."""
+        yield "state", self.state
+
+    def restore(self, take: Take) -> None:
+        """The state."""
+        take("state", self.state)
+
 
 class OneRound:
     """Parameters and moments averaged only at the end; an epoch's average is for its metrics, and then thrown away."""
@@ -130,15 +161,18 @@ class OneRound:
         self._local, self._meeting, self._start = local, meeting, local.state.copy()
         self._states = {worker.number: local.state.copy() for worker in local.workers.hosted}
         self._seen = np.zeros(len(local.workers.sizes), np.int64)
+        self._steps = np.zeros_like(self._seen)  # done by the hosted workers, in all epochs
         self.state = local.state.copy()
 
     def round(self, first: int, last: int) -> None:
-        """The steps first..last of the epoch, every worker from where it was."""
-        workers = self._local.workers
+        """The steps first..last of the epoch, every worker from where it was: a round that was left goes on there."""
+        workers, before = self._local.workers, self._local.number(0)
         for worker in workers.hosted:
             np.copyto(self._local.state, self._states[worker.number])
-            self._local.run(worker, first, last)
+            self._local.run(worker, max(first, int(self._steps[worker.number]) - before), last)
             np.copyto(self._states[worker.number], self._local.state)
+            self._steps[worker.number] = self._local.number(self._local.reached)
+        self._meeting.wait()
         self._seen += [workers.seen(worker, first, last) for worker in range(len(self._seen))]
 
     def settle(self) -> None:
@@ -150,6 +184,27 @@ class OneRound:
             if self._meeting.end(self.state):
                 return
         raise Diverged
+
+    def arrays(self, ranks: Ranks) -> Iterator[tuple[str, np.ndarray]]:
+        """Every worker's state, how far it is and how many images it had in whole rounds; one worker at a time."""
+        steps = self._steps.copy()
+        ranks.maximum(steps)
+        yield "seen", self._seen
+        yield "steps", steps
+        for worker in range(len(self._seen)):
+            state = self._states.get(worker)
+            parts = ranks.gather_bytes(b"" if state is None else state.tobytes())
+            yield f"worker-{worker:05d}", np.frombuffer(b"".join(parts), np.float32)
+
+    def restore(self, take: Take) -> None:
+        """What `arrays` gave; a rank keeps its own workers'."""
+        steps, other = np.zeros_like(self._steps), np.empty_like(self.state)
+        take("seen", self._seen)
+        take("steps", steps)
+        for worker in range(len(self._seen)):
+            take(f"worker-{worker:05d}", self._states.get(worker, other))
+        for worker in self._states:
+            self._steps[worker] = steps[worker]
 
 
 class GradientRounds:
@@ -185,6 +240,16 @@ class GradientRounds:
 
     def settle(self) -> None:
         """The state is the same everywhere already."""
+
+    def arrays(self, ranks: Ranks) -> Iterator[tuple[str, np.ndarray]]:
+        """The state, and the last gradient, from which the next one's scales come."""
+        yield "state", self.state
+        yield "last", self._last
+
+    def restore(self, take: Take) -> None:
+        """The state and the last gradient."""
+        take("state", self.state)
+        take("last", self._last)
 
 
 Rounds = ParameterRounds | OneRound | GradientRounds

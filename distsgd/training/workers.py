@@ -35,6 +35,7 @@ class Workers:
         self._labels = labels[self._rows]
         self.hosted: list[Worker] = []
         self.sizes: list[int] = []
+        self._dealt = 0
         self._deal(0)
         self.batch = min(self.batch, max(self.sizes))  # more lanes than images would only cost time
 
@@ -57,8 +58,10 @@ class Workers:
     def begin(self, epoch: int) -> None:
         """Order the shards for an epoch (counted from 0), dealing anew when it is time."""
         every = self._experiment.config.data.reshuffle
-        if every and epoch and epoch % every == 0:
-            self._deal(epoch // every)
+        deal = epoch // every if every else 0
+        if deal != self._dealt:
+            self._dealt = deal
+            self._deal(deal)
         with self._clock.phase("shuffle"):
             for worker in self.hosted:
                 worker.order = data.shuffled(len(worker.labels), self._seed, worker.number, epoch)

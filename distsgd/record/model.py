@@ -1,121 +1,25 @@
-"""What a run leaves behind. Every file is written beside and renamed, so that it is whole or not there."""
+"""model.h5: a trained network, read back. Anybody may have written it: nothing in it is trusted."""
 
-import contextlib
 import hashlib
-import json
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import h5py
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from distsgd.config import Config, InputError, Network, to_toml
+from distsgd.config import InputError, Network
+from distsgd.record.reading import read_summary
 
-FORMAT = "distsgd-run-1"
 MODEL_FORMAT = "distsgd-model-2"
 MOST_PARAMETERS = 2**29
 """With Adam's moments and the message of an average that is 16 GB a rank; more is a slip of the finger."""
-MOST_SUMMARY_BYTES = 64 << 20
 
 
 def weights_sha256(parameters: np.ndarray) -> str:
     """SHA-256 of the parameters as little-endian float32."""
     return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).hexdigest()
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder of a new run. InputError where it holds a run already or can't be made."""
-    if (path / "run.json").exists() or (path / "config.toml").exists():
-        raise InputError(f"{path} holds a run already; give another folder with --out, or remove it")
-    try:
-        (path / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the run's folder {path}: {error.strerror}") from None
-
-
-class Record:
-    """The files of one run, written by rank 0 into its folder."""
-
-    def __init__(self, folder: Path, config: Config) -> None:
-        self.folder = folder
-        self._lines: list[str] = []
-        self._hashes: dict[str, str] = {}
-        self._write("config.toml", to_toml(config).encode())
-
-    def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
-        self._lines.append(_json(metrics))
-        self._write("metrics.jsonl", ("\n".join(self._lines) + "\n").encode())
-
-    def model(
-        self, parameters: np.ndarray, tensors: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
-    ) -> None:
-        """Write model.h5: the flat `parameters` (float32), with what each part of it is and what the network is."""
-        with _beside(self.folder / "model.h5") as path:
-            with h5py.File(path, "w") as file:
-                file.create_dataset("parameters", data=parameters.astype("<f4"), chunks=True, fletcher32=True)
-                file.attrs["format"] = MODEL_FORMAT
-                file.attrs["weights_sha256"] = weights_sha256(parameters)
-                file.attrs["tensors"], file.attrs["about"] = _json(tensors), _json(about)
-            self._hashes["model.h5"] = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write run.json: the summary, and the SHA-256 of the other files."""
-        content = {"format": FORMAT, **summary, "sha256": dict(self._hashes)}
-        self._write("run.json", as_json(content))
-
-    def _write(self, name: str, content: bytes) -> None:
-        with _beside(self.folder / name) as path:
-            path.write_bytes(content)
-        self._hashes[name] = hashlib.sha256(content).hexdigest()
-
-
-def as_json(content: Mapping[str, Any]) -> bytes:
-    """A file of JSON for people: a key a line, numbers of a list on one line."""
-    lines = json.dumps(content, indent=2, allow_nan=False)
-    rows = re.sub(r"\[\n\s*([-\w.,\s]*?)\s*\]", lambda row: f"[{' '.join(row[1].split())}]", lines)
-    return rows.encode() + b"\n"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside and rename it. InputError where that can't be."""
-    try:
-        with _beside(path) as beside:
-            beside.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, allow_nan=False)
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A path beside to write to, then made durable and renamed; removed on failure."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        yield beside
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _printable(text: str) -> str:
@@ -176,32 +80,6 @@ def read_model(folder: Path) -> Stored:
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         said = str(error).partition("\n")[0]
         raise InputError(f"{path}: can not be read as a model (damaged or not HDF5): {said}") from None
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What run.json holds. Raises InputError where it is not there, too large, or no run's."""
-    path = folder / "run.json"
-    try:
-        content = json.loads(read_bounded(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not a run's; this version reads format {FORMAT!r}")
-    return content
-
-
-def read_bounded(path: Path) -> bytes:
-    """The bytes of a file that is not beyond all sense. Raises InputError."""
-    try:
-        if path.is_file() and path.stat().st_size > MOST_SUMMARY_BYTES:
-            raise InputError(
-                f"{path} has {path.stat().st_size:,} bytes; at most {MOST_SUMMARY_BYTES:,} are read"
-            )
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is not a file")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _check_recorded_hash(folder: Path, path: Path) -> None:

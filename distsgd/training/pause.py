@@ -1,0 +1,69 @@
+"""When a run saves itself and when it stops: ranks learn it from each other where they wait for each other anyway."""
+
+import enum
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from distsgd.comm import Ranks
+
+PATIENCE_SECONDS = 4.0
+"""How long a rank that is asked to stop works on for the end of its round."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and is where it can go on from; every rank raises it at the same place."""
+
+
+class Wish(enum.IntEnum):
+    """What a rank wants; the largest of all ranks is done."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+    """At the end of this round."""
+    ABANDON = 3
+    """Now: this rank has left its round, which is to be done again when the run goes on."""
+
+
+class Pause:
+    """What this rank wants, and what all agreed on when they met last."""
+
+    def __init__(
+        self, ranks: Ranks, every: float = 0.0, asked: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """`every`: seconds between two checkpoints, 0 for none. `asked`: seconds since this process was asked to stop, or None."""
+        self._ranks, self._every, self._asked = ranks, every, asked
+        self._saved, self._left = time.monotonic(), False
+        self._wish = np.zeros(1, np.int64)
+        self.agreed = Wish.GO_ON
+
+    def impatient(self) -> bool:
+        """Whether to leave what this rank does, as it was asked to stop a while ago; the others learn it at the next meeting."""
+        self._left = self._left or (self._asked() or 0.0) > PATIENCE_SECONDS
+        return self._left
+
+    def meet(self) -> None:
+        """Return when all ranks have called. Raises Stopped, on all of them, where one has left its round."""
+        self._wish[0] = self._own()
+        self._ranks.maximum(self._wish)
+        self.agreed = Wish(int(self._wish[0]))
+        if self.agreed == Wish.ABANDON:
+            raise Stopped
+
+    def _own(self) -> Wish:
+        if self._left:
+            return Wish.ABANDON
+        if self._asked() is not None:
+            return Wish.STOP
+        due = self._ranks.rank == 0 and self._every and time.monotonic() - self._saved >= self._every
+        return Wish.SAVE if due else Wish.GO_ON
+
+    def after_round(self, save: Callable[[], None]) -> None:
+        """Save where that was agreed on, and raise Stopped where stopping was."""
+        if self.agreed == Wish.STOP:
+            raise Stopped
+        if self.agreed == Wish.SAVE:
+            save()
+            self._saved = time.monotonic()
