@@ -169,6 +169,23 @@ def part(
         return None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_was_saved_is_taken_back(kind: str, tmp_path: Path) -> None:
+    config = settings(kind, OPTIMIZERS[0])
+    assert part(config, tmp_path, asked_after(60, 100.0), []) is None
+    (path,) = checkpoint.saved(tmp_path)
+    facts = checkpoint.read_facts(path)
+    training = Training(check(config, 1, []), Alone(), Clock())
+    with checkpoint.reading(path) as take:
+        training.restore(facts, take)
+        assert training.place() == facts
+        for name, array in training.arrays():
+            saved = np.empty_like(array)
+            take(name, saved)
+            assert array.tobytes() == saved.tobytes(), name
+            assert np.any(saved), name
+
+
 def score_lines(ends: list[Any]) -> list[Any]:
     return [(end.epoch, end.rounds, end.train, end.test) for end in ends]
 

@@ -150,7 +150,7 @@ def test_a_run_with_validation_images(openmpi: Launch, tmp_path: Path) -> None:
         in done.stdout
     )
     with h5py.File(tmp_path / "run" / "model.h5") as file:
-        assert json.loads(file.attrs["about"])["image_shape"] == [1, 26, 26]
+        assert json.loads(file.attrs["about"])["seen_shape"] == [1, 26, 26]
 
 
 def test_patience_without_validation_images_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class _Stream(io.FileIO):
-    """A file of which HDF5 is never told that a write failed: it would end the process, or keep it to itself."""
+    """A file of which HDF5 is never told that it could not be written: it would end the process, or keep it to itself."""
 
     error: OSError | None = None
 
@@ -47,12 +47,23 @@ class _Stream(io.FileIO):
         """Write all of `data`, or note the first error."""
         left = memoryview(data).cast("B")
         length = len(left)
-        try:
+        with self._noting():
             while left and not self.error:
                 left = left[super().write(left) :]
-        except OSError as error:
-            self.error = error
         return length
+
+    def truncate(self, size: int | None = None) -> int:
+        """Give the file this size, or note the first error."""
+        with self._noting():
+            super().truncate(size)
+        return size or 0
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ def _summary(
         "ranks": ranks.size,
         "workers": experiment.workers,
         "ranks_lost": 0,
+        "resumed": [],
         "epochs": settings.train.epochs,
         "epochs_done": result.last.epoch,
         "best_epoch": best.epoch,
