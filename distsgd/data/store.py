@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,12 @@ from distsgd.data.layout import (
     rows_per_block,
 )
 
-# The filters built into HDF5 that a file may use; any other would load a library to read with.
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+# The filters built into HDF5 that a file may use, in the order of writing: any other would load a library to
+# read with, and gzip twice could unpack a thousand times a thousand bytes from one.
+_GZIP, _SHUFFLE, _CHECKSUM = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
+_FILTERS = ((_CHECKSUM,), (_GZIP, _CHECKSUM), (_SHUFFLE, _CHECKSUM), (_SHUFFLE, _GZIP, _CHECKSUM))
+_CHECKSUM_BYTES = 4
+_MOST_GZIP_RATIO = 1032
 _WANTED = {
     "images": (np.uint8, 4, "uint8 (sample, height, width, channel)"),
     "labels": (np.int64, 1, "int64 (sample)"),
@@ -114,8 +119,21 @@ def blocks(dataset: h5py.Dataset, ascending: np.ndarray | None = None) -> Iterat
         stop = min(start + step, len(dataset))
         if ascending is not None and np.equal(*np.searchsorted(ascending, (start, stop))):
             continue
+        if _GZIP in _filters(dataset):
+            _check_unpacked(dataset, start, stop)
         dataset.read_direct(buffer, np.s_[start:stop], np.s_[: stop - start])
         yield start, buffer[: stop - start]
+
+
+def _check_unpacked(dataset: h5py.Dataset, start: int, stop: int) -> None:
+    """Raise ValueError where a chunk of these rows is not as long as it says: HDF5 would unpack all of it first."""
+    wanted = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    for row in range(start, stop, dataset.chunks[0]):
+        skipped, packed = dataset.id.read_direct_chunk((row, *[0] * (dataset.ndim - 1)))
+        inflater = zlib.decompressobj()
+        found = len(inflater.decompress(packed[:-_CHECKSUM_BYTES], wanted + 1))
+        if skipped or found != wanted or not inflater.eof:
+            raise ValueError(f"{dataset.name}: the chunk of row {row} does not unpack to {wanted:,} bytes")
 
 
 @contextlib.contextmanager
@@ -133,7 +151,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
         said = str(error).partition("\n")[0]
         raise InputError(
             f"{path}: can not be read as a file of images (damaged or not HDF5; `distsgd data import` makes one): {said}"
@@ -176,12 +194,15 @@ def _check_storage(path: Path, dataset: h5py.Dataset) -> None:
         raise InputError(
             f"{path}: {dataset.name} has chunks {dataset.chunks}; wanted: chunks of whole samples"
         )
-    creation = dataset.id.get_create_plist()
-    filters = {creation.get_filter(number)[0] for number in range(creation.get_nfilters())}
-    if h5py.h5z.FILTER_FLETCHER32 not in filters or filters - _FILTERS:
+    if _filters(dataset) not in _FILTERS:
         raise InputError(
-            f"{path}: {dataset.name} has filters {sorted(filters)}; wanted: fletcher32 (3), perhaps gzip (1)"
+            f"{path}: {dataset.name} has filters {_filters(dataset)}; wanted: fletcher32 (3), perhaps gzip (1) before"
         )
+
+
+def _filters(dataset: h5py.Dataset) -> tuple[int, ...]:
+    creation = dataset.id.get_create_plist()
+    return tuple(creation.get_filter(number)[0] for number in range(creation.get_nfilters()))
 
 
 def _check_sizes(path: Path, dataset: h5py.Dataset) -> None:
@@ -205,10 +226,16 @@ def _check_sizes(path: Path, dataset: h5py.Dataset) -> None:
     stored, chunks = dataset.id.get_num_chunks(), -(-count // dataset.chunks[0])
     if stored != chunks:
         raise InputError(f"{path}: {dataset.name} holds {stored} of its {chunks} chunks; wanted: all")
+    # Chunks that lie on each other make a small file look like a large one.
+    most = path.stat().st_size * (_MOST_GZIP_RATIO if _GZIP in _filters(dataset) else 1)
+    if dataset.id.get_storage_size() > path.stat().st_size or count * sample_bytes > most:
+        raise InputError(
+            f"{path}: {dataset.name} has more bytes than the file; wanted: each chunk a place of its own"
+        )
 
 
 def _labels(path: Path, file: h5py.File, split: str) -> np.ndarray:
-    labels: np.ndarray = checked(path, file, split, "labels")[:]
+    labels = np.concatenate([block.copy() for _, block in blocks(checked(path, file, split, "labels"))])
     classes = _classes(path, file)
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(
