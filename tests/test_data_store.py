@@ -1,13 +1,17 @@
 """The store: what is written is read back in any order, and nothing wrong in a file gets past the door."""
 
 import hashlib
+import struct
+import sys
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from conftest import finish
 from idx_files import CLASSES, SHAPE, samples, write_store
 
 from distsgd.config import InputError
@@ -24,6 +28,7 @@ from distsgd.data import (
 )
 
 TRAIN, TEST = samples(23, seed=1), samples(7, seed=2)
+KINDS = ("images", "labels")
 
 
 @pytest.fixture
@@ -189,6 +194,32 @@ def removed(name: str) -> Callable[[h5py.File], None]:
     return lambda file: file.__delitem__(name)
 
 
+def claiming(size: int) -> Callable[[h5py.File], None]:
+    """Return a change of a file: its first chunk of images is said to lie there in so many bytes."""
+
+    def change(file: h5py.File) -> None:
+        path, stored = Path(file.filename), file["train/images"].id.get_chunk_info(0).size
+        file.close()
+        key = struct.pack("<II5Q", stored, 0, 0, 0, 0, 0, 0)
+        data = path.read_bytes()
+        assert data.count(key) == 2  # of train and of test
+        path.write_bytes(data.replace(key, struct.pack("<II5Q", size, 0, 0, 0, 0, 0, 0), 1))
+
+    return change
+
+
+def packed_twice(file: h5py.File) -> None:
+    """Gzip, over and over: each layer could unpack to a thousand times its size."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((23, *SHAPE))
+    creation.set_deflate(1)
+    creation.set_deflate(1)
+    creation.set_fletcher32()
+    space = h5py.h5s.create_simple((23, *SHAPE))
+    del file["train/images"]
+    h5py.h5d.create(file["train"].id, b"images", h5py.h5t.STD_U8LE, space, creation)
+
+
 WRONG = {
     "no group": (removed("test"), "no /test;"),
     "no labels": (removed("train/labels"), "no /train/labels;"),
@@ -255,8 +286,11 @@ WRONG = {
     ),
     "a missing chunk": (
         replaced("train/images", shape=(23, *SHAPE), dtype="u1", chunks=(5, *SHAPE)),
-        "0 of its 5",
+        "0 of its 5 chunks",
     ),
+    "a chunk larger than the file": (claiming(2**31), "chunk number 1 has a wrong size"),
+    "a chunk of nothing": (claiming(0), "chunk number 1 has a wrong size"),
+    "gzip twice": (packed_twice, r"filters \(1, 1, 3\)"),
     "label too high": (labelled("test", 3), "test has labels 0 to 3; wanted: 0 to 2"),
     "label negative": (labelled("train", -1), "train has labels -1 to 2"),
     "no format": (attribute("format", None), "attribute format"),
@@ -368,6 +402,80 @@ def test_a_flipped_byte_of_the_data_is_always_found(tmp_path: Path, monkeypatch:
             path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
             with pytest.raises(InputError, match="damaged"):
                 verify(path)
+
+
+def fletcher32(data: bytes) -> int:
+    """HDF5's checksum of an even number of bytes."""
+    first = second = 0
+    for word in struct.unpack(f">{len(data) // 2}H", data):
+        first = (first + word) % 65535
+        second = (second + first) % 65535
+    return (second or 65535) << 16 | (first or 65535)
+
+
+def test_a_chunk_that_unpacks_to_far_more_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "images.h5"
+    write_store(path, TRAIN, TEST, compress=True)
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(240)) + packer.flush()
+    packed += bytes(len(packed) % 2)
+    with h5py.File(path, "r+") as file:
+        _, usual = file["train/images"].id.read_direct_chunk((0, 0, 0, 0))
+        assert len(usual) % 2 or struct.pack("<I", fletcher32(usual[:-4])) == usual[-4:]
+        chunk = packed + struct.pack("<I", fletcher32(packed))
+        file["train/images"].id.write_direct_chunk((0, 0, 0, 0), chunk)
+    done = finish([sys.executable, "-c", PEAK, str(path)])
+    assert done.rc == 0, done.stderr
+    refused, grown = done.stdout.split("\n")[:2]
+    assert "does not unpack to" in refused
+    assert int(grown) < 64 << 20
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from distsgd import config, data
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+before = peak()
+try:
+    data.read_rows(sys.argv[1], "train", np.arange(3))
+except config.InputError as error:
+    print(error)
+print(peak() - before)
+"""
+
+FLIPS = """
+import sys
+from pathlib import Path
+from distsgd import config, data
+
+path, whole = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+refused = 0
+for position in map(int, sys.argv[2:]):
+    path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1:])
+    try:
+        data.summary(path)
+    except config.InputError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_flipped_bytes_of_the_tables_crash_nothing(path: Path) -> None:
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        chunks = [
+            file[f"{split}/{name}"].id.get_chunk_info(0) for split in ("train", "test") for name in KINDS
+        ]
+    data = {n for chunk in chunks for n in range(chunk.byte_offset, chunk.byte_offset + chunk.size)}
+    tables = [n for n in range(len(whole)) if whole[n] and n not in data]
+    done = finish([sys.executable, "-c", FLIPS, str(path), *map(str, tables)], timeout=120)
+    assert done.rc == 0, done.stderr
+    assert int(done.stdout) > len(tables) / 3
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

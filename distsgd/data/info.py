@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from distsgd.config import InputError
+from distsgd.data.checks import checked
 from distsgd.data.layout import FORMAT, ContentHash
-from distsgd.data.store import Description, blocks, checked, describe, opened, read_labels
+from distsgd.data.store import Description, blocks, describe, opened, read_labels
 
 
 def verify(path: str | Path) -> Description:

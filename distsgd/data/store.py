@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +12,15 @@ import h5py
 import numpy as np
 
 from distsgd.config import InputError
+from distsgd.data.checks import check_unpacked, checked
 from distsgd.data.layout import (
     FORMAT,
-    MOST_CHUNK_BYTES,
     MOST_CLASSES,
-    MOST_SAMPLES,
-    MOST_SPLIT_BYTES,
     REQUIRED,
     SPLITS,
-    check_image_shape,
     rows_per_block,
 )
 
-# The filters built into HDF5 that a file may use; any other would load a library to read with.
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-_WANTED = {
-    "images": (np.uint8, 4, "uint8 (sample, height, width, channel)"),
-    "labels": (np.int64, 1, "int64 (sample)"),
-}
 _MOST_ATTRIBUTE_BYTES = 64 << 20
 
 
@@ -114,6 +106,7 @@ def blocks(dataset: h5py.Dataset, ascending: np.ndarray | None = None) -> Iterat
         stop = min(start + step, len(dataset))
         if ascending is not None and np.equal(*np.searchsorted(ascending, (start, stop))):
             continue
+        check_unpacked(dataset, start, stop)
         dataset.read_direct(buffer, np.s_[start:stop], np.s_[: stop - start])
         yield start, buffer[: stop - start]
 
@@ -133,82 +126,15 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
         said = str(error).partition("\n")[0]
         raise InputError(
             f"{path}: can not be read as a file of images (damaged or not HDF5; `distsgd data import` makes one): {said}"
         ) from error
 
 
-def checked(path: Path, file: h5py.File, split: str, name: str) -> h5py.Dataset:
-    """Data set `name` of `split`, looked at from every side before any of it is read. Raises InputError."""
-    if split not in SPLITS:
-        raise InputError(f"{path}: split {split!r}; choose {', '.join(SPLITS)}")
-    group = _member(path, file, split, h5py.Group)
-    dataset = _member(path, group, name, h5py.Dataset)
-    _check_storage(path, dataset)
-    _check_sizes(path, dataset)
-    return dataset
-
-
-def _member(path: Path, group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Dataset:
-    """One step down by a hard link: soft and external links could lead anywhere, so they are not followed."""
-    where = f"{group.name.rstrip('/')}/{name}"
-    link = group.get(name, getlink=True)
-    if link is None:
-        raise InputError(f"{path}: no {where}; wanted: images and labels in each of {', '.join(REQUIRED)}")
-    if not isinstance(link, h5py.HardLink):
-        raise InputError(f"{path}: {where} is a {type(link).__name__}; wanted: no links to elsewhere")
-    found = group[name]
-    if not isinstance(found, kind):
-        raise InputError(f"{path}: {where} is a {type(found).__name__}; wanted: a {kind.__name__}")
-    return found
-
-
-def _check_storage(path: Path, dataset: h5py.Dataset) -> None:
-    """The right numbers, in chunks of this very file, behind checksums and no unknown filter."""
-    dtype, rank, wanted = _WANTED[dataset.name.rpartition("/")[2]]
-    if dataset.dtype != dtype or dataset.ndim != rank:
-        raise InputError(f"{path}: {dataset.name} is {dataset.dtype} {dataset.shape}; wanted: {wanted}")
-    if dataset.is_virtual or dataset.external:
-        raise InputError(f"{path}: {dataset.name} lies in other files; wanted: all data in this one")
-    if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:]:
-        raise InputError(
-            f"{path}: {dataset.name} has chunks {dataset.chunks}; wanted: chunks of whole samples"
-        )
-    creation = dataset.id.get_create_plist()
-    filters = {creation.get_filter(number)[0] for number in range(creation.get_nfilters())}
-    if h5py.h5z.FILTER_FLETCHER32 not in filters or filters - _FILTERS:
-        raise InputError(
-            f"{path}: {dataset.name} has filters {sorted(filters)}; wanted: fletcher32 (3), perhaps gzip (1)"
-        )
-
-
-def _check_sizes(path: Path, dataset: h5py.Dataset) -> None:
-    """Some samples, not beyond all sense, each with a label, every chunk there (others read as zeros)."""
-    shapes = {name: _member(path, dataset.parent, name, h5py.Dataset).shape for name in _WANTED}
-    lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"{path}: {dataset.parent.name} has {lengths}; wanted: one label for each image")
-    if dataset.ndim == 4:
-        check_image_shape(path, dataset.shape[1:])
-    count, sample_bytes = len(dataset), math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
-    if not 1 <= count <= MOST_SAMPLES or count * sample_bytes > MOST_SPLIT_BYTES:
-        raise InputError(
-            f"{path}: {dataset.name} has {count:,} samples of {sample_bytes:,} bytes; "
-            f"wanted: 1 to {MOST_SAMPLES:,} samples and at most {MOST_SPLIT_BYTES:,} bytes"
-        )
-    if dataset.chunks[0] * sample_bytes > MOST_CHUNK_BYTES:
-        raise InputError(
-            f"{path}: {dataset.name} has chunks {dataset.chunks}; wanted: {MOST_CHUNK_BYTES:,} bytes at most"
-        )
-    stored, chunks = dataset.id.get_num_chunks(), -(-count // dataset.chunks[0])
-    if stored != chunks:
-        raise InputError(f"{path}: {dataset.name} holds {stored} of its {chunks} chunks; wanted: all")
-
-
 def _labels(path: Path, file: h5py.File, split: str) -> np.ndarray:
-    labels: np.ndarray = checked(path, file, split, "labels")[:]
+    labels = np.concatenate([block.copy() for _, block in blocks(checked(path, file, split, "labels"))])
     classes = _classes(path, file)
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(

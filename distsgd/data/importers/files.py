@@ -117,6 +117,8 @@ def _in_tar(source: Path) -> Iterator[File]:
                 yield File(PurePosixPath(entry.name), _inside(source, entry.name), entry.size, opener)
         if packed.last.strip(b"\0") or not packed.last:
             raise tarfile.ReadError("it ends before its end mark")
+        while packed.read(1 << 16):  # the checksum of what is packed comes last
+            pass
 
 
 def _member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> BinaryIO:
