@@ -14,6 +14,7 @@ import numpy as np
 from distsgd.config import InputError
 from distsgd.kernels import batch as batch_kernels
 from distsgd.kernels import confusion, loss
+from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.rows import NO_WINNERS
 from distsgd.kernels.tile import LANES
 from distsgd.layers import (
@@ -37,7 +38,7 @@ ALIGNMENT = 64
 """Bytes: a cache line, and the widest register."""
 
 
-def aligned(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+def aligned(shape: int | tuple[int, ...], dtype: type = FLOAT) -> np.ndarray:
     """Zeros that begin at a cache line, so that no register's load spans two."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     room = np.zeros(size + ALIGNMENT, np.uint8)
@@ -158,7 +159,7 @@ class Network:
             call for stage, place in reversed(pairs) for call in stage.layer.backward(place)
         ]
         self._score_gradient = gradients[-1].units
-        self._equal_weights = np.ones(len(self.scores.units), np.float32)
+        self._equal_weights = np.ones(len(self.scores.units), FLOAT)
         self.class_weights = self._equal_weights.copy()
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 
 from distsgd import config
 from distsgd.kernels import update
+from distsgd.kernels.compiled import FLOAT
 
 Rate = Callable[[int], float]
 """The learning rate of the step of that number."""
@@ -116,7 +117,7 @@ class SgdSteps:
     ) -> None:
         self.clipping = Clipping(gradient, settings.clip)
         self._rate = rate or (lambda number: settings.learning_rate)
-        self._rates = np.array([0, settings.momentum, 1, settings.weight_decay], np.float32)
+        self._rates = np.array([0, settings.momentum, 1, settings.weight_decay], FLOAT)
         parts = _parts(settings, gradient.size, tensors)
         self._arguments = (*_vectors(state, gradient), self._rates, settings.nesterov, *parts)
 
@@ -135,7 +136,7 @@ class AdamSteps:
         beta1, beta2 = settings.beta1, settings.beta2
         self.clipping, self._settings = Clipping(gradient, settings.clip), settings
         self._rate = rate or (lambda number: settings.learning_rate)
-        self._rates = np.array([0, beta1, 1 - beta1, beta2, 1 - beta2, 0, settings.epsilon, 1, 0], np.float32)
+        self._rates = np.array([0, beta1, 1 - beta1, beta2, 1 - beta2, 0, settings.epsilon, 1, 0], FLOAT)
         parts = _parts(settings, gradient.size, tensors)
         self._arguments = (*_vectors(state, gradient), self._rates, *parts)
 

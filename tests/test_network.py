@@ -9,6 +9,7 @@ import pytest
 
 from distsgd import zoo
 from distsgd.config import InputError
+from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.loss import LOSS_UNIT
 from distsgd.layers import AveragePool, Convolution, Dense, Dropout, Layer, MaxPool, Rectifier, Shape
 from distsgd.network import Network, Stage, aligned, initialize, plan, tensors
@@ -103,7 +104,7 @@ class Data:
         self.images = rng.integers(0, 256, (samples, height, width, channels)).astype(np.uint8)
         self.labels = rng.integers(0, CLASSES, samples)
         self.order = rng.permutation(samples)
-        self.scaling = np.float32([[120 + c for c in range(channels)], [0.013] * channels])
+        self.scaling = np.array([[120 + c for c in range(channels)], [0.0125] * channels], FLOAT)
 
     def fill(self, network: Network, first: int, count: int) -> None:
         network.fill(self.images, self.labels, self.order, first, count, self.scaling)

@@ -11,11 +11,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import FLOAT, LLVM_FLOAT, REAL, SHIFT, compiled, inlined
 from distsgd.kernels.order import mixed
 from distsgd.kernels.tile import LANES
 
-_BYTE, _INT, _FLOAT = ir.IntType(8), ir.IntType(32), ir.FloatType()
+_BYTE, _INT, _FLOAT = ir.IntType(8), ir.IntType(32), LLVM_FLOAT
 
 
 def _vector(element, lanes=LANES):
@@ -64,10 +64,10 @@ def _store_scaled(typing, block, row, mean, inverse, x, place):
         loaded = builder.load(_at(context, builder, block, args[0], first, _BYTE), align=1)
         values = builder.uitofp(loaded, _vector(_FLOAT))
         values = builder.fmul(builder.fsub(values, _splat(builder, args[2])), _splat(builder, args[3]))
-        builder.store(values, _at(context, builder, x, args[4], args[5], _FLOAT), align=4)
+        builder.store(values, _at(context, builder, x, args[4], args[5], _FLOAT), align=1 << SHIFT)
         return context.get_dummy_value()
 
-    return types.none(block, row, types.float32, types.float32, x, place), generate
+    return types.none(block, row, REAL, REAL, x, place), generate
 
 
 def _splat(builder, scalar):
@@ -77,7 +77,7 @@ def _splat(builder, scalar):
 
 
 @compiled(
-    "void(uint8[::1], int64, int64[::1], int64[::1], int64, int64, float32[:,::1], float32[:,:,:],"
+    "void(uint8[::1], int64, int64[::1], int64[::1], int64, int64, real[:,::1], real[:,:,:],"
     " int64[::1], uint8[::1], int64[::1])"
 )
 def fill(images, size, labels, order, first, count, scaling, x, starts, block, y):
@@ -88,7 +88,7 @@ def fill(images, size, labels, order, first, count, scaling, x, starts, block, y
     x = (byte - mean) * inverse. starts: room for a number an image; block: for LANES x LANES bytes.
     """
     channels, height, batch = x.shape[0], x.shape[1], y.size
-    width, plane, row = x.shape[2] // batch, x.strides[0] >> 2, x.strides[1] >> 2
+    width, plane, row = x.shape[2] // batch, x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
     for n in range(batch):
         used = n < count
         y[n] = labels[order[first + n]] if used else 0
@@ -118,7 +118,7 @@ def fill(images, size, labels, order, first, count, scaling, x, starts, block, y
             for i in range(height):
                 for j in range(width):
                     for n in range(count, batch):
-                        x[c, i, j * batch + n] = np.float32(0)
+                        x[c, i, j * batch + n] = FLOAT(0)
 
 
 @intrinsic(prefer_literal=True)
@@ -210,7 +210,7 @@ def cut(images, labels, order, first, count, windows, parts, y):
             _copy_row(images, source, parts, target, high - low, channels, mirrored)
 
 
-@compiled("void(int64[:,::1], int64, int64, int64, int64, float32[:,:,:])")
+@compiled("void(int64[:,::1], int64, int64, int64, int64, real[:,:,:])")
 def blank(windows, count, height, width, batch, x):
     """Make zero, which is the mean, what of the first `count` windows lies outside of their images of height x width.
 
@@ -226,9 +226,9 @@ def blank(windows, count, height, width, batch, x):
             inside = 0 <= top + i < height
             for c in range(channels):
                 for j in range(low if inside else columns):
-                    x[c, i, j * batch + n] = np.float32(0)
+                    x[c, i, j * batch + n] = FLOAT(0)
                 for j in range(high if inside else columns, columns):
-                    x[c, i, j * batch + n] = np.float32(0)
+                    x[c, i, j * batch + n] = FLOAT(0)
 
 
 @compiled("void(uint8[:,:,:,::1], int64[:,::1])")

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -19,14 +20,27 @@ from typing import Any
 
 import llvmlite.binding
 import numba
+import numpy as np
+from llvmlite import ir
 from numba import njit
+
+WIDE = os.environ.get("DISTSGD_FLOAT") == "64"
+"""Whether kernels compute in float64, for checking gradients; everything else expects float32."""
+FLOAT = np.float64 if WIDE else np.float32
+REAL = numba.from_dtype(np.dtype(FLOAT))
+LLVM_FLOAT = ir.DoubleType() if WIDE else ir.FloatType()
+SHIFT = 3 if WIDE else 2
+"""From bytes to values."""
 
 _OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for exactly `signature` when it is defined, or load it from the cache. No fast-math: NaN stays visible."""
-    return njit(signature, cache=True, **_OPTIONS)
+    """Compile a function for exactly `signature` when it is defined, or load it from the cache. No fast-math: NaN stays visible.
+
+    In the signature `real` is the type of FLOAT.
+    """
+    return njit(re.sub(r"\breal\b", REAL.name, signature), cache=True, **_OPTIONS)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +65,13 @@ def cache_folder() -> Path:
 def _surroundings() -> list[str]:
     """What machine code depends on beside the sources."""
     processor = [processor_features(), numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()]
-    return [numba.__version__, llvmlite.__version__, *processor, os.environ.get("DISTSGD_VECTOR", "")]
+    return [
+        numba.__version__,
+        llvmlite.__version__,
+        *processor,
+        os.environ.get("DISTSGD_VECTOR", ""),
+        REAL.name,
+    ]
 
 
 def _private_folder() -> Path:

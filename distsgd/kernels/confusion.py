@@ -7,7 +7,7 @@ NEAR = 5
 """A label counts as near where fewer than so many classes go before it."""
 
 
-@compiled("void(float32[:,::1], int64[::1], int64, int64[:,::1], int64[::1])")
+@compiled("void(real[:,::1], int64[::1], int64, int64[:,::1], int64[::1])")
 def confuse(z, labels, count, confusion, near):
     """Add the first `count` images, of scores z (classes, batch), to confusion (label, chosen class) and to near (1).
 

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import FLOAT, WIDE, compiled, inlined
 
 LOSS_UNIT = 2.0**-30
 """Losses are summed as integers of this unit, so that sums over ranks do not depend on the order."""
@@ -33,7 +33,7 @@ def _from_bits(typing, x):
 
 
 @inlined
-def exponential(x):
+def _exponential32(x):
     """exp(x) for x <= 0 within 2 units in the last place, by plain multiplications and additions (Cephes' polynomial); NaN stays.
 
     Below exp(-64) it is zero: smaller gradients become subnormal numbers layers later, which make every kernel slow.
@@ -55,7 +55,16 @@ def exponential(x):
     return np.float32(0) if tiny else (p * r * r + r + one) * power
 
 
-@compiled("void(float32[:,::1], int64[::1], int64, float32[::1], float32[:,::1], float32[:,::1])")
+@inlined
+def _exponential64(x):
+    """The C library's, for checking gradients."""
+    return math.exp(x)
+
+
+exponential = _exponential64 if WIDE else _exponential32
+
+
+@compiled("void(real[:,::1], int64[::1], int64, real[::1], real[:,::1], real[:,::1])")
 def softmax_cross_entropy(z, labels, count, weights, work, dz):
     """Write dz, the gradient of the mean loss of the first `count` images to the scores z (classes, batch); zero for the others.
 
@@ -65,7 +74,7 @@ def softmax_cross_entropy(z, labels, count, weights, work, dz):
     """
     classes, batch = z.shape
     for n in range(batch):
-        work[0, n], work[1, n] = z[0, n], np.float32(0)
+        work[0, n], work[1, n] = z[0, n], FLOAT(0)
         work[2, n], work[3, n] = z[labels[n], n], weights[labels[n]]
     for k in range(1, classes):
         for n in range(batch):
@@ -76,8 +85,8 @@ def softmax_cross_entropy(z, labels, count, weights, work, dz):
             work[1, n] += dz[k, n]
     for k in range(classes):
         for n in range(batch):
-            share = dz[k, n] / work[1, n] - (np.float32(1) if labels[n] == k else np.float32(0))
-            dz[k, n] = share * work[3, n] / np.float32(count) if n < count else np.float32(0)
+            share = dz[k, n] / work[1, n] - (FLOAT(1) if labels[n] == k else FLOAT(0))
+            dz[k, n] = share * work[3, n] / FLOAT(count) if n < count else FLOAT(0)
 
 
 @inlined
@@ -92,7 +101,7 @@ def chosen(z, n):
     return best
 
 
-@compiled("void(float32[:,::1], int64[::1], int64, float32[:,::1], int64[::1])")
+@compiled("void(real[:,::1], int64[::1], int64, real[:,::1], int64[::1])")
 def count_losses(z, labels, count, work, totals):
     """Add to totals (samples, correct, loss in LOSS_UNITs, images whose loss is not finite) what `softmax_cross_entropy` left."""
     totals[0] += count

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import FLOAT, compiled, inlined
 
 
-@compiled("void(float32[:,::1], float32[:,::1])")
+@compiled("void(real[:,::1], real[:,::1])")
 def transpose(x, y):
     """Write y = x transposed, in blocks that stay in the cache."""
     rows, columns = x.shape
@@ -16,7 +16,7 @@ def transpose(x, y):
                     y[k, t] = x[t, k]
 
 
-@compiled("void(float32[:,:,:,::1], float32[:,:,:,::1])")
+@compiled("void(real[:,:,:,::1], real[:,:,:,::1])")
 def turn_filters(weights, turned):
     """Write turned[k, r, s, c] = weights[c, R-1-r, S-1-s, k]: the filters that carry a convolution's gradient back to its input."""
     channels, height, width, filters = weights.shape
@@ -35,7 +35,7 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
-@compiled("void(float32[:,::1], uint64[::1], uint64, float32, boolean, float32[:,::1], float32[:,::1])")
+@compiled("void(real[:,::1], uint64[::1], uint64, real, boolean, real[:,::1], real[:,::1])")
 def drop(x, draw, layer, rate, gated, gate, y):
     """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout).
 
@@ -43,10 +43,10 @@ def drop(x, draw, layer, rate, gated, gate, y):
     on any machine. x, y: (units, batch). With `gated`, y is zero too where gate is not positive.
     """
     units, batch = x.shape
-    limit, scale = np.uint64(np.float64(rate) * 4294967296.0), np.float32(1) / (np.float32(1) - rate)
+    limit, scale = np.uint64(np.float64(rate) * 4294967296.0), FLOAT(1) / (FLOAT(1) - rate)
     key = mixed(mixed(mixed(mixed(draw[0]) + draw[1]) + draw[2]) + layer)
     for i in range(units):
         for n in range(batch):
             chance = mixed(key + np.uint64(i * batch + n) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
             kept = chance >= limit and (not gated or not gate[i, n] <= 0)
-            y[i, n] = x[i, n] * scale if kept else np.float32(0)
+            y[i, n] = x[i, n] * scale if kept else FLOAT(0)

@@ -9,7 +9,7 @@ the vector's width and the blocking. Lengths are multiples of LANES.
 """
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import compiled
+from distsgd.kernels.compiled import SHIFT, compiled
 from distsgd.kernels.pool import unpool_row
 from distsgd.kernels.tile import LANES, TAPS, VECTOR
 
@@ -23,8 +23,8 @@ BLOCK = 1024
 
 
 @compiled(
-    "void(float32[::1], int64[::1], int64[::1], int64[:,::1], int64, float32[:,:,:], float32[::1], float32[:,:],"
-    " float32[:,:,:,::1], uint8[:,:,:,::1])"
+    "void(real[::1], int64[::1], int64[::1], int64[:,::1], int64, real[:,:,:], real[::1], real[:,:],"
+    " real[:,:,:,::1], uint8[:,:,:,::1])"
 )
 def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     """Write dw, see the module's equation.
@@ -36,7 +36,7 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     dy then has as many rows as a window and is written for one row of windows after another (see `pool.max_pool_gradient`).
     """
     channels, size, length = dy.shape
-    plane, line = dy.strides[0] >> 2, dy.strides[1] >> 2
+    plane, line = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT
     rows = winner.shape[1] * size if winner.size > 0 else size
     at_once = size if winner.size > 0 else max(1, BLOCK // length)
     part = ROOM // PARTS
@@ -84,10 +84,10 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
             dw[places[t], k] = tile.sum_chains(partial, chains, part)
 
 
-@compiled("void(float32[:,:,:], float32[::1], float32[::1])")
+@compiled("void(real[:,:,:], real[::1], real[::1])")
 def sum_lanes(dy, partial, db):
     """Write db[k], the sum of dy[k]: the gradient of a bias. dy and partial as in `sum_pairs`, with room for one tap."""
-    plane, line, part = dy.strides[0] >> 2, dy.strides[1] >> 2, ROOM // PARTS
+    plane, line, part = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT, ROOM // PARTS
     for k in range(dy.shape[0]):
         for h in range(PARTS):
             total = tile.zeros(1, 1)

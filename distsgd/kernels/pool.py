@@ -3,10 +3,8 @@
 Values are (channels, height, width, batch); batches are multiples of LANES.
 """
 
-import numpy as np
-
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
 from distsgd.kernels.tile import LANES, VECTOR
 
 REGISTERS = LANES // VECTOR
@@ -19,18 +17,18 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
     x: any shape, its values for these windows from `start` on, `plane` from channel to channel, `line` from row to row.
     """
     channels, _, width, batch = winner.shape
-    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> 2, y.strides[1] >> 2
+    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     for c in range(channels):
         for window in range(width):
             for image in range(0, batch, LANES):
                 at = start + c * plane + window * stride * batch + image
-                best, place, number = tile.load(shape, x, at, 0), shape, np.float32(0)
+                best, place, number = tile.load(shape, x, at, 0), shape, FLOAT(0)
                 for r in range(size):
                     for s in range(size):
                         value = tile.load(shape, x, at + r * line + s * batch, 0)
                         place = tile.where_greater(value, best, tile.fill(shape, number), place)
                         best = tile.where_greater(value, best, value, best)
-                        number += np.float32(1)
+                        number += FLOAT(1)
                 to = window * batch + image
                 tile.store(best, y, c * y_plane + i * y_line + to, 0)
                 tile.store_bytes(place, winner, (c * winner.shape[1] + i) * width * batch + to)
@@ -43,7 +41,7 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
     The rest of the window is set to zero; where windows overlap (stride < size) the gradient is added and the rest left alone.
     """
     channels, height, width, batch = winner.shape
-    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> 2, y.strides[1] >> 2
+    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     for c in range(channels):
         for window in range(width):
             for image in range(0, batch, LANES):
@@ -51,46 +49,46 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
                 slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
                 if gated:
                     slope = tile.gate(slope, y, c * y_plane + i * y_line + window * batch + image, 0)
-                to, number = start + c * plane + window * stride * batch + image, np.float32(0)
+                to, number = start + c * plane + window * stride * batch + image, FLOAT(0)
                 for r in range(size):
                     for s in range(size):
                         passed = tile.where_equal(place, tile.fill(shape, number), slope, shape)
                         if stride < size:
                             passed = tile.add(passed, dx, to + r * line + s * batch, 0)
                         tile.store(passed, dx, to + r * line + s * batch, 0)
-                        number += np.float32(1)
+                        number += FLOAT(1)
 
 
-@compiled("void(float32[:,:,:,::1], int64, int64, float32[:,:,:], uint8[:,:,:,::1])")
+@compiled("void(real[:,:,:,::1], int64, int64, real[:,:,:], uint8[:,:,:,::1])")
 def max_pool(x, size, stride, y, winner):
     """Write into y the maximum of size x size windows of x, `stride` apart, and into `winner` its place in the window; a NaN wins.
 
     winner: (channels, out height, out width, batch), at most 256 places.
     y: (channels, out height, out width x batch), last axis contiguous.
     """
-    plane, line = x.strides[0] >> 2, x.strides[1] >> 2
+    plane, line = x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
     for i in range(winner.shape[1]):
         pool_row(x, i * stride * line, plane, line, size, stride, y, winner, i)
 
 
-@compiled("void(float32[:,:,:,::1], uint8[:,:,:,::1], int64, int64, float32[:,:,:], boolean, float32[:,:,:])")
+@compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, real[:,:,:], boolean, real[:,:,:])")
 def max_pool_gradient(dy, winner, size, stride, y, gated, dx):
     """Write dx: the gradient goes to the window's winner, zero to the rest of the window; where windows overlap, it is added to dx.
 
     dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not
     positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
     """
-    plane, line = dx.strides[0] >> 2, dx.strides[1] >> 2
+    plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
     for i in range(winner.shape[1]):
         unpool_row(dy, winner, i, size, stride, gated, y, dx, i * stride * line, plane, line)
 
 
-@compiled("void(float32[:,:,:,::1], int64, int64, int64, int64, float32[:,:,:])")
+@compiled("void(real[:,:,:,::1], int64, int64, int64, int64, real[:,:,:])")
 def average_pool(x, high, wide, stride, outputs, y):
     """Write into y the means of high x wide windows of x, `stride` apart, `outputs` in a row; y as in `max_pool`."""
-    batch, plane, line = x.shape[3], y.strides[0] >> 2, y.strides[1] >> 2
-    x_plane, x_line = x.strides[0] >> 2, x.strides[1] >> 2
-    share, shape = np.float32(1) / np.float32(high * wide), tile.zeros(1, REGISTERS)
+    batch, plane, line = x.shape[3], y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
+    x_plane, x_line = x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
+    share, shape = FLOAT(1) / FLOAT(high * wide), tile.zeros(1, REGISTERS)
     for c in range(y.shape[0]):
         for i in range(y.shape[1]):
             for window in range(outputs):
@@ -103,18 +101,18 @@ def average_pool(x, high, wide, stride, outputs, y):
                     tile.store(total, y, c * plane + i * line + window * batch + image, 0)
 
 
-@compiled("void(float32[:,:,:,::1], int64, int64, int64, float32[:,:,:], boolean, float32[:,:,:])")
+@compiled("void(real[:,:,:,::1], int64, int64, int64, real[:,:,:], boolean, real[:,:,:])")
 def average_pool_gradient(dy, high, wide, stride, x, gated, dx):
     """Add to dx every window's equal shares of its gradient; with `gated`, only where x is positive. x and dx: (channels, height,
     width x batch), last axis contiguous; dy: (channels, out height, out width, batch)."""
     channels, height, width, batch = dy.shape
     plane, line, x_plane, x_line = (
-        dx.strides[0] >> 2,
-        dx.strides[1] >> 2,
-        x.strides[0] >> 2,
-        x.strides[1] >> 2,
+        dx.strides[0] >> SHIFT,
+        dx.strides[1] >> SHIFT,
+        x.strides[0] >> SHIFT,
+        x.strides[1] >> SHIFT,
     )
-    share, shape = np.float32(1) / np.float32(high * wide), tile.zeros(1, REGISTERS)
+    share, shape = FLOAT(1) / FLOAT(high * wide), tile.zeros(1, REGISTERS)
     for c in range(channels):
         for i in range(height):
             for window in range(width):

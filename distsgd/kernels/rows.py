@@ -10,7 +10,7 @@ A convolution's taps are (channel, filter row, filter column); a dense layer's a
 import numpy as np
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import compiled
+from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
 from distsgd.kernels.pool import pool_row
 from distsgd.kernels.tile import COLUMNS, VECTOR
 
@@ -36,8 +36,8 @@ def strip_starts(length: int) -> list[int]:
 
 
 @compiled(
-    "void(float32[::1], int64[:,::1], int64[:,::1], int64[:,::1], int64, float32[:,:], float32[::1], float32[::1],"
-    " float32[:,:,:], float32[:,:,:], boolean, float32[:,:,:], uint8[:,:,:,::1])"
+    "void(real[::1], int64[:,::1], int64[:,::1], int64[:,::1], int64, real[:,:], real[::1], real[::1],"
+    " real[:,:,:], real[:,:,:], boolean, real[:,:,:], uint8[:,:,:,::1])"
 )
 def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rectify, pooled, winner):
     """Write y, see the module's equation.
@@ -52,9 +52,9 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
 
     Each value is one chain of fused multiply-adds over its taps in the order row, channel, column.
     """
-    tap, row = weights.strides[0] >> 2, weights.strides[1] >> 2
-    plane, line = y.strides[0] >> 2, y.strides[1] >> 2
-    gate_plane, gate_line = gate.strides[0] >> 2, gate.strides[1] >> 2
+    tap, row = weights.strides[0] >> SHIFT, weights.strides[1] >> SHIFT
+    plane, line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
+    gate_plane, gate_line = gate.strides[0] >> SHIFT, gate.strides[1] >> SHIFT
     channels, size, length = y.shape
     widest = 0
     for s in range(strips.shape[0]):
@@ -119,7 +119,7 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
             pool_row(y, 0, plane, line, size, size, pooled, winner, i // size)
 
 
-NO_BIAS = np.empty(0, np.float32)
-NO_ROWS = np.empty((0, 0, 0), np.float32)
-NO_VALUES = np.empty((0, 0, 0, 0), np.float32)
+NO_BIAS = np.empty(0, FLOAT)
+NO_ROWS = np.empty((0, 0, 0), FLOAT)
+NO_VALUES = np.empty((0, 0, 0, 0), FLOAT)
 NO_WINNERS = np.empty((0, 0, 0, 0), np.uint8)

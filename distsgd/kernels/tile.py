@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from distsgd.kernels.compiled import processor_features
+from distsgd.kernels.compiled import LLVM_FLOAT, REAL, SHIFT, processor_features
 
 _FEATURES = set(processor_features().split(","))
 LANES = 16
@@ -38,7 +38,7 @@ TAPS = {16: 5, 8: 3, 4: 5 if "+neon" in _FEATURES else 2}[VECTOR]
 FUSED = bool(_FEATURES & {"+fma", "+avx512f", "+neon"})
 """Whether the processor multiplies and adds in one instruction. Without, two roundings are taken: slower, and other bits."""
 
-_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
+_FLOAT, _INT = LLVM_FLOAT, ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, VECTOR)
 _ZERO = ir.Constant(_VECTOR, [0.0] * VECTOR)
 
@@ -63,7 +63,7 @@ def _address(context, builder, array_type, array, place):
 
 def _load(builder, pointer):
     vector = builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()))
-    vector.align = 4
+    vector.align = 1 << SHIFT
     return vector
 
 
@@ -81,7 +81,7 @@ def _multiply_add(builder, x, y, z):
     if not FUSED:
         return builder.fadd(builder.fmul(x, y), z)
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    function = builder.module.declare_intrinsic(f"llvm.fma.v{VECTOR}f32", (), kind)
+    function = builder.module.declare_intrinsic(f"llvm.fma.v{VECTOR}f{8 << SHIFT}", (), kind)
     return builder.call(function, [x, y, z])
 
 
@@ -226,7 +226,7 @@ def store(typing, tile, array, place, stride):
                 written = builder.store(
                     cells[r * tile.columns + c], builder.bitcast(target, _VECTOR.as_pointer())
                 )
-                written.align = 4
+                written.align = 1 << SHIFT
             pointer = builder.gep(pointer, [args[3]])
         return context.get_dummy_value()
 
@@ -274,7 +274,7 @@ def sum_chains(typing, array, place, part):
             vectors = [builder.fadd(x, y) for x, y in zip(vectors[:half], vectors[half:], strict=True)]
         return _halve(builder, vectors[0], VECTOR)
 
-    return types.float32(array, place, part), generate
+    return REAL(array, place, part), generate
 
 
 def _halve(builder, vector, width):
@@ -295,7 +295,7 @@ def fill(typing, tile, scalar):
     def generate(context, builder, signature, args):
         return _pack(builder, [_splat(builder, args[1])] * (tile.rows * tile.columns))
 
-    return tile(tile, types.float32), generate
+    return tile(tile, REAL), generate
 
 
 @intrinsic
@@ -306,7 +306,7 @@ def scale(typing, tile, scalar):
         factor = _splat(builder, args[1])
         return _pack(builder, [builder.fmul(x, factor) for x in _cells(builder, args[0])])
 
-    return tile(tile, types.float32), generate
+    return tile(tile, REAL), generate
 
 
 @intrinsic

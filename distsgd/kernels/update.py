@@ -15,7 +15,7 @@ CHAINS = 8 * LANES
 """Sums of a norm that grow side by side, so that none waits for its last addition."""
 
 
-@compiled("float64(float32[::1], float64[::1])")
+@compiled("float64(real[::1], float64[::1])")
 def norm(vector, chains):
     """The vector's 2-norm; not finite where one of its values is not.
 
@@ -37,7 +37,7 @@ def norm(vector, chains):
 
 
 @compiled(
-    "void(float32[::1], float32[::1], float32[::1], float32[::1], boolean, int64[::1], boolean[::1])",
+    "void(real[::1], real[::1], real[::1], real[::1], boolean, int64[::1], boolean[::1])",
 )
 def sgd(parameters, gradient, velocity, rates, nesterov, lengths, decayed):
     """SGD with momentum: slope = share * gradient + decay * parameters; velocity = momentum * velocity + slope;
@@ -58,9 +58,7 @@ def sgd(parameters, gradient, velocity, rates, nesterov, lengths, decayed):
         first = last
 
 
-@compiled(
-    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], int64[::1], boolean[::1])"
-)
+@compiled("void(real[::1], real[::1], real[::1], real[::1], real[::1], int64[::1], boolean[::1])")
 def adam(parameters, gradient, mean, square, rates, lengths, decayed):
     """Adam (Kingma & Ba 2015, algorithm 1), bias correction folded into two of the rates, decay apart as in AdamW.
 

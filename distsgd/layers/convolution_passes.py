@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from distsgd.kernels import order, pairs, pool, rows, taps
+from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.taps import Window
 from distsgd.layers.place import Border, Call, Place, Program, Shape, Values
 
@@ -236,7 +237,7 @@ def _to_phase(
         return [_sum_back(layer, dy, turned, filters, (high, wide), whole.rows, gate, partial)]
     target = _every(whole.inside, layer.stride, high, wide)
     if high.taps * wide.taps * target.size == 0:
-        return [(np.copyto, (target, np.float32(0)))]
+        return [(np.copyto, (target, FLOAT(0)))]
     if place.rectified:
         inside = _inside(_phases_of(layer, place), high, wide)[channels]
         gate = _rows_of(inside)

@@ -7,6 +7,7 @@ import numpy as np
 
 from distsgd.config import InputError
 from distsgd.kernels import order
+from distsgd.kernels.compiled import FLOAT
 from distsgd.layers.place import Border, Call, Place, Program, Shape, Tensor
 
 
@@ -71,4 +72,4 @@ class Dropout:
         return [passed, (np.copyto, (dx.rows, thinned.reshape(dx.rows.shape)))]
 
     def _drop(self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray) -> Call:
-        return order.drop, (x, place.draw, np.uint64(place.number), np.float32(self.rate), gated, gate, y)
+        return order.drop, (x, place.draw, np.uint64(place.number), FLOAT(self.rate), gated, gate, y)

@@ -6,6 +6,7 @@ import numpy as np
 
 from distsgd.config import InputError
 from distsgd.kernels import pool
+from distsgd.kernels.compiled import FLOAT
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor
 
 
@@ -71,7 +72,7 @@ class MaxPool:
             return []
         sizes, gate = (self.size, self.apart), (place.y.rows, place.rectified)
         spread = (pool.max_pool_gradient, (place.dy.buffer, place.winners, *sizes, *gate, place.dx.rows))
-        zero = (np.copyto, (place.dx.inside, np.float32(0)))
+        zero = (np.copyto, (place.dx.inside, FLOAT(0)))
         return [zero, spread] if self.apart < self.size else [spread]
 
 
@@ -129,4 +130,4 @@ class AveragePool:
             return []
         size, stride = self._window(place.x.shape)
         windows = (place.dy.buffer, *size, stride, place.x.rows, place.rectified, place.dx.rows)
-        return [(np.copyto, (place.dx.inside, np.float32(0))), (pool.average_pool_gradient, windows)]
+        return [(np.copyto, (place.dx.inside, FLOAT(0))), (pool.average_pool_gradient, windows)]

@@ -147,7 +147,7 @@ def test_scores_count_every_image_once(reference: dict[str, list[Any]]) -> None:
         assert {end["train"]["samples"] for end in result[3]} == {438 if validated else 487}
         judged = [end["validation"] if validated else end["test"] for end in result[3]]
         assert {score["samples"] for score in judged} == {49 if validated else 1000}
-        assert result[4:] == ([1, result[5]] if validated else [2, result[3][-1]["test"]])
+        assert result[4:6] == ([1, result[5]] if validated else [2, result[3][-1]["test"]])
         assert result[5]["samples"] == 1000
 
 
