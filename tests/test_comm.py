@@ -277,3 +277,15 @@ def test_each_mpi_library_gives_the_same_bits(mpiexec: Launch, tmp_path: Path) -
         done = mpiexec(ranks, script)
         assert done.rc == 0, done.stderr
         assert done.stdout.splitlines() == [f"{ranks} {expected}"] * 2 * ranks
+
+
+def test_a_rank_whose_workers_saw_nothing_adds_nothing() -> None:
+    average, state, out = Exact(Allreduce(Alone()), [3]), np.float32([1, 2, 3]), np.zeros(3, np.float32)
+    average.begin(state, 4)
+    average.add(state, 4)
+    average.exchange()
+    assert average.finish(out) == Verdict.OK
+    average.begin(state, 4)
+    average.exchange()
+    assert average.finish(out) == Verdict.OK
+    assert out.tolist() == [0, 0, 0]

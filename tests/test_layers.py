@@ -81,7 +81,7 @@ class Bench:
             around = np.ones(values.buffer.shape, bool)
             self.inside(replace(values, buffer=around))[:] = False
             assert (values.buffer[around] == outside).all()
-        for array in (place.scratch, *place.gradients):
+        for array in (place.scratch, place.own, *place.gradients):
             assert (array.base[array.size :] == CANARY).all()
 
 
@@ -97,6 +97,13 @@ def values(shape: Shape, lanes: int, border: Border, outside: float) -> Values:
 def guarded(size: int) -> np.ndarray:
     """A vector of canaries, with more canaries behind it."""
     return np.full(size + 64, CANARY)[:size]
+
+
+def zeroed(size: int) -> np.ndarray:
+    """A vector of zeros, with canaries behind it."""
+    own = guarded(size)
+    own[:] = 0
+    return own
 
 
 def bench(
@@ -122,7 +129,7 @@ def bench(
         gradients=tuple(own.reshape(array.shape) for own, array in zip(gradients, weights, strict=True)),
         winners=np.zeros((*output, lanes) if pools(layer) else (0, 0, 0, 0), np.uint8),
         scratch=guarded(layer.scratch(shape, lanes)),
-        own=np.zeros(layer.own(shape, lanes, first=False), np.float32),
+        own=zeroed(layer.own(shape, lanes, first=False)),
         rectify=rectify,
         rectified=rectified,
         draw=np.array(DRAW, np.uint64),

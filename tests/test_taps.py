@@ -31,6 +31,7 @@ WINDOWS = [
     window(6, (2, 2), 1, (5, 3), 48, (6, 4)),
     window(4, (4, 4), 0, (9, 7), 32, (4, 4)),
     window(3, (2, 3), -1, (6, 7), 64, (3, 3)),
+    window(2, (5, 5), 4, (5, 5), 64, (12, 12)),
     window(3, (3, 3), 1, (9, 8), 16, (5, 4), stride=2),
     window(2, (5, 4), 2, (11, 12), 64, (4, 4), stride=3),
 ]
@@ -102,7 +103,10 @@ def test_a_border_of_zeros_costs_no_multiplications() -> None:
     window = WINDOWS[2]
     seen = row_taps(window)
     done = sum((high - low) * of_row for low, high in seen.bands for _, of_row in seen.strips)
-    assert done * strip_width(8 * 64) <= 0.86 * 50 * 64 * 64  # where one strip is one pixel: 0.7225
+    share = done * strip_width(8 * 64) / (50 * 64 * 64)
+    assert share <= (
+        0.7225 if strip_width(8 * 64) == 64 else 0.8
+    )  # all that can be where one strip is one pixel
     kept = sum((s[1] - s[0]) * (s[3] - s[2]) for s in pair_taps(window).spans) * TAPS
     assert kept <= 0.9 * 50 * 64 * 64
 

@@ -132,7 +132,7 @@ class Exact:
 
     def exchange(self) -> None:
         """Add up what all ranks have: one message of int64."""
-        if self._fresh:  # a rank without workers
+        if self._fresh:  # this rank's workers saw nothing in this round
             self._message[:-1] = 0
         self._topology.sum(self._message)
 

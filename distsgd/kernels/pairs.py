@@ -10,8 +10,8 @@ the vector's width and the blocking. Lengths are multiples of LANES.
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import SHIFT, compiled
-from distsgd.kernels.pool import unpool_row
 from distsgd.kernels.tile import LANES, TAPS, VECTOR
+from distsgd.kernels.windows import unpool_row
 
 CHANNELS = 4
 PARTS = LANES // VECTOR

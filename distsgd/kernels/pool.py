@@ -4,59 +4,9 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 """
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
-from distsgd.kernels.tile import LANES, VECTOR
-
-REGISTERS = LANES // VECTOR
-
-
-@inlined
-def pool_row(x, start, plane, line, size, stride, y, winner, i):
-    """Row i of windows, `stride` columns apart: maxima into y, their places in the window into `winner`.
-
-    x: any shape, its values for these windows from `start` on, `plane` from channel to channel, `line` from row to row.
-    """
-    channels, _, width, batch = winner.shape
-    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
-    for c in range(channels):
-        for window in range(width):
-            for image in range(0, batch, LANES):
-                at = start + c * plane + window * stride * batch + image
-                best, place, number = tile.load(shape, x, at, 0), shape, FLOAT(0)
-                for r in range(size):
-                    for s in range(size):
-                        value = tile.load(shape, x, at + r * line + s * batch, 0)
-                        place = tile.where_greater(value, best, tile.fill(shape, number), place)
-                        best = tile.where_greater(value, best, value, best)
-                        number += FLOAT(1)
-                to = window * batch + image
-                tile.store(best, y, c * y_plane + i * y_line + to, 0)
-                tile.store_bytes(place, winner, (c * winner.shape[1] + i) * width * batch + to)
-
-
-@inlined
-def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
-    """Row i of windows: the gradient goes to the window's winner. The dual of `pool_row`.
-
-    The rest of the window is set to zero; where windows overlap (stride < size) the gradient is added and the rest left alone.
-    """
-    channels, height, width, batch = winner.shape
-    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
-    for c in range(channels):
-        for window in range(width):
-            for image in range(0, batch, LANES):
-                flat = (c * height + i) * width * batch + window * batch + image
-                slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
-                if gated:
-                    slope = tile.gate(slope, y, c * y_plane + i * y_line + window * batch + image, 0)
-                to, number = start + c * plane + window * stride * batch + image, FLOAT(0)
-                for r in range(size):
-                    for s in range(size):
-                        passed = tile.where_equal(place, tile.fill(shape, number), slope, shape)
-                        if stride < size:
-                            passed = tile.add(passed, dx, to + r * line + s * batch, 0)
-                        tile.store(passed, dx, to + r * line + s * batch, 0)
-                        number += FLOAT(1)
+from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
+from distsgd.kernels.tile import LANES
+from distsgd.kernels.windows import REGISTERS, pool_row, unpool_row
 
 
 @compiled("void(real[:,:,:,::1], int64, int64, real[:,:,:], uint8[:,:,:,::1])")

@@ -11,8 +11,8 @@ import numpy as np
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
-from distsgd.kernels.pool import pool_row
 from distsgd.kernels.tile import COLUMNS, VECTOR
+from distsgd.kernels.windows import pool_row
 
 STRIP = COLUMNS * VECTOR
 """Lanes of a row that one tile covers."""

@@ -11,7 +11,8 @@ Numba does not keep an array of accumulators in registers; a value whose data mo
                +----------+----------+----------+
 
 Every operation is one vector instruction per cell (a load, a multiply-add, a store). All arithmetic is fused multiply-add in
-the order written: no result depends on the tile's shape, on the vector's width or on how loops are blocked.
+the order written: no result depends on the tile's shape, on the vector's width or on how loops are blocked (of finite numbers:
+which zeros of a border are left out does depend on them, and zero times infinity is no number).
 Places in an array are counted in elements from its first, whatever its shape.
 """
 
