@@ -249,11 +249,11 @@ def looked() -> Callable[..., mpi.Mpi]:
     def make(
         library: str | None, kind: launcher.Kind | None, survives: bool = True, **environ: str
     ) -> mpi.Mpi:
-        from distsgd.comm.library import Library
+        from distsgd.comm.installed import Library
 
         found = mpi.Mpi.__new__(mpi.Mpi)
         found.environ, found.fault = environ, "why"
-        found.library = Library(library, "/lib/libmpi.so", survives) if library else None
+        found.found = Library(library, "/lib/libmpi.so", survives) if library else None
         found.launcher = launcher.Launcher("/bin/mpiexec", kind) if kind else None
         return found
 

@@ -32,7 +32,7 @@ def _mpi(environ: Mapping[str, str]) -> list[Finding]:
         "user": mpi.root,
         "fault tolerance": mpi.fault_tolerance,
     }
-    if mpi.library and mpi.launcher:
+    if mpi.found and mpi.launcher:
         checks["ranks"] = lambda: meeting.self_test(environ)
     return look(checks)
 
@@ -44,7 +44,7 @@ def together(ranks: "Ranks", environ: Mapping[str, str]) -> list[Finding]:
         return []
     checks: dict[str, Check] = {
         **_machine(environ),
-        "MPI library": lambda: Finding("MPI library", "ok", met[0].library),
+        "MPI library": lambda: Finding("MPI library", "ok", met[0].name),
         "MPIs": lambda: several(environ),
         "ranks": lambda: meeting.judged(met, ranks.size, "by your launcher"),
         "binding": lambda: place.binding(places),

