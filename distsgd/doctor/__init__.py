@@ -26,7 +26,7 @@ def _mpi(environ: Mapping[str, str]) -> list[Finding]:
     except Exception as error:
         return [Finding("MPI", "note", f"could not look: {type(error).__name__}: {error}")]
     checks: dict[str, Check] = {
-        "MPI library": mpi.library_finding,
+        "MPI library": mpi.finding,
         "MPI launcher": mpi.launcher_finding,
         "MPIs": lambda: several(environ),
         "user": mpi.root,

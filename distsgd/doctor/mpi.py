@@ -32,7 +32,7 @@ class Mpi:
         self.found, self.fault = _library(environ)
         self.launcher = _launcher(environ)
 
-    def library_finding(self) -> Finding:
+    def finding(self) -> Finding:
         """The library that ranks would call."""
         if self.found:
             return Finding("MPI library", "ok", f"{self.found.name}, {self.found.file or 'no file told'}")
