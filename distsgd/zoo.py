@@ -49,13 +49,11 @@ def cifar(classes: int) -> Layers:
 
 
 def fer(classes: int) -> Layers:
-    """For 48x48 grey faces, in the manner of VGG: pairs of 3x3 convolutions, dropout where images are small."""
-    first: Layers = [Convolution(32, 3, "same"), Rectifier(), MaxPool(2)]
-    stack: Layers = [*first]
-    for filters in (64, 128):
-        stack += [Convolution(filters, 3, "same"), Rectifier(), Convolution(filters, 3, "same"), Rectifier()]
-        stack += [MaxPool(2), Dropout(0.25)]
-    return [*stack, Dense(256), Rectifier(), Dropout(0.5), Dense(classes)]
+    """For 48x48 grey faces: the pattern of `cifar`, with more filters where images are small and a wider dense layer."""
+    stack: Layers = []
+    for filters, size in ((32, 5), (64, 5), (128, 3)):
+        stack += [Convolution(filters, size, "same"), Rectifier(), MaxPool(2)]
+    return [*stack, Dropout(0.25), Dense(256), Rectifier(), Dropout(0.5), Dense(classes)]
 
 
 _BY_NAME: dict[str, Callable[[int], Layers]] = {
