@@ -53,7 +53,7 @@ def fer(classes: int) -> Layers:
     stack: Layers = []
     for filters, size in ((32, 5), (64, 5), (128, 3)):
         stack += [Convolution(filters, size, "same"), Rectifier(), MaxPool(2)]
-    return [*stack, Dropout(0.25), Dense(256), Rectifier(), Dropout(0.5), Dense(classes)]
+    return [*stack, Dropout(0.25), Dense(256), Rectifier(), Dense(classes)]
 
 
 _BY_NAME: dict[str, Callable[[int], Layers]] = {

@@ -24,6 +24,7 @@ ZOO = {
     "chavan-2-7-13": (3, 8, 6),
     "lenet5": (1, 12, 13),
     "cifar": (3, 8, 9),
+    "fer": (1, 16, 16),
 }
 FULL = {
     name: (3, 32, 32) if name == "cifar" else (1, 28, 28) for name in ("garg", "rendon", "lenet5", "cifar")
