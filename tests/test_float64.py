@@ -15,7 +15,7 @@ from test_network import DRAW, NETWORKS, Data, built, split
 from distsgd import optim
 from distsgd.network import Network
 
-BATCH, STEP = 23, 1e-6
+BATCH, STEP = 23, 1e-7
 
 
 def main() -> None:
