@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import psutil
 import pytest
 
 from distsgd.cli import main as command_line
@@ -157,6 +156,8 @@ def signalled(
         return job.returncode, said, time.monotonic() - sent
     finally:
         if job.poll() is None:
+            import psutil  # the ranks of another MPI import this file in an environment without
+
             end([*psutil.Process(job.pid).children(recursive=True), psutil.Process(job.pid)])
 
 
