@@ -187,9 +187,8 @@ class Training:
         best, parameters = self._best.kept
         with self._clock.phase("evaluate"):
             np.copyto(self._local.state[: self._size], parameters)
-            test = self._judged(
-                self._test, lambda: False
-            )  # the end is near: a run that is told to stop gets there
+            # The end is near: a run that is told to stop gets there.
+            test = self._judged(self._test, lambda: False)
         return Result(parameters, rounds, steps, last, best, test, by_class(self._tally, test.samples))
 
     def _spans(self) -> Iterator[tuple[int, int]]:
