@@ -73,7 +73,7 @@ PACKAGE = """
 import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once("twice", "scaled thrice"):
+with filled_once(("twice",), ("scaled thrice",)):
     for module in modules_to_compile() or ("twice", "thrice"):
         importlib.import_module(f"distsgd.kernels.{module}")
 """
@@ -404,8 +404,8 @@ GOLDEN_WEIGHTS = "d8132b80cb5977824d91cfe6b750b1fba2f2568db187d9dddd200791c5ce3f
 
 def trained(moved: bool = False) -> str:
     """The SHA-256 of a small network's weights after some steps: every kind of kernel, wide and narrow; `moved`: windows too."""
-    stack = [Convolution(6, 2, "same"), Rectifier(), Convolution(5, 3), Rectifier(), MaxPool(2), Dropout(0.3)]
-    stack += [Dense(21), Rectifier(), Dropout(0.5), Dense(7)]
+    stack = [Convolution(6, 2, "same"), Rectifier(), Convolution(24, 5, "same"), Rectifier(), MaxPool(2)]
+    stack += [Dropout(0.3), Convolution(5, 3), Rectifier(), Dense(21), Rectifier(), Dropout(0.5), Dense(7)]
     stages, random = plan(stack, (2, 9, 12)), np.random.Philox(key=3)
     images = random.random_raw(60 * 27).view(np.uint8).reshape(60, 9, 12, 2)
     labels, order = (random.random_raw(60) % 7).astype(np.int64), np.arange(60)

@@ -22,6 +22,7 @@ from distsgd.layers import (
     Program,
     Shape,
     Values,
+    convolution_bands,
 )
 
 CANARY = np.float32(-12345.678)
@@ -30,6 +31,12 @@ NUMBER = 4
 WIDER = Border(1, 2, 3, 1)  # what another layer wants around its input, or around its output's gradient
 NONE = Border()
 AROUND = [(NONE, NONE), (NONE, WIDER), (WIDER, NONE), (WIDER, WIDER)]
+
+
+@pytest.fixture(autouse=True)
+def row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bands of rows (tests/test_winograd.py has them): whole numbers stay whole."""
+    monkeypatch.setattr(convolution_bands, "HEIGHTS", ())
 
 
 @dataclass(frozen=True)

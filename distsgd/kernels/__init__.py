@@ -4,7 +4,7 @@ import importlib
 
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once("rows fixedpoint update", "pairs pool order loss batch confusion"):
+with filled_once(("rows fixedpoint update", "pairs pool order loss batch confusion"), ("winograd",)):
     if modules := modules_to_compile():
         for module in modules:
             importlib.import_module(f"distsgd.kernels.{module}")
@@ -21,6 +21,7 @@ with filled_once("rows fixedpoint update", "pairs pool order loss batch confusio
             taps,
             tile,
             update,
+            winograd,
         )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "taps",
     "tile",
     "update",
+    "winograd",
 ]

@@ -50,6 +50,12 @@ class Window:
         plane = (channel * self.stride + row % self.stride) * self.stride + column % self.stride
         return ((plane * high + row // self.stride) * wide + column // self.stride) * batch
 
+    def of_one_row(self, bands: int) -> "Window":
+        """What a filter of one row sees of that many rows, all of them image, of the same columns: what `winograd` spreads."""
+        columns = self.outputs[1] + self.size[1] - 1
+        buffer = (self.channels, bands, columns + (columns + 1) % 2, self.buffer[3])
+        return Window(buffer, (1, self.size[1]), 0, self.left, bands, self.width, (bands, self.outputs[1]))
+
     def rows_that_count(self, output: int) -> tuple[int, int]:
         """The rows first..last of the filter that meet the image, for a row of outputs."""
         return _meeting(output * self.stride, self.size[0], self.top, self.height)
@@ -103,6 +109,29 @@ def dense_row_taps(inputs: int, lanes: int) -> RowTaps:
     taps = np.stack([np.arange(inputs) * lanes, np.arange(inputs)])
     strips = [(0, inputs)] * len(rows.strip_starts(lanes))
     return RowTaps(taps, np.array(strips), np.array([(0, 1)]))
+
+
+class BandTaps(NamedTuple):
+    """What `winograd` follows where some rows of outputs, a band, are computed together."""
+
+    plane: int
+    """Values from one channel to the next."""
+    lanes: int
+    """Values of a row that the windows see."""
+    places: np.ndarray
+    """(n,) int64: the rows that a band sees, from its first on."""
+    meeting: np.ndarray
+    """(bands, 2): the first and the last of them that meet the image."""
+
+
+def band_taps(window: Window, height: int) -> BandTaps:
+    """Bands of `height` rows of outputs; the last one may reach beyond them."""
+    _, high, _, batch = window.buffer
+    n = height + window.size[0] - 1
+    bands = range(0, window.outputs[0], height)
+    meeting = [_meeting(first, n, window.top, window.height) for first in bands]
+    lanes = (window.outputs[1] + window.size[1] - 1) * batch
+    return BandTaps(high * window.step, lanes, np.arange(n) * window.step, np.array(meeting))
 
 
 class PairTaps(NamedTuple):

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from distsgd.config import InputError
-from distsgd.kernels import rows, taps
 from distsgd.layers import convolution_passes as passes
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor
 from distsgd.layers.pooling import MaxPool
@@ -91,11 +90,7 @@ class Convolution:
 
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory."""
-        weights = self.tensors(shape)[0]
-        forward = passes.band_size(self, shape, batch) + rows.GROUP * self.filters
-        to_weights = taps.pairs_room(weights.fan_in, self.filters)
-        phase = -(-shape[1] // self.stride) * -(-shape[2] // self.stride) * batch if self.stride > 1 else 0
-        return max(forward, to_weights, weights.size + (phase + rows.GROUP) * shape[0])
+        return passes.scratch(self, shape, batch)
 
     def own(self, shape: Shape, batch: int, first: bool) -> int:
         """float32 values for the input's phases, and for the gradient before pooling; the first layer needs only a band of it."""

@@ -14,6 +14,7 @@ import numpy as np
 from distsgd.kernels import order, pairs, pool, rows, taps
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.taps import Window
+from distsgd.layers import convolution_bands as bands
 from distsgd.layers.place import Border, Call, Place, Program, Shape, Values
 
 if TYPE_CHECKING:
@@ -94,17 +95,12 @@ def _reach(phases: tuple[Phase, ...], outputs: int) -> tuple[int, int]:
 def forward(layer: "Convolution", place: Place) -> Program:
     """y from x."""
     program, x = _split(layer, place)
-    size = band_size(layer, place.x.shape, place.x.batch)
-    band, partial = place.scratch[:size], place.scratch[size:]
-    y, pooled = place.y.rows, rows.NO_ROWS
-    if layer.pool > 1:
-        y, pooled = band.reshape(layer.filters, layer.pool, -1), place.y.rows
+    window = window_forward(layer, place.x.shape, place.x.batch)
     for group, (channels, filters) in enumerate(_groups(layer, place.x.shape)):
-        window = _window(layer, place, x[channels])
-        matrix, bias = _matrix(layer, place.weights[0], group), place.weights[1][filters]
-        target = (y[filters], rows.NO_ROWS, place.rectify, pooled[filters], place.winners[filters])
-        sums = (*taps.row_taps(window), window.step, matrix, bias, partial)
-        program.append((rows.sum_rows, (x[channels].reshape(-1), *sums, *target)))
+        weights, bias = _filters(layer, place.weights[0], group), place.weights[1][filters]
+        y = place.y.rows[filters]
+        target = (y, rows.NO_ROWS, place.rectify, layer.pool, y, place.winners[filters])
+        program += bands.sums(x[channels].reshape(-1), window, weights, bias, place.scratch, *target)
     return program
 
 
@@ -147,18 +143,42 @@ def _groups(layer: "Convolution", shape: Shape) -> Iterator[tuple[slice, slice]]
         )
 
 
-def _matrix(layer: "Convolution", weights: np.ndarray, group: int) -> np.ndarray:
-    """(taps, filters) of a group."""
-    matrices: np.ndarray = weights.reshape(layer.groups, -1, layer.filters // layer.groups)
-    matrix: np.ndarray = matrices[group]
-    return matrix
+def _filters(layer: "Convolution", weights: np.ndarray, group: int) -> np.ndarray:
+    """(channels, row, column, filters) of a group."""
+    one = -1, layer.size, layer.size, layer.filters // layer.groups
+    filters: np.ndarray = weights.reshape(layer.groups, *one)[group]
+    return filters
 
 
-def _window(layer: "Convolution", place: Place, x: np.ndarray) -> Window:
-    zeros, size = layer.zeros(place.x.shape), (layer.size, layer.size)
-    image = (zeros.top, zeros.left, *place.x.shape[1:])
-    outputs = covered(layer, place.x.shape)
-    return Window((x.shape[0] * x.shape[1], *x.shape[2:]), size, *image, outputs, layer.stride)
+def window_forward(layer: "Convolution", shape: Shape, batch: int) -> Window:
+    """How the filters of a group see its channels."""
+    zeros, channels = layer.zeros(shape), shape[0] // layer.groups
+    image = (zeros.top, zeros.left, *shape[1:])
+    buffer: tuple[int, ...] = channels, *layer.border(shape).around(shape)[1:], batch
+    if layer.stride > 1:
+        buffer = channels * layer.stride**2, *_phases_shape(layer, shape)[3:], batch
+    return Window(buffer, (layer.size, layer.size), *image, covered(layer, shape), layer.stride)
+
+
+def window_back(layer: "Convolution", shape: Shape, batch: int, high: Phase, wide: Phase) -> Window:
+    """How the turned filters of a group see the gradient of what they gave, for a phase of the input."""
+    _, height, width = convolved = layer.convolved(shape)
+    buffer = layer.filters // layer.groups, *border_back(layer, shape).around(convolved)[1:], batch
+    top, left = high.taps - 1 - high.place, wide.taps - 1 - wide.place
+    return Window(buffer, (high.taps, wide.taps), top, left, height, width, (high.length, wide.length))
+
+
+def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
+    """float32 values of working memory."""
+    channels, filters = shape[0] // layer.groups, layer.filters // layer.groups
+    window = window_forward(layer, shape, batch)
+    both = max(bands.room(window, filters, layer.pool), bands.pairs_room(window, filters))
+    turned = bands.whole_lines(filters * layer.size**2 * channels)
+    if layer.stride == 1:
+        (phases,) = _all_phases(layer, shape)
+        return max(both, turned + bands.room(window_back(layer, shape, batch, *phases), channels))
+    phase = -(-shape[1] // layer.stride) * -(-shape[2] // layer.stride) * batch
+    return max(both, turned + (phase + rows.GROUP) * channels)
 
 
 def backward(layer: "Convolution", place: Place) -> Program:
@@ -188,17 +208,24 @@ def _spread(layer: "Convolution", place: Place) -> Values:
 def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None) -> Program:
     """From the convolution's gradient; None: from that of windows, spread over a band at a time."""
     _, x = _split(layer, place)
-    pooled, winners = rows.NO_VALUES, rows.NO_WINNERS
-    if gradient is None:
-        pooled, winners = place.dy.buffer, place.winners
-        band = place.own[phases_size(layer, place.x.shape, place.x.batch) :]
-        gradient = band.reshape(layer.filters, layer.pool, -1)
+    window = window_forward(layer, place.x.shape, place.x.batch)
     program: Program = []
     for group, (channels, filters) in enumerate(_groups(layer, place.x.shape)):
-        window = _window(layer, place, x[channels])
-        matrix = _matrix(layer, place.gradients[0], group)
-        sums = (*taps.pair_taps(window), window.step, gradient[filters], place.scratch, matrix)
-        program.append((pairs.sum_pairs, (x[channels].reshape(-1), *sums, pooled[filters], winners[filters])))
+        slopes, flat = _filters(layer, place.gradients[0], group), x[channels].reshape(-1)
+        if gradient is not None:
+            program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes)
+            continue
+        band = place.own[phases_size(layer, place.x.shape, place.x.batch) :].reshape(
+            layer.filters, layer.pool, -1
+        )
+        sums = (
+            *taps.pair_taps(window),
+            window.step,
+            band[filters],
+            place.scratch,
+            slopes.reshape(-1, slopes.shape[3]),
+        )
+        program.append((pairs.sum_pairs, (flat, *sums, place.dy.buffer[filters], place.winners[filters])))
     return program
 
 
@@ -208,9 +235,7 @@ def _to_input(layer: "Convolution", place: Place, dy: Values) -> Program:
     size, shape = place.weights[0].size // layer.groups, place.x.shape
     program: Program = []
     for group, (channels, filters) in enumerate(_groups(layer, shape)):
-        weights = place.weights[0].reshape(
-            layer.groups, -1, layer.size, layer.size, layer.filters // layer.groups
-        )[group]
+        weights = _filters(layer, place.weights[0], group)
         turned = place.scratch[:size].reshape(weights.shape[3], layer.size, layer.size, weights.shape[0])
         program.append((order.turn_filters, (weights, turned)))
         for high, wide in _all_phases(layer, shape):
@@ -230,44 +255,53 @@ def _to_phase(
 ) -> Program:
     """The gradient to one phase of a group's channels: with stride 1 there is only one, and it is dx."""
     assert place.dx is not None
-    gate, partial = rows.NO_ROWS, place.scratch[turned.size :]
+    gate, rest = rows.NO_ROWS, place.scratch[bands.whole_lines(turned.size) :]
     whole = Values(place.dx.buffer[channels], place.dx.border)
     if layer.stride == 1:
+        window, seen = _seen_back(layer, place, dy.buffer[filters], high, wide)
         gate = place.gate[channels] if place.rectified else gate
-        return [_sum_back(layer, dy, turned, filters, (high, wide), whole.rows, gate, partial)]
+        last = (whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
+        return bands.sums(seen, window, turned, rows.NO_BIAS, rest, *last)
     target = _every(whole.inside, layer.stride, high, wide)
     if high.taps * wide.taps * target.size == 0:
         return [(np.copyto, (target, FLOAT(0)))]
     if place.rectified:
         inside = _inside(_phases_of(layer, place), high, wide)[channels]
         gate = _rows_of(inside)
-    phase, partial = partial[: target.size].reshape(*target.shape[:2], -1), partial[target.size :]
-    sums = _sum_back(layer, dy, turned, filters, (high, wide), phase, gate, partial)
+    phase, rest = rest[: target.size].reshape(*target.shape[:2], -1), rest[target.size :]
+    sums = _sum_phase(layer, place, dy.buffer[filters], turned, (high, wide), phase, gate, rest)
     return [sums, (np.copyto, (target, phase.reshape(target.shape)))]
 
 
-def _sum_back(
+def _seen_back(
+    layer: "Convolution", place: Place, dy: np.ndarray, high: Phase, wide: Phase
+) -> tuple[Window, np.ndarray]:
+    """How a phase's gradient sees dy, and dy from its first window on."""
+    window, border = (
+        window_back(layer, place.x.shape, place.x.batch, high, wide),
+        border_back(layer, place.x.shape),
+    )
+    start = (border.top - window.top) * window.step + (border.left - window.left) * place.x.batch
+    return window, dy.reshape(-1)[start:]
+
+
+def _sum_phase(
     layer: "Convolution",
-    dy: Values,
+    place: Place,
+    dy: np.ndarray,
     turned: np.ndarray,
-    filters: slice,
     phase: tuple[Phase, Phase],
     y: np.ndarray,
     gate: np.ndarray,
     partial: np.ndarray,
 ) -> Call:
     """y = sum over filters k and their rows of this phase, from the last to the first, of turned[k, ...] * dy[k, ...]."""
-    high, wide = phase
-    buffer, border, (_, height, width) = dy.buffer[filters], dy.border, dy.shape
-    top, left = high.taps - 1 - high.place, wide.taps - 1 - wide.place
-    start = ((border.top - top) * buffer.shape[2] + border.left - left) * buffer.shape[3]
-    outputs = high.length, wide.length
-    window = Window(buffer.shape, (high.taps, wide.taps), top, left, height, width, outputs)
+    window, seen = _seen_back(layer, place, dy, *phase)
     places = np.arange(turned.size // turned.shape[3]).reshape(turned.shape[:3])
-    weights = places[:, _last_first(layer, high), :][:, :, _last_first(layer, wide)]
+    weights = places[:, _last_first(layer, phase[0]), :][:, :, _last_first(layer, phase[1])]
     lists = (*taps.row_taps(window, weights), window.step, turned.reshape(-1, turned.shape[3]))
     target = (y, gate, False, rows.NO_ROWS, rows.NO_WINNERS)
-    return rows.sum_rows, (buffer.reshape(-1)[start:], *lists, rows.NO_BIAS, partial, *target)
+    return rows.sum_rows, (seen, *lists, rows.NO_BIAS, partial, *target)
 
 
 def _last_first(layer: "Convolution", phase: Phase) -> slice:
