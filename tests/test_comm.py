@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, Launch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from distsgd.comm import MOST_WIDENINGS, Allreduce, Alone, Average, Exact, Fast, Master, Verdict, world
+from distsgd.comm.shared import there_is_room
 from distsgd.config import InputError
 
 SEGMENTS = (40, 5, 0, 1, 17)
@@ -42,13 +43,17 @@ for topology in (Allreduce(ranks), Master(ranks)):
 
 
 class Together:
-    """Ranks that live in one process: their sums are kept until all have come, then added."""
+    """Ranks that live in one process: what they add is kept until all have come."""
 
     def __init__(self) -> None:
         self.arrays: list[NDArray[Any]] = []
 
-    def sum(self, array: NDArray[Any]) -> None:
-        self.arrays.append(array)
+    def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        self.arrays.append(np.zeros(size, kind))
+        return self.arrays[-1], self.arrays[-1]
+
+    def sum(self) -> None:
+        """Too early: the others have not come."""
 
     def add(self) -> None:
         total = np.sum(self.arrays, axis=0, dtype=self.arrays[0].dtype)
@@ -289,3 +294,18 @@ def test_a_rank_whose_workers_saw_nothing_adds_nothing() -> None:
     average.exchange()
     assert average.finish(out) == Verdict.OK
     assert out.tolist() == [0, 0, 0]
+
+
+def test_memory_is_shared_only_where_half_of_what_is_free_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = types.SimpleNamespace(f_bavail=100, f_frsize=4096)
+    monkeypatch.setattr("distsgd.comm.shared.os.statvfs", lambda folder: space)
+    assert there_is_room(3, 100 * 4096 // 2 // 4 // 8 - 1, np.int64)
+    assert not there_is_room(3, 100 * 4096 // 2 // 4 // 8, np.int64)
+    assert not there_is_room(4, 100 * 4096 // 2 // 4 // 8 - 1, np.int64)
+
+
+def test_no_memory_is_shared_where_there_is_no_folder_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distsgd.comm.shared.FOLDER", str(tmp_path / "nothing"))
+    assert not there_is_room(2, 1, np.int64)

@@ -11,13 +11,13 @@ These are separate calls so that a caller can time conversion, waiting (its own 
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from distsgd.comm.ranks import Ranks
+from distsgd.comm.shared import SharedMemory
 from distsgd.kernels import fixedpoint
 from distsgd.kernels.fixedpoint import Floats
 
@@ -32,31 +32,55 @@ MOST_WIDENINGS = 4
 class Topology(Protocol):
     """The way a sum travels."""
 
-    def sum(self, array: NDArray[Any]) -> None:
-        """Put the sum over ranks in the array of every rank."""
+    def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return an array of zeros for what this rank adds, and the one in which the sum will be: perhaps the same."""
+
+    def sum(self) -> None:
+        """Put the sum over ranks of the one array in the other of every rank."""
 
 
-@dataclass(frozen=True)
 class Allreduce:
-    """All ranks add together, as the MPI library sees fit."""
+    """All ranks add together: in memory that they share where they are on one node, otherwise as the MPI library sees fit."""
 
-    ranks: Ranks
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._shared: SharedMemory | None = None
+        self._array = np.zeros(0)
 
-    def sum(self, array: NDArray[Any]) -> None:
-        """Put the sum over ranks in the array of every rank."""
-        self.ranks.sum(array)
+    def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return this rank's array, and that of the sum: the same but in shared memory."""
+        self._shared = self._ranks.shared(size, kind)
+        if self._shared:
+            return self._shared.of_ranks[self._ranks.rank], self._shared.total
+        self._array = np.zeros(size, kind)
+        return self._array, self._array
+
+    def sum(self) -> None:
+        """Add: in shared memory each rank a part, for all."""
+        if self._shared:
+            self._shared.meet()
+            self._shared.add_part()
+            self._shared.meet()
+        else:
+            self._ranks.sum(self._array)
 
 
-@dataclass(frozen=True)
 class Master:
     """Rank 0 collects the sum and sends it to all."""
 
-    ranks: Ranks
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._array = np.zeros(0)
 
-    def sum(self, array: NDArray[Any]) -> None:
-        """Put the sum over ranks in the array of every rank."""
-        self.ranks.sum_to_master(array)
-        self.ranks.broadcast(array)
+    def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return one array, twice."""
+        self._array = np.zeros(size, kind)
+        return self._array, self._array
+
+    def sum(self) -> None:
+        """Collect and send."""
+        self._ranks.sum_to_master(self._array)
+        self._ranks.broadcast(self._array)
 
 
 class Verdict(enum.IntEnum):
@@ -106,7 +130,7 @@ class Exact:
         self._segments = np.array(segments, np.int64)
         self._largest = np.zeros(len(segments), np.float32)
         self._limits, self._scales = np.ones(len(segments)), np.ones(len(segments))
-        self._message = np.zeros(sum(segments) + 1, np.int64)
+        self._message, self._sum = topology.room(sum(segments) + 1, np.int64)
         self._headroom = HEADROOM
         self._total_weight, self._fresh = 1, True
 
@@ -134,15 +158,15 @@ class Exact:
         """Add up what all ranks have: one message of int64."""
         if self._fresh:  # this rank's workers saw nothing in this round
             self._message[:-1] = 0
-        self._topology.sum(self._message)
+        self._topology.sum()
 
     def finish(self, out: Floats) -> Verdict:
         """Write the average to `out` if all values were within limits; headroom is then HEADROOM again."""
-        if self._message[-1] > 0:
-            return Verdict.NOT_FINITE if self._message[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
+        if self._sum[-1] > 0:
+            return Verdict.NOT_FINITE if self._sum[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
         self._headroom = HEADROOM  # a round must not depend on what came before its start
         scales = self._segments, self._scales
-        finite = fixedpoint.divide_fixed(self._message, self._total_weight, *scales, out)
+        finite = fixedpoint.divide_fixed(self._sum, self._total_weight, *scales, out)
         return Verdict.OK if finite else Verdict.NOT_FINITE
 
     def widen(self) -> None:
@@ -155,7 +179,7 @@ class Fast:
 
     def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
         self._topology = topology
-        self._message = np.zeros(sum(segments), np.float32)
+        self._message, self._sum = topology.room(sum(segments), np.float32)
         self._total_weight = 1
 
     def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
@@ -169,11 +193,11 @@ class Fast:
 
     def exchange(self) -> None:
         """Add up what all ranks have: one message of float32."""
-        self._topology.sum(self._message)
+        self._topology.sum()
 
     def finish(self, out: Floats) -> Verdict:
         """Write the average to `out`. All ranks got the same sum; one with infinity or NaN is not finite."""
-        fixedpoint.divide(self._message, self._total_weight, out)
+        fixedpoint.divide(self._sum, self._total_weight, out)
         return Verdict.OK if fixedpoint.all_finite(out) else Verdict.NOT_FINITE
 
     def widen(self) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from distsgd.comm.shared import SharedMemory, there_is_room
 from distsgd.config import InputError
 from distsgd.launcher import launched
 
@@ -44,6 +45,9 @@ class Ranks(Protocol):
 
     def on_node(self) -> tuple[int, int]:
         """Return this rank's number among the ranks of its node, and how many they are."""
+
+    def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
+        """Return room for an array for each rank and for their sum, until `close`; None where ranks share no memory."""
 
     def mpi_library(self) -> str:
         """Return the MPI library's name and version in one line, or "none"."""
@@ -88,6 +92,10 @@ class Alone:
         """Return (0, 1)."""
         return 0, 1
 
+    def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
+        """Return None: there is nobody to share with."""
+        return None
+
     def mpi_library(self) -> str:
         """Return "none"."""
         return "none"
@@ -110,6 +118,7 @@ class World:
 
         self._mpi = MPI
         self._communicator = communicator.Dup()
+        self._shared: list[SharedMemory] = []
         self.rank = communicator.rank
         self.size = communicator.size
 
@@ -163,12 +172,23 @@ class World:
         node.Free()
         return place
 
+    def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
+        """Return room where all ranks are on one node and it has that much; all ranks decide alike."""
+        room = np.array([there_is_room(self.size, size, kind), self.on_node()[1] == self.size], np.int64)
+        self.sum(room)
+        if self.size == 1 or room.min() < self.size:
+            return None
+        self._shared.append(SharedMemory(self._communicator, size, kind))
+        return self._shared[-1]
+
     def mpi_library(self) -> str:
         """Return the MPI library's name and version."""
         return library_name(self._mpi.Get_library_version())
 
     def close(self) -> None:
-        """Free the duplicate, together with all other ranks."""
+        """Free the duplicate and what is shared, together with all other ranks."""
+        for memory in self._shared:
+            memory.close()
         self._communicator.Free()
 
     def abort(self, code: int) -> None:
@@ -192,6 +212,7 @@ def world(environ: Mapping[str, str]) -> Ranks:
     if started is None or started == 1:
         return Alone()
     os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # pip's Open MPI otherwise sleeps for a second as it starts
+    os.environ.setdefault("OMPI_MCA_osc", "^ucx")  # or says that it has no such network when memory is shared
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

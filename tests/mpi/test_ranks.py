@@ -79,6 +79,33 @@ def test_exact_average_has_the_same_bits_on_any_number_of_ranks(
     assert seen == [(Verdict.OK, expected)] * 4
 
 
+@pytest.mark.mpi(ranks=[2, 3, 4])
+def test_ranks_of_a_node_add_in_memory_that_they_share(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks, numbers = wrap(comm), np.arange(1001)
+    memory = ranks.shared(1001, np.int64)
+    assert memory is not None
+    for turn in range(3):  # the next turn's values come while others may still read
+        memory.of_ranks[ranks.rank][:] = numbers * (ranks.rank + turn)
+        memory.meet()
+        memory.add_part()
+        memory.meet()
+        wanted = numbers * sum(rank + turn for rank in range(mpi_ranks))
+        np.testing.assert_array_equal(memory.total, wanted)
+    ranks.close()
+
+
+@pytest.mark.mpi(ranks=3)
+def test_without_room_to_share_on_one_rank_all_send_messages(
+    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if comm.rank == 1:
+        monkeypatch.setattr("distsgd.comm.ranks.there_is_room", lambda *wanted: False)
+    ranks = wrap(comm)
+    assert ranks.shared(10, np.int64) is None
+    verdict, out = one_round(Exact(Allreduce(ranks), SEGMENTS), ranks)
+    assert (verdict, digest(out)) == (Verdict.OK, digest(in_python_integers()))
+
+
 @pytest.mark.mpi(ranks=3)
 def test_fast_average_is_the_mean_within_float32(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     mean = np.average(np.float64([state(worker) for worker in range(WORKERS)]), axis=0, weights=WEIGHTS)
