@@ -4,14 +4,14 @@ import errno
 import json
 import os
 import random
-import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import room
 
 from distsgd import data
 from distsgd.cli import main
@@ -80,17 +80,6 @@ def test_the_last_ones_are_kept_in_the_order_of_their_places(tmp_path: Path) -> 
     names = [path.stem for path in checkpoint.saved(tmp_path)]
     assert names == ["checkpoint-10001-000000", "checkpoint-10000-000000", "checkpoint-9999-1000000"]
     assert (tmp_path / "checkpoint-7.h5").exists()
-
-
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Files can't grow beyond so many bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 300, 600, 3000, 8000, 12_000, 13_500])

@@ -111,7 +111,7 @@ SLOW_ROUNDS = """
 import sys, time
 clock = time.perf_counter
 def slow():
-    if sys._getframe(1).f_code.co_filename.endswith("train/loop.py"):
+    if sys._getframe(1).f_code.co_filename.endswith("training/loop.py"):
         time.sleep(0.25)
     return clock()
 time.perf_counter = slow
@@ -220,7 +220,9 @@ def test_a_second_signal_ends_a_run_at_once(how: str, openmpi: "Launch", tmp_pat
     arguments = command(openmpi, how, *options(*KINDS["3"]), "--out", str(run))
     rc, said, seconds = signalled(arguments, signal.SIGTERM, 2, SLOW_ROUNDS + SLOW_DISK, tmp_path)
     assert (rc, seconds < 10) == (143, True), said
-    assert how == "--ranks" or "told to stop twice, and ends at once; go on with" in said
+    assert (
+        how == "--ranks" or "told to stop twice, and ends at once; begin again with" in said
+    )  # nothing was saved
     assert not (run / "run.json").exists()
 
 
