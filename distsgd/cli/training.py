@@ -15,7 +15,7 @@ from distsgd import config, doctor, report
 from distsgd.api import start as starts
 from distsgd.api.running import Running
 from distsgd.api.start import Start
-from distsgd.cli import progress
+from distsgd.cli import progress, terminal
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
 from distsgd.cli.stopping import Stopping
 from distsgd.clock import Clock
@@ -51,7 +51,7 @@ def train(
             start, experiment = starts.agreed(find, ranks)
         except InputError as error:
             return _told(ranks, str(error), BAD_INPUT)
-        stopping = Stopping(ranks.abort, ranks.rank == 0)
+        stopping = Stopping(lambda code: _end(ranks, code), ranks.rank == 0)
         held.enter_context(stopping.listening())
         return _train(start, experiment, stopping, ranks, clock)
 
@@ -83,6 +83,12 @@ def _train(start: Start, experiment: Experiment, stopping: Stopping, ranks: Rank
     if ranks.rank == 0:
         say(f"\n{report.table(summary)}\n\n  run: {folder}")
     return 0
+
+
+def _end(ranks: Ranks, code: int) -> None:
+    """End all ranks at once, from any thread."""
+    terminal.restore()
+    ranks.abort(code)
 
 
 def _warn(line: str) -> None:
