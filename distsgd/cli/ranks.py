@@ -101,12 +101,35 @@ def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
     line, added = launcher.command(found, ranks, arguments, launcher.cores(), environ, os.geteuid(), hosts)
     sys.stdout.flush()
     # In a group of its own: of a Ctrl-C that it gets itself, Open MPI's launcher leaves its ranks a quarter of a second.
-    job = subprocess.Popen(line, env={**environ, **added}, stdin=subprocess.DEVNULL, process_group=0)
+    surroundings = {**environ, **added}
+    job = subprocess.Popen(
+        line, env=surroundings, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_following_parent()
+    )
     passed = _pass_signals_on(job)
     code = job.wait()
     if code:
         terminal.restore()
     return 128 + passed[0] if code and passed else code % 256
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def _following_parent() -> Callable[[], None] | None:
+    """For a new process to call: when this one ends, in whatever way, it is told to save and end. None elsewhere than on Linux."""
+    import ctypes
+
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None:
+        return None
+    parent = os.getpid()
+
+    def follow() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(FAILED)
+
+    return follow
 
 
 def _pass_signals_on(job: "subprocess.Popen[bytes]") -> list[int]:

@@ -161,13 +161,13 @@ def signalled(
             end([*psutil.Process(job.pid).children(recursive=True), psutil.Process(job.pid)])
 
 
-def first_epoch(job: "subprocess.Popen[str]") -> str:
+def first_epoch(job: "subprocess.Popen[str]", epochs: int = 4) -> str:
     """Read until the first epoch has ended."""
     said = ""
     assert job.stdout is not None
     for line in job.stdout:
         said += line
-        if line.startswith("epoch 1/4"):
+        if line.startswith(f"epoch 1/{epochs}"):
             return said
     raise AssertionError(f"no epoch ended:\n{said}")
 
@@ -224,6 +224,35 @@ def test_a_second_signal_ends_a_run_at_once(how: str, openmpi: "Launch", tmp_pat
         how == "--ranks" or "told to stop twice, and ends at once; begin again with" in said
     )  # nothing was saved
     assert not (run / "run.json").exists()
+
+
+@pytest.mark.parametrize("name", ["openmpi", "mpich"])
+def test_nothing_outlives_the_process_that_started_the_ranks(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    import psutil
+    from conftest import clean_environment, end
+
+    launch, run = request.getfixturevalue(name), tmp_path / "run"
+    changes = options(*KINDS["3"], "train.epochs=100000")
+    job = subprocess.Popen(
+        command(launch, "--ranks", *changes, "--out", str(run)),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment({}),
+        start_new_session=True,
+    )
+    first_epoch(job, 100000)
+    others = psutil.Process(job.pid).children(recursive=True)
+    assert len(others) >= 3  # the launcher and two ranks
+    try:
+        job.kill()
+        _, left = psutil.wait_procs(others, timeout=10)
+        assert left == []
+        assert len(checkpoint.saved(run / "checkpoints")) == 1
+    finally:
+        end(others)
+        job.communicate()
 
 
 if __name__ == "__main__":
