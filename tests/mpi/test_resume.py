@@ -226,6 +226,66 @@ def test_a_second_signal_ends_a_run_at_once(how: str, openmpi: "Launch", tmp_pat
     assert not (run / "run.json").exists()
 
 
+# A round of an epoch takes a quarter of a minute.
+SLOW_STEPS = """
+import time
+from distsgd.training.rounds import Local
+learn = Local.learn
+def slow(*given):
+    time.sleep(1)
+    return learn(*given)
+Local.learn = slow
+"""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("epoch", "openmpi"), ("epoch", "mpich"), ("once", "openmpi")])
+def test_a_signal_to_one_rank_ends_a_long_round_of_all(
+    kind: str, name: str, request: pytest.FixtureRequest, whole: Path, tmp_path: Path
+) -> None:
+    import psutil
+    from conftest import clean_environment, end
+
+    launch, run = request.getfixturevalue(name), tmp_path / "run"
+    (tmp_path / "sitecustomize.py").write_text(SLOW_STEPS)
+    job = subprocess.Popen(
+        command(launch, "mpiexec", *options(*KINDS[kind]), "--out", str(run)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment({"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}),
+        start_new_session=True,
+    )
+    others: list[psutil.Process] = []
+    try:
+        assert job.stdout is not None
+        next(line for line in job.stdout if line.startswith("rendon on"))
+        time.sleep(3)  # rank 0 takes a step of its own before the first round
+        others = psutil.Process(job.pid).children(recursive=True)
+        (last,) = (process for process in others if rank_of(process) == "1")
+        sent = time.monotonic()
+        last.send_signal(signal.SIGTERM)
+        said = job.communicate(timeout=30)[0]
+        assert time.monotonic() - sent < 10
+        assert (job.returncode, said.count(MESSAGE)) == (143, 1), said
+    finally:
+        end([*others, psutil.Process(job.pid)] if job.poll() is None else others)
+        job.communicate()
+    done = launch.alone("-m", "distsgd", "train", "--resume", run)
+    assert done.rc == 0, done.stderr
+    assert outcome(run) == outcome(whole / kind)
+
+
+def rank_of(process: Any) -> str | None:
+    """The rank that an MPI launcher made a process, as its environment says."""
+    import psutil
+
+    try:
+        environ = process.environ() if "distsgd" in process.cmdline() else {}
+    except psutil.Error:  # it has ended
+        return None
+    return environ.get("OMPI_COMM_WORLD_RANK", environ.get("PMI_RANK"))
+
+
 @pytest.mark.parametrize("name", ["openmpi", "mpich"])
 def test_nothing_outlives_the_process_that_started_the_ranks(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
