@@ -66,7 +66,15 @@ def summary(two_ranks: tuple[Finished, Path]) -> dict[str, Any]:
 def test_run_folder_holds_what_it_should(two_ranks: tuple[Finished, Path]) -> None:
     folder = two_ranks[1]
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {".lock", "config.toml", "run.json", "metrics.jsonl", "model.h5", "logs/rank-0001.log"}
+    assert files == {
+        ".lock",
+        "config.toml",
+        "run.json",
+        "metrics.jsonl",
+        "model.h5",
+        "logs/rank-0001.log",
+        "checkpoints/checkpoint-0002-000004.h5",
+    }
 
 
 def test_summary_has_every_key(summary: dict[str, Any]) -> None:

@@ -151,6 +151,12 @@ def _check_same(settings: Config, facts: dict[str, Any]) -> None:
         f"{name} = {now!r}: the run was begun with {then!r}, and only {', '.join(MAY_CHANGE)} may change"
         for name, (now, then) in others.items()
     ]
+    epochs = settings.train.epochs, before.train.epochs
+    if settings.optimizer.schedule == "cosine" and epochs[0] != epochs[1]:
+        problems.append(
+            f"train.epochs = {epochs[0]}: the learning rate falls along a cosine over the {epochs[1]} epochs "
+            "that the run was begun with; begin a new run for another number"
+        )
     if settings.train.epochs <= facts["epoch"]:
         problems.append(f"train.epochs = {settings.train.epochs}: {facts['epoch']} are done already")
     if problems:

@@ -79,6 +79,11 @@ class Pause:
         due = self._ranks.rank == 0 and self._every and time.monotonic() - self._saved >= self._every
         return Wish.SAVE if due else Wish.GO_ON
 
+    def at_end(self, save: Callable[[], None]) -> None:
+        """Save when all steps are done: for a run that is made longer, or whose last files can't be written."""
+        if self._every:
+            save()
+
     def after_round(self, save: Callable[[], None]) -> None:
         """Save where that was agreed on, and raise Stopped where stopping was."""
         if self.agreed == Wish.STOP:
