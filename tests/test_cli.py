@@ -261,6 +261,29 @@ def test_wrong_settings_end_a_process_with_2(openmpi: Launch, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    assert main([*options("train.epochs=1"), "--out", str(tmp_path / "trained")]) == 0
+    return tmp_path / "trained"
+
+
+@pytest.mark.parametrize("ranks", [[], ["--ranks", "2"]], ids=["alone", "2 ranks"])
+def test_a_bad_file_is_told_before_anything_is_compiled(
+    ranks: list[str], trained: Path, openmpi: Launch, tmp_path: Path
+) -> None:
+    bad, cache = tmp_path / "bad.h5", tmp_path / "cache"
+    bad.write_bytes(data.locate("fashion-mnist-small").read_bytes()[:100_000])
+    cold = {"DISTSGD_CACHE": str(cache)}
+    commands = [["train", "--set", f"data.path={bad}", *ranks], ["evaluate", trained, bad, *ranks]]
+    for command in [*commands, ["data", "info", bad]]:
+        done = openmpi.alone("-m", "distsgd", *command, environment=cold, cwd=tmp_path)
+        assert (done.rc, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"distsgd: {bad}: can not be read as a file of images (damaged")
+        assert len(done.stderr.splitlines()) == 1
+    assert not cache.exists()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_wrong_settings_with_ranks_to_start(mpiexec: Launch, tmp_path: Path) -> None:
     arguments = [*options("averaging.workers=1"), "--ranks", "2", "--out", str(tmp_path / "run")]
     done = mpiexec.alone("-m", "distsgd", *arguments)
