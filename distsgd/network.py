@@ -97,7 +97,9 @@ def _follow(stages: list[Stage], number: int, layer: Layer | Rectifier, shape: S
         case Rectifier(), Stage(layer=Convolution() | Dense()):
             stages[-1] = replace(last, rectify=True)
         case Rectifier(), _:
-            raise InputError("a rectifier must follow a convolution or a dense layer")
+            raise InputError(
+                "a rectifier must follow a convolution, a max pooling without overlap behind one, or a dense layer"
+            )
         case MaxPool(size), Stage(layer=Convolution(pool=1) as convolution) if layer.apart == size:
             pooled = replace(convolution, pool=size)
             stages[-1] = replace(last, layer=pooled, output=pooled.output(last.shape))

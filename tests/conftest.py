@@ -1,11 +1,13 @@
 """The rig: runs command lines under a real MPI launcher, ends what they leave behind, finds real images."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,14 @@ def real_data() -> Callable[[str], Path]:
         return sets / name
 
     return folder
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Files can't grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import room
 
 import distsgd
 from distsgd.cli import main
@@ -65,6 +66,62 @@ def test_the_folder_is_that_of_the_command(run: distsgd.Run, tmp_path: Path) -> 
         distsgd.train(SETTINGS, out=tmp_path / "python")
 
 
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """The folder of a run that saved at every round and was left after its second epoch."""
+
+    def say(line: str) -> None:
+        if line.startswith("epoch 2/"):
+            raise Interrupted
+
+    often = {"train": {"epochs": 5}, "checkpoint": {"every": 1e-9}, "averaging": {"workers": 3, "period": 1}}
+    with pytest.raises(Interrupted):
+        distsgd.train({**SETTINGS, **often}, out=tmp_path / "run", say=say)
+    return tmp_path / "run"
+
+
+def test_a_resumed_run_is_as_if_it_had_not_stopped(
+    interrupted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    longer = {**SETTINGS, "train": {"epochs": 5}, "averaging": {"workers": 3, "period": 1}}
+    whole, lines = distsgd.train(longer), list[str]()
+    shorter = distsgd.resume(interrupted, {"train": {"epochs": 3}}, say=lines.append)
+    assert [line.partition(":")[0] for line in lines] == ["epoch 2/3", "epoch 3/3"]
+    assert shorter.summary["weights_sha256"] != whole.summary["weights_sha256"]
+    made = distsgd.resume(str(interrupted), {"train": {"epochs": 5}})
+    assert {**facts(made.summary), "resumed": []} == facts(whole.summary)
+    assert made.model.parameters.tobytes() == whole.model.parameters.tobytes()
+    recorded = json.loads((interrupted / "run.json").read_text())
+    assert facts(made.summary) == facts(recorded)
+    assert [end["epoch"] for end in made.epochs] == [1, 2, 3, 4, 5]
+    assert [end["test"] for end in made.epochs] == [end["test"] for end in whole.epochs]
+    assert len(made.summary["resumed"]) == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_can_not_go_on_is_an_error(interrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(distsgd.InputError, match="there is no run to go on with"):
+        distsgd.resume(tmp_path / "none")
+    with pytest.raises(distsgd.InputError) as caught:
+        distsgd.resume(interrupted, {"train": {"seed": 1, "batch": 3}, "nosection": {}})
+    assert "nosection: there is no such setting" in str(caught.value)
+    with pytest.raises(distsgd.InputError, match=r"train\.seed = 1: the run was begun with 0"):
+        distsgd.resume(interrupted, {"train": {"seed": 1}})
+    assert distsgd.resume(interrupted).summary["epochs"] == 5
+    with pytest.raises(distsgd.InputError, match="is finished; to train longer"):
+        distsgd.resume(interrupted)
+
+
+def test_a_model_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
+    with room(40_000), pytest.raises(OSError, match=r"cannot write the model to .*File too large"):
+        distsgd.train(SETTINGS, out=tmp_path / "run", say=print)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_all_that_is_wrong_is_one_error() -> None:
     wrong = {"train": {"epochs": 0}, "nosection": 1, "network": {"name": "garg9"}}
     with pytest.raises(distsgd.InputError) as caught:
@@ -101,6 +158,20 @@ def test_every_rank_of_a_communicator_has_the_run(
     assert run.summary["ranks"] == 3
     assert facts(run.summary) == facts(alone.summary)
     assert run.model.parameters.tobytes() == alone.model.parameters.tobytes()
+
+
+@pytest.mark.mpi(ranks=2)
+def test_ranks_go_on_together(mpi_ranks: int, comm: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = Path(comm.bcast(str(tmp_path_factory.mktemp("together"))))
+    settings = {**SETTINGS, "checkpoint": {"every": 1e-9}}
+    short = distsgd.train({**settings, "train": {"epochs": 1}}, communicator=comm, out=run)
+    assert short.folder == run
+    made = distsgd.resume(run, SETTINGS, communicator=comm)
+    whole = distsgd.train(settings, communicator=type(comm)(comm.Split(comm.rank)))
+    assert {**facts(made.summary), "resumed": []} == facts(whole.summary)
+    assert made.model.parameters.tobytes() == whole.model.parameters.tobytes()
+    with pytest.raises(distsgd.InputError, match="is finished"):
+        distsgd.resume(run, communicator=comm)
 
 
 @pytest.mark.mpi(ranks=2)

@@ -4,14 +4,14 @@ import errno
 import json
 import os
 import random
-import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import room
 
 from distsgd import data
 from distsgd.cli import main
@@ -19,7 +19,7 @@ from distsgd.cli.stopping import Stopping
 from distsgd.clock import Clock
 from distsgd.comm import Alone
 from distsgd.config import Config, InputError, differences
-from distsgd.record import checkpoint, lock, weights_sha256
+from distsgd.record import Record, checkpoint, lock, weights_sha256
 from distsgd.record.files import beside, hdf5
 from distsgd.training import Pause, Stopped, Training, check
 
@@ -80,17 +80,6 @@ def test_the_last_ones_are_kept_in_the_order_of_their_places(tmp_path: Path) -> 
     names = [path.stem for path in checkpoint.saved(tmp_path)]
     assert names == ["checkpoint-10001-000000", "checkpoint-10000-000000", "checkpoint-9999-1000000"]
     assert (tmp_path / "checkpoint-7.h5").exists()
-
-
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Files can't grow beyond so many bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 300, 600, 3000, 8000, 12_000, 13_500])
@@ -349,6 +338,63 @@ def test_a_finished_run_is_only_made_longer(
     assert len(summary(stopped)["resumed"]) == 2
 
 
+def test_a_short_run_can_be_made_longer_too(
+    whole_run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", *options(*QUICK, "train.epochs=4", "averaging.period=1"), "--out", str(run)]) == 0
+    (saved,) = checkpoint.saved(run / "checkpoints")
+    assert resume(run, "train.epochs=9") == 0
+    assert f"going on after 3 epochs and 4 steps, from {saved}\nepoch 4/9" in capsys.readouterr().out
+    assert summary(run)["weights_sha256"] == whole_run["weights_sha256"]
+
+
+def test_a_cosine_over_other_epochs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, cosine = tmp_path / "run", "optimizer.schedule=cosine"
+    assert main(["train", *options(*QUICK, "train.epochs=2", cosine), "--out", str(run)]) == 0
+    capsys.readouterr()
+    said = refused(run, capsys, "train.epochs=3")
+    assert "falls along a cosine over the 2 epochs that the run was begun with; begin a new run" in said
+
+
+@pytest.fixture
+def no_room_for_models(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Record, "model", full)
+    return monkeypatch
+
+
+def test_a_model_that_has_no_room_is_written_when_the_run_goes_on(
+    no_room_for_models: pytest.MonkeyPatch,
+    whole_run: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    arguments = options(*QUICK, "train.epochs=9", "averaging.period=1")
+    assert main(["train", *arguments, "--out", str(run)]) == 1
+    assert capsys.readouterr().err == (
+        f"distsgd: cannot write the model to {run}: No space left on device; "
+        f"make room, and go on with: distsgd train --resume {run}\n"
+    )
+    no_room_for_models.undo()
+    assert resume(run) == 0
+    assert summary(run)["weights_sha256"] == whole_run["weights_sha256"]
+
+
+def test_where_nothing_was_saved_nobody_is_told_to_go_on(
+    no_room_for_models: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main(["train", *options(*QUICK, "train.epochs=1", "checkpoint.every=0"), "--out", str(run)]) == 1
+    advice = f"make room, and begin again with: distsgd train {run}/config.toml --out ANOTHER\n"
+    assert capsys.readouterr().err.endswith(advice)
+    no_room_for_models.undo()
+    assert main(["train", str(run / "config.toml"), "--out", str(again)]) == 0
+
+
 def test_other_or_missing_images_are_refused(
     stopped: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -377,7 +423,7 @@ def test_a_run_in_use_is_refused(stopped: Path, capsys: pytest.CaptureFixture[st
 def test_folders_that_hold_no_run_to_go_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert "there is no run" in refused(run, capsys)
-    assert main(["train", *options(*QUICK, "train.epochs=1"), "--out", str(run)]) == 0
+    assert main(["train", *options(*QUICK, "train.epochs=1", "checkpoint.every=0"), "--out", str(run)]) == 0
     (run / "run.json").unlink()
     capsys.readouterr()
     assert "has no checkpoint to go on from; begin again with" in refused(run, capsys)

@@ -66,7 +66,15 @@ def summary(two_ranks: tuple[Finished, Path]) -> dict[str, Any]:
 def test_run_folder_holds_what_it_should(two_ranks: tuple[Finished, Path]) -> None:
     folder = two_ranks[1]
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {".lock", "config.toml", "run.json", "metrics.jsonl", "model.h5", "logs/rank-0001.log"}
+    assert files == {
+        ".lock",
+        "config.toml",
+        "run.json",
+        "metrics.jsonl",
+        "model.h5",
+        "logs/rank-0001.log",
+        "checkpoints/checkpoint-0002-000004.h5",
+    }
 
 
 def test_summary_has_every_key(summary: dict[str, Any]) -> None:
@@ -251,6 +259,29 @@ def test_wrong_settings_end_a_process_with_2(openmpi: Launch, tmp_path: Path) ->
     assert done.stderr.startswith("distsgd: train.batch = 0: must be greater than or equal to 1")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    assert main([*options("train.epochs=1"), "--out", str(tmp_path / "trained")]) == 0
+    return tmp_path / "trained"
+
+
+@pytest.mark.parametrize("ranks", [[], ["--ranks", "2"]], ids=["alone", "2 ranks"])
+def test_a_bad_file_is_told_before_anything_is_compiled(
+    ranks: list[str], trained: Path, openmpi: Launch, tmp_path: Path
+) -> None:
+    bad, cache = tmp_path / "bad.h5", tmp_path / "cache"
+    bad.write_bytes(data.locate("fashion-mnist-small").read_bytes()[:100_000])
+    cold = {"DISTSGD_CACHE": str(cache)}
+    commands = [["train", "--set", f"data.path={bad}", *ranks], ["evaluate", trained, bad, *ranks]]
+    for command in [*commands, ["data", "info", bad]]:
+        done = openmpi.alone("-m", "distsgd", *command, environment=cold, cwd=tmp_path)
+        assert (done.rc, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"distsgd: {bad}: can not be read as a file of images (damaged")
+        assert len(done.stderr.splitlines()) == 1
+    assert not cache.exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_wrong_settings_with_ranks_to_start(mpiexec: Launch, tmp_path: Path) -> None:

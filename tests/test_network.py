@@ -457,9 +457,17 @@ def test_tensors_are_named_by_the_layers_number() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([Rectifier(), Dense(3)], "layer 1: a rectifier must follow a convolution or a dense layer"),
-        ([Dense(3), Dropout(0.5), Rectifier()], "layer 3: a rectifier must follow a convolution or a dense"),
+        (
+            [Rectifier(), Dense(3)],
+            "layer 1: a rectifier must follow a convolution, a max pooling without overlap",
+        ),
+        ([Dense(3), Dropout(0.5), Rectifier()], "layer 3: a rectifier must follow a convolution"),
         ([Convolution(3, 2), MaxPool(2), MaxPool(2), Rectifier()], "layer 4: a rectifier must follow"),
+        (
+            [Convolution(3, 2), MaxPool(3, 2), Rectifier()],
+            "layer 3: .* a max pooling without overlap behind one",
+        ),
+        ([MaxPool(2), Rectifier()], "layer 2: .* a max pooling without overlap behind one, or a dense layer"),
         ([Convolution(3, 2), Rectifier(), MaxPool(9)], "layer 3: a 9x9 pooling does not fit an input of 7x7"),
         ([MaxPool(2), Convolution(3, 6)], "layer 2: a 6x6 convolution does not fit an input of 4x4"),
     ],

@@ -23,14 +23,14 @@ HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 
 def on_terminal(
-    columns: int, *arguments: str, interrupt: bool = False, **environment: str
+    columns: int, *arguments: str, interrupt: int = 0, python: str = sys.executable, **environment: str
 ) -> tuple[int, bytes]:
-    """Run the command on a terminal of its own; `interrupt`: press Ctrl-C once the bar is there."""
+    """Run the command on a terminal of its own; `interrupt`: press Ctrl-C so many times once the bar is there."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(ROOT)
         added = {"TERM": "xterm-256color", **environment}
-        os.execve(sys.executable, [sys.executable, "-m", "distsgd", *arguments], clean_environment(added))
+        os.execve(python, [python, "-m", "distsgd", *arguments], clean_environment(added))
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     seen, end = b"", time.monotonic() + 60
     while time.monotonic() < end:
@@ -40,9 +40,10 @@ def on_terminal(
             except OSError:  # Linux: the other side is closed
                 break
             seen += part
-        if interrupt and b"images/s" in seen:
+        while interrupt and b"images/s" in seen:
             os.write(terminal, b"\x03")
-            interrupt = False
+            interrupt -= 1
+            time.sleep(0.8 * bool(interrupt))
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), seen
 
@@ -52,8 +53,19 @@ def plain(output: bytes) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode()).splitlines()
 
 
-def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
-    code, output = on_terminal(80, "train", *FEW, "--set", "train.epochs=2", "--out", str(tmp_path / "run"))
+@pytest.fixture(params=["alone", "1 openmpi", "2 openmpi", "3 openmpi", "2 mpich"])
+def how(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
+    """A Python, and how many ranks its command is to start."""
+    if request.param == "alone":
+        return sys.executable, []
+    ranks, name = request.param.split()
+    return request.getfixturevalue(name).python, ["--ranks", ranks]
+
+
+def test_a_bar_on_a_terminal(how: tuple[str, list[str]], tmp_path: Path) -> None:
+    python, ranks = how
+    arguments = [*FEW, *ranks, "--set", "train.epochs=2", "--out", str(tmp_path / "run")]
+    code, output = on_terminal(80, "train", *arguments, python=python)
     shown = "\n".join(plain(output))
     assert code == 0, shown
     assert output.count(HIDE) == output.count(SHOW) == 1
@@ -64,8 +76,10 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "test accuracy" in shown
 
 
-def test_a_narrow_terminal_loses_facts_and_no_line(tmp_path: Path) -> None:
-    code, output = on_terminal(40, "train", *FEW, "--set", "train.epochs=1", "--out", str(tmp_path / "run"))
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_narrow_terminal_loses_facts_and_no_line(ranks: str, openmpi: Launch, tmp_path: Path) -> None:
+    arguments = [*FEW, "--ranks", ranks, "--set", "train.epochs=1", "--out", str(tmp_path / "run")]
+    code, output = on_terminal(40, "train", *arguments)
     assert code == 0
     bars = [line for line in plain(output) if "━" in line or line.startswith("round ")]
     assert bars
@@ -74,11 +88,34 @@ def test_a_narrow_terminal_loses_facts_and_no_line(tmp_path: Path) -> None:
     assert "waiting" not in "".join(bars)
 
 
-def test_ctrl_c_gives_the_cursor_back(tmp_path: Path) -> None:
-    code, output = on_terminal(80, "train", *LONG, "--out", str(tmp_path / "run"), interrupt=True)
-    assert code != 0
-    assert output.count(HIDE) == output.count(SHOW) == 1
+def test_ctrl_c_saves_the_run_and_gives_the_cursor_back(how: tuple[str, list[str]], tmp_path: Path) -> None:
+    python, ranks = how
+    began = time.monotonic()
+    arguments = [*LONG, *ranks, "--out", str(tmp_path / "run")]
+    code, output = on_terminal(80, "train", *arguments, interrupt=1, python=python)
+    assert (code, output.count(HIDE)) == (130, 1)
+    assert output.rfind(SHOW) > output.rfind(HIDE) >= 0
     assert b"Traceback" not in output
+    assert b"go on with: distsgd train --resume" in output
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    assert time.monotonic() - began < 20
+
+
+SLOW_CHECKPOINTS = """
+import time
+from distsgd.record import checkpoint
+checkpoint.write = lambda *_: time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_second_ctrl_c_gives_the_cursor_back_too(ranks: str, openmpi: Launch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_CHECKPOINTS)
+    arguments = [*LONG, "--ranks", ranks, "--out", str(tmp_path / "run")]
+    path = f"{tmp_path}:{ROOT}"
+    code, output = on_terminal(80, "train", *arguments, interrupt=2, PYTHONPATH=path)
+    assert code == 130
+    assert output.rfind(SHOW) > output.rfind(HIDE) >= 0
 
 
 def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
@@ -98,10 +135,12 @@ def test_a_terminal_that_can_not_draw_gets_lines(tmp_path: Path) -> None:
     assert b"epoch 1  step 8/10  round 1  loss " in output
 
 
-def test_files_and_launchers_get_lines(openmpi: Launch, tmp_path: Path) -> None:
+def test_files_and_pipes_get_lines(openmpi: Launch, tmp_path: Path) -> None:
     alone = openmpi.alone("-m", "distsgd", "train", *FEW, "--set", "train.epochs=1", cwd=tmp_path)
     ranks = openmpi(2, "-m", "distsgd", "train", *FEW, "--set", "train.epochs=1", "--out", tmp_path / "run")
-    for done in (alone, ranks):
+    arguments = ["--set", "train.epochs=1", "--ranks", "2", "--out", tmp_path / "started"]
+    started = openmpi.alone("-m", "distsgd", "train", *FEW, *arguments)
+    for done in (alone, ranks, started):
         assert done.rc == 0, done.stderr
         assert "\x1b" not in done.stdout
         assert "round 1  loss " in done.stdout

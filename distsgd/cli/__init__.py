@@ -186,6 +186,9 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
             "--resume RUN goes on in its folder with its settings: leave CONFIG.toml and --out out"
         )
 
+    if not launcher.launched(os.environ):
+        _look_at_data(given)
+
     def command(world: "Ranks") -> int:
         from distsgd.cli.training import train
 
@@ -194,9 +197,29 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 
 
+def _look_at_data(given: argparse.Namespace) -> None:
+    """Tell of a bad file of images before kernels are compiled, which may take longer than a person waits for an answer.
+
+    Other things that are wrong with the settings are told later, and the file with them. Not for the ranks of a launcher: one that
+    ends before it has joined the others leaves MPICH's waiting for ever.
+    """
+    from distsgd import config, data
+
+    path = given.resume / "config.toml" if given.resume else given.config
+    if given.resume and not path.is_file():
+        return
+    settings, problems = config.read(path, given.set)
+    if not problems:
+        data.describe(data.locate(settings.data.path))
+
+
 def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
     arguments = ["evaluate", str(given.run), given.data, "--split", given.split]
     arguments += ["--json", str(given.json)] if given.json else []
+    if not launcher.launched(os.environ):  # before kernels are compiled, as in training
+        from distsgd import data
+
+        data.describe(data.locate(given.data))
 
     def command(world: "Ranks") -> int:
         from distsgd.cli.evaluate import evaluate

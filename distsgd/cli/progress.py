@@ -1,15 +1,15 @@
-"""What rank 0 shows while a run goes on: a bar where people look at a terminal, plain lines where a file or a launcher listens."""
+"""What rank 0 shows while a run goes on: a bar where people look at a terminal, plain lines where a file or a pipe listens."""
 
 import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from distsgd import report
+from distsgd.cli import terminal
 from distsgd.clock import Clock
-from distsgd.launcher import launched
 from distsgd.training import Progress
 
 if TYPE_CHECKING:
@@ -110,27 +110,20 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def draws(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether a bar can be drawn there.
-
-    Not under an MPI launcher: Open MPI's gives ranks a terminal of its own making, whatever it writes to itself.
-    """
-    return (
-        stream.isatty() and environ.get("TERM", "dumb") not in ("dumb", "unknown") and not launched(environ)
-    )
-
-
 @contextlib.contextmanager
 def shown(say: Callable[[str], None], rank: int, epochs: int, clock: Clock) -> Iterator[Lines | Bar]:
     """What shows a run's progress; on a way out by an exception, too, the terminal is left as it was."""
-    if rank > 0 or not draws(sys.stdout, os.environ):
+    if rank > 0 or not terminal.draws(sys.stdout, os.environ):
         yield Lines(say, always=rank > 0)
         return
     import rich.progress_bar  # noqa: F401  so that the first drawing costs what the others do
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(file=sys.stdout, highlight=False), auto_refresh=False, transient=True) as live:
+    console = Console(
+        file=sys.stdout, highlight=False, force_terminal=True, width=terminal.columns(os.environ)
+    )
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         bar = Bar(live, epochs, clock)
         try:
             yield bar

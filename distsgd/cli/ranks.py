@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import launcher
+from distsgd.cli import terminal
 from distsgd.clock import Clock
 from distsgd.config import InputError
 
@@ -96,13 +97,39 @@ def _show_traceback() -> int:
 def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
     """Run the launcher; returns its exit code, or that of the signal which was passed on to it."""
     found = launcher.identified(launcher.find(os.environ))
-    line, added = launcher.command(found, ranks, arguments, launcher.cores(), os.environ, os.geteuid(), hosts)
+    environ = {**os.environ, **terminal.described(os.environ)}
+    line, added = launcher.command(found, ranks, arguments, launcher.cores(), environ, os.geteuid(), hosts)
     sys.stdout.flush()
     # In a group of its own: of a Ctrl-C that it gets itself, Open MPI's launcher leaves its ranks a quarter of a second.
-    job = subprocess.Popen(line, env={**os.environ, **added}, stdin=subprocess.DEVNULL, process_group=0)
+    surroundings = {**environ, **added}
+    job = subprocess.Popen(
+        line, env=surroundings, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_following_parent()
+    )
     passed = _pass_signals_on(job)
     code = job.wait()
+    if code:
+        terminal.restore()
     return 128 + passed[0] if code and passed else code % 256
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def _following_parent() -> Callable[[], None] | None:
+    """For a new process to call: when this one ends, in whatever way, it is told to save and end. None elsewhere than on Linux."""
+    import ctypes
+
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None:
+        return None
+    parent = os.getpid()
+
+    def follow() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(FAILED)
+
+    return follow
 
 
 def _pass_signals_on(job: "subprocess.Popen[bytes]") -> list[int]:

@@ -20,18 +20,25 @@ MOST_SECONDS = 8.0
 class Stopping:
     """Whether this process was asked to stop. A second signal ends it at once, and so does the want of a place to stop."""
 
-    def __init__(self, end: Callable[[int], None], speaks: bool, advice: str) -> None:
+    def __init__(self, end: Callable[[int], None], speaks: bool) -> None:
         """`end` ends all ranks at once, from any thread, with an exit code; where this one speaks, `advice` is said before."""
-        self._end, self._speaks, self._advice = end, speaks, advice
+        self._end, self._speaks = end, speaks
+        self.advice: Callable[[], str] = str
         self._since: float | None = None
         self.number = 0
         """Of the first signal."""
-        self.saving = False
-        """While this is set, the run takes the time that it needs."""
+        self._saving = False
 
     def asked(self) -> float | None:
         """Seconds since this process was asked to stop; None if it was not."""
         return None if self._since is None else time.monotonic() - self._since
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """While this is open the run takes the time that it needs; after it as well, if it is to stop."""
+        self._saving = True
+        yield
+        self._saving = self.asked() is not None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -65,7 +72,7 @@ class Stopping:
                 return
             for number in numbers or ():
                 self._take(number)
-            if not self.saving and (self.asked() or 0.0) > MOST_SECONDS + (not self._speaks):
+            if not self._saving and (self.asked() or 0.0) > MOST_SECONDS + (not self._speaks):
                 self._leave(
                     f"no place to stop within {MOST_SECONDS:.0f} s: what was saved last is what there is"
                 )
@@ -80,5 +87,5 @@ class Stopping:
 
     def _leave(self, why: str) -> None:
         if self._speaks:
-            print(f"distsgd: {why}; {self._advice}", file=sys.stderr, flush=True)
+            print(f"distsgd: {why}; {self.advice()}", file=sys.stderr, flush=True)
         self._end(128 + self.number)

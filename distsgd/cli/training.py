@@ -1,4 +1,4 @@
-"""`distsgd train`: from the settings to the last file, on every rank."""
+"""`distsgd train` on every rank: signals in, lines out; the run itself is the same as from Python."""
 
 import contextlib
 import errno
@@ -6,30 +6,26 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from distsgd import config, doctor, report
-from distsgd.cli import progress, saving
+from distsgd.api import start as starts
+from distsgd.api.running import Running
+from distsgd.api.start import Start
+from distsgd.cli import progress, terminal
 from distsgd.cli.ranks import BAD_INPUT, FAILED, complain
-from distsgd.cli.saving import Saving, Start
 from distsgd.cli.stopping import Stopping
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
 from distsgd.config import InputError
-from distsgd.record import Record, lock, make_folder
-from distsgd.training import (
-    Diverged,
-    EpochEnd,
-    Pause,
-    Result,
-    Stopped,
-    Training,
-    check,
-    conclude,
-    description,
-    diverged,
+from distsgd.training import Diverged, Experiment, Stopped
+
+CURES = (
+    "choose a smaller optimizer.learning_rate, clip gradients (optimizer.clip), or average more often "
+    "(averaging.period)"
 )
 
 
@@ -42,82 +38,79 @@ def train(
     clock: Clock,
 ) -> int:
     """Train and record, from the beginning or where the run `resume` is; returns the exit code, the same on every rank."""
+
+    def find() -> Start:
+        if resume:
+            return starts.again(resume, changes, ranks.size, held, _warn)
+        settings, problems = config.read(path, changes)
+        stamp = f"{settings.network.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        return starts.new(settings, problems, out or Path("runs") / stamp, ranks.size, held)
+
     with contextlib.ExitStack() as held:
-        start = _agree(path, changes, out, resume, ranks, held)
-        if start is None:
-            return BAD_INPUT
-        advice = f"go on with: {saving.command(start.folder, ranks.size)}"
-        stopping = Stopping(ranks.abort, ranks.rank == 0, advice)
+        try:
+            start, experiment = starts.agreed(find, ranks)
+        except InputError as error:
+            return _told(ranks, str(error), BAD_INPUT)
+        stopping = Stopping(lambda code: _end(ranks, code), ranks.rank == 0)
         held.enter_context(stopping.listening())
-        return _train(start, stopping, ranks, clock)
+        return _train(start, experiment, stopping, ranks, clock)
 
 
-def _train(start: Start, stopping: Stopping, ranks: Ranks, clock: Clock) -> int:
-    settings = start.settings
+def _train(start: Start, experiment: Experiment, stopping: Stopping, ranks: Ranks, clock: Clock) -> int:
+    assert start.folder, "a run of the command line has one"
+    folder, settings, last = start.folder, start.settings, start.path
+    stopping.advice = lambda: starts.advice(folder, last, ranks.size)
     for warning in doctor.warnings(ranks, os.environ):
-        print(f"distsgd: {warning}", file=sys.stderr, flush=True)
-    experiment = check(settings, ranks.size, [])
-    say = _speaker(start.folder, ranks)
-    record = Record(start.folder, settings, start.facts.get("lines", ())) if ranks.rank == 0 else None
+        _warn(warning)
+    say = _speaker(folder, ranks)
     say(report.opening(settings, experiment.images.path.name, ranks.size, experiment.workers))
-    training = Training(experiment, ranks, clock, Pause(ranks, settings.checkpoint.every, stopping.asked))
-    saving.restore(training, start, ranks, say)
-    files = Saving(training, record, start, ranks, clock, stopping)
+    if last:
+        say(f"going on after {starts.place(start.facts)}, from {last}")
+    running = Running(start, experiment, ranks, clock, _warn, stopping.asked, stopping.saving)
+    stopping.advice = lambda: starts.advice(folder, running.checkpoint, ranks.size)
     try:
         with progress.shown(say, ranks.rank, settings.train.epochs, clock) as display:
-            result = _run(training, record, files, display)
+            result = running.train(display.after_round, display.say)
+        summary = running.finish(result)
     except Diverged:
-        return _diverged(training, record, ranks)
+        return _told(ranks, f"the parameters became infinite or no numbers: {CURES}", FAILED)
     except Stopped:
-        return files.farewell(say)
-    try:
-        _finish(training, result, record, start, say, ranks, clock)
+        return _farewell(running, stopping, ranks, say)
     except BrokenPipeError:
         raise
-    except OSError as error:  # of rank 0, for which the others wait
-        advice = f"make room, and go on with: {saving.command(start.folder, ranks.size)}"
-        complain(f"cannot write the model to {start.folder}: {error.strerror or error}; {advice}")
-        ranks.abort(FAILED)
+    except OSError as error:
+        return _told(ranks, f"{error}; make room, and {stopping.advice()}", FAILED)
+    if ranks.rank == 0:
+        say(f"\n{report.table(summary)}\n\n  run: {folder}")
     return 0
 
 
-def _agree(
-    path: Path | None,
-    changes: Sequence[str],
-    out: Path | None,
-    resume: Path | None,
-    ranks: Ranks,
-    held: contextlib.ExitStack,
-) -> Start | None:
-    """What the run begins with, found by rank 0 for all; None, after its one message, where something is wrong."""
-    answer = b""
+def _end(ranks: Ranks, code: int) -> None:
+    """End all ranks at once, from any thread."""
+    terminal.restore()
+    ranks.abort(code)
+
+
+def _warn(line: str) -> None:
+    print(f"distsgd: {line}", file=sys.stderr, flush=True)
+
+
+def _told(ranks: Ranks, message: str, code: int) -> int:
+    """Say what is wrong once, before any rank ends: a launcher may end all with the first."""
     if ranks.rank == 0:
-        try:
-            start = (
-                saving.find(resume, changes, ranks.size, held)
-                if resume
-                else _prepare(path, changes, out, ranks, held)
-            )
-            answer = start.to_json()
-        except InputError as error:
-            complain(str(error))
-    answer = ranks.broadcast_bytes(answer)
-    return Start.from_json(answer) if answer else None
+        complain(message)
+    ranks.barrier()
+    return code
 
 
-def _prepare(
-    path: Path | None,
-    changes: Sequence[str],
-    out: Path | None,
-    ranks: Ranks,
-    held: contextlib.ExitStack,
-) -> Start:
-    settings, problems = config.read(path, changes)
-    settings = settings.with_workers(check(settings, ranks.size, problems).workers)
-    folder = out or Path("runs") / f"{settings.network.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    make_folder(folder)
-    held.enter_context(lock(folder))
-    return Start(settings, folder)
+def _farewell(running: Running, stopping: Stopping, ranks: Ranks, say: Callable[[str], None]) -> int:
+    """Say where a run that was told to stop is saved and how it goes on; the exit code, the same on every rank."""
+    number = np.array([stopping.number], np.int64)
+    ranks.maximum(number)
+    saved = f"saved as {running.checkpoint}" if running.saved else "not saved"
+    say(f"stopped after {starts.place(running.training.place())}, {saved}\n  {stopping.advice()}")
+    ranks.barrier()  # a launcher may end all ranks with the first
+    return 128 + int(number[0])
 
 
 def _speaker(folder: Path, ranks: Ranks) -> Callable[[str], None]:
@@ -137,49 +130,3 @@ def _say(line: str, file: TextIO) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-
-
-def _run(
-    training: Training, record: Record | None, files: Saving, display: progress.Lines | progress.Bar
-) -> Result:
-    """Train, with a line and a record of every epoch."""
-
-    def end_epoch(end: EpochEnd) -> None:
-        display.say(report.epoch_line(end, training.experiment.config.train.epochs))
-        if record:
-            files.attempt("metrics.jsonl", lambda: record.epoch({**asdict(end), "seconds": files.seconds()}))
-
-    result = training.run(display.after_round, end_epoch, files.save)
-    if result.last.epoch < training.experiment.config.train.epochs:
-        display.say(report.stop_line(result))
-    return result
-
-
-def _diverged(training: Training, record: Record | None, ranks: Ranks) -> int:
-    """The end of a run that came to no numbers."""
-    if record:
-        record.finish(diverged(training, ranks))
-        cures = "clip gradients (optimizer.clip), or average more often (averaging.period)"
-        advice = f"choose a smaller optimizer.learning_rate, {cures}"
-        print(f"distsgd: the parameters became infinite or no numbers: {advice}", file=sys.stderr, flush=True)
-    return FAILED
-
-
-def _finish(
-    training: Training,
-    result: Result,
-    record: Record | None,
-    start: Start,
-    say: Callable[[str], None],
-    ranks: Ranks,
-    clock: Clock,
-) -> None:
-    """Write the model, gather every rank's seconds, write run.json, show the table."""
-    if record:
-        with clock.phase("checkpoint"):
-            record.model(result.parameters, *description(training))
-    summary = conclude(training, result, ranks, clock)
-    if record and summary:
-        summary["resumed"] = start.resumed(ranks.size)
-        record.finish(summary)
-        say(f"\n{report.table(summary)}\n\n  run: {record.folder}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Ranks(Protocol):
-    """The processes of a run. All ranks make every call but abort together, with arrays of equal length."""
+    """The processes of a run. All make every call together, with arrays of equal length, but shout, hears and abort."""
 
     rank: int
     size: int
@@ -51,6 +51,12 @@ class Ranks(Protocol):
 
     def mpi_library(self) -> str:
         """Return the MPI library's name and version in one line, or "none"."""
+
+    def shout(self) -> None:
+        """Make `hears` true on every other rank, without waiting for them."""
+
+    def hears(self) -> bool:
+        """Whether another rank has shouted since this was last true; takes a microsecond."""
 
     def close(self) -> None:
         """Give back what is held of the MPI library; no call may follow. A process that ends need not."""
@@ -100,6 +106,13 @@ class Alone:
         """Return "none"."""
         return "none"
 
+    def shout(self) -> None:
+        """Nobody hears."""
+
+    def hears(self) -> bool:
+        """Nobody shouts."""
+        return False
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -119,6 +132,7 @@ class World:
         self._mpi = MPI
         self._communicator = communicator.Dup()
         self._shared: list[SharedMemory] = []
+        self._shouts: list[MPI.Request] = []
         self.rank = communicator.rank
         self.size = communicator.size
 
@@ -184,6 +198,18 @@ class World:
     def mpi_library(self) -> str:
         """Return the MPI library's name and version."""
         return library_name(self._mpi.Get_library_version())
+
+    def shout(self) -> None:
+        """Send every other rank an empty message; one that nobody looks for any more does no harm."""
+        others = (rank for rank in range(self.size) if rank != self.rank)
+        self._shouts += [self._communicator.Isend([b"", self._mpi.BYTE], rank) for rank in others]
+
+    def hears(self) -> bool:
+        """Whether there is such a message. Asking also brings on this rank's own."""
+        there: bool = self._communicator.Iprobe()
+        if there:
+            self._communicator.Recv([bytearray(), self._mpi.BYTE])
+        return there
 
     def close(self) -> None:
         """Free the duplicate and what is shared, together with all other ranks."""

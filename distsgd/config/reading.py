@@ -14,14 +14,18 @@ from distsgd.config.section import InputError
 from distsgd.config.settings import Augment, Averaging, Checkpoint, Config, Data, Train
 
 
-def read(path: Path | None, changes: Sequence[str] = ()) -> tuple[Config, list[str]]:
-    """Read a TOML file (None: all defaults) and apply `section.key=value` changes.
+def read(path: Path | None, changes: Sequence[str] | Mapping[str, Any] = ()) -> tuple[Config, list[str]]:
+    """Read a TOML file (None: all defaults) and apply changes: `section.key=value` each, or in nested mappings.
 
     Returns the settings and all that is wrong with them, one text each; where something is, its setting has the default. InputError
     where the file can't be read or is no TOML.
     """
     table = _table(path) if path else {}
-    problems = [problem for change in changes if (problem := _change(table, change))]
+    problems = []
+    if isinstance(changes, Mapping):
+        _merge(table, changes)
+    else:
+        problems = [problem for change in changes if (problem := _change(table, change))]
     config, found = _checked(table)
     return config, problems + found + config.problems()
 
@@ -40,6 +44,14 @@ def _table(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the config {path}: {error.strerror}{hint}") from None
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
+
+
+def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for section, keys in copy.deepcopy({**changes}).items():
+        before = table.get(section)
+        if isinstance(before, dict) and isinstance(keys, Mapping):
+            keys = {**before, **keys}
+        table[section] = keys
 
 
 def _change(table: dict[str, Any], change: str) -> str | None:

@@ -70,7 +70,7 @@ class Checkpoint(Section):
     """How often a run saves all that it needs to go on, and how many of these files are kept."""
 
     every: float = Field(60.0, ge=0)
-    """Seconds between two; 0: only when the run is told to stop."""
+    """Seconds between two, and one at the end; 0: only when the run is told to stop."""
     keep: int = Field(3, ge=1)
 
 

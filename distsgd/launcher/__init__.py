@@ -2,7 +2,7 @@
 
 from distsgd.launcher.batch import SUBMIT, render
 from distsgd.launcher.command import CARRIED, ROOT, Cores, command, cores, physical, processors
-from distsgd.launcher.environment import STARTED, THREADS, is_first, launched, single_thread
+from distsgd.launcher.environment import STARTED, TERMINAL, THREADS, is_first, launched, single_thread
 from distsgd.launcher.find import Kind, Launcher, find, identified, kind
 from distsgd.launcher.job import Job, seconds
 
@@ -11,6 +11,7 @@ __all__ = [
     "ROOT",
     "STARTED",
     "SUBMIT",
+    "TERMINAL",
     "THREADS",
     "Cores",
     "Job",

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from distsgd.config import InputError
 from distsgd.launcher import hostfile
-from distsgd.launcher.environment import THREADS, single_thread
+from distsgd.launcher.environment import TERMINAL, THREADS, single_thread
 from distsgd.launcher.find import Kind, Launcher
 
 ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "PE_HOSTFILE")
-CARRIED = ("PYTHONPATH", "DISTSGD_CACHE", "HDF5_USE_FILE_LOCKING", *THREADS)
+CARRIED = ("PYTHONPATH", "DISTSGD_CACHE", "HDF5_USE_FILE_LOCKING", TERMINAL, *THREADS)
 """What ranks on other hosts need of this environment. MPICH carries all of it there, Open MPI only what it is told to."""
 
 

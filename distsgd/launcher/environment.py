@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+TERMINAL = "DISTSGD_TERMINAL"
+"""The columns of the terminal that what ranks print ends up on; not there where it ends up elsewhere."""
 STARTED = {
     "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
     "PMI_SIZE": "PMI_RANK",

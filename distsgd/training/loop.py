@@ -169,6 +169,9 @@ class Training:
                 with self._clock.phase("checkpoint"):
                     after_round(progress)
                     self._pause.after_round(save)
+            if epoch + 1 == epochs:
+                with self._clock.phase("checkpoint"):
+                    self._pause.at_end(save)
             end = self._end_epoch(epoch)
             with self._clock.phase("checkpoint"):
                 after_epoch(end)

@@ -1,4 +1,7 @@
-"""When a run saves itself and when it stops: ranks learn it from each other where they wait for each other anyway."""
+"""When a run saves itself and when it stops: ranks agree on it where they wait for each other anyway.
+
+One that is asked to stop tells the others at once, as the end of a round may be far: those who were not asked leave it as well.
+"""
 
 import enum
 import time
@@ -10,6 +13,8 @@ from distsgd.comm import Ranks
 
 PATIENCE_SECONDS = 4.0
 """How long a rank that is asked to stop works on for the end of its round."""
+LISTEN_SECONDS = 0.1
+"""How often, within a round, a rank listens for another one that was asked."""
 
 
 class Stopped(Exception):
@@ -37,12 +42,26 @@ class Pause:
         self._ranks, self._every, self._asked = ranks, every, asked
         self._saved, self._left = time.monotonic(), False
         self._wish = np.zeros(1, np.int64)
+        self._told, self._listened = False, float("-inf")
+        self._heard: float | None = None
         self.agreed = Wish.GO_ON
 
     def impatient(self) -> bool:
-        """Whether to leave what this rank does, as it was asked to stop a while ago; the others learn it at the next meeting."""
-        self._left = self._left or (self._asked() or 0.0) > PATIENCE_SECONDS
+        """Whether to leave what this rank does, as it or another one was asked to stop a while ago."""
+        self._left = self._left or self._asked_seconds() > PATIENCE_SECONDS
         return self._left
+
+    def _asked_seconds(self) -> float:
+        """Since this rank was asked to stop, or heard that another was; 0 if neither."""
+        now, own = time.monotonic(), self._asked()
+        if own is not None and not self._told:
+            self._told = True
+            self._ranks.shout()
+        if now - self._listened >= LISTEN_SECONDS:
+            self._listened = now
+            if self._ranks.hears() and self._heard is None:
+                self._heard = now
+        return max(own or 0.0, now - self._heard if self._heard else 0.0)
 
     def meet(self) -> None:
         """Return when all ranks have called. Raises Stopped, on all of them, where one has left its round."""
@@ -59,6 +78,11 @@ class Pause:
             return Wish.STOP
         due = self._ranks.rank == 0 and self._every and time.monotonic() - self._saved >= self._every
         return Wish.SAVE if due else Wish.GO_ON
+
+    def at_end(self, save: Callable[[], None]) -> None:
+        """Save when all steps are done: for a run that is made longer, or whose last files can't be written."""
+        if self._every:
+            save()
 
     def after_round(self, save: Callable[[], None]) -> None:
         """Save where that was agreed on, and raise Stopped where stopping was."""

@@ -1,6 +1,7 @@
 """Averages over several ranks: each has other data, computes what all should have, asserts it itself."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -213,3 +214,21 @@ def test_ranks_do_what_they_say(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     assert place == (ranks.rank, mpi_ranks)
     assert "MPI" in ranks.mpi_library()
     assert len(ranks.mpi_library()) < 60
+
+
+@pytest.mark.mpi(ranks=[1, 3])
+def test_a_shout_is_heard_by_all_others_once(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks: Ranks = wrap(comm)
+    assert not ranks.hears()
+    ranks.barrier()
+    last = ranks.size - 1
+    if ranks.rank == last:
+        ranks.shout()
+    end = time.monotonic() + 10
+    while ranks.rank != last and not ranks.hears():
+        assert time.monotonic() < end
+    ranks.barrier()
+    assert not ranks.hears()
+    total = np.array([ranks.rank])
+    ranks.sum(total)  # and what all do together is as it was
+    assert total[0] == last * ranks.size / 2

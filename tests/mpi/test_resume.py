@@ -111,7 +111,7 @@ SLOW_ROUNDS = """
 import sys, time
 clock = time.perf_counter
 def slow():
-    if sys._getframe(1).f_code.co_filename.endswith("train/loop.py"):
+    if sys._getframe(1).f_code.co_filename.endswith("training/loop.py"):
         time.sleep(0.25)
     return clock()
 time.perf_counter = slow
@@ -161,13 +161,13 @@ def signalled(
             end([*psutil.Process(job.pid).children(recursive=True), psutil.Process(job.pid)])
 
 
-def first_epoch(job: "subprocess.Popen[str]") -> str:
+def first_epoch(job: "subprocess.Popen[str]", epochs: int = 4) -> str:
     """Read until the first epoch has ended."""
     said = ""
     assert job.stdout is not None
     for line in job.stdout:
         said += line
-        if line.startswith("epoch 1/4"):
+        if line.startswith(f"epoch 1/{epochs}"):
             return said
     raise AssertionError(f"no epoch ended:\n{said}")
 
@@ -220,8 +220,99 @@ def test_a_second_signal_ends_a_run_at_once(how: str, openmpi: "Launch", tmp_pat
     arguments = command(openmpi, how, *options(*KINDS["3"]), "--out", str(run))
     rc, said, seconds = signalled(arguments, signal.SIGTERM, 2, SLOW_ROUNDS + SLOW_DISK, tmp_path)
     assert (rc, seconds < 10) == (143, True), said
-    assert how == "--ranks" or "told to stop twice, and ends at once; go on with" in said
+    assert (
+        how == "--ranks" or "told to stop twice, and ends at once; begin again with" in said
+    )  # nothing was saved
     assert not (run / "run.json").exists()
+
+
+# A round of an epoch takes a quarter of a minute.
+SLOW_STEPS = """
+import time
+from distsgd.training.rounds import Local
+learn = Local.learn
+def slow(*given):
+    time.sleep(1)
+    return learn(*given)
+Local.learn = slow
+"""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("epoch", "openmpi"), ("epoch", "mpich"), ("once", "openmpi")])
+def test_a_signal_to_one_rank_ends_a_long_round_of_all(
+    kind: str, name: str, request: pytest.FixtureRequest, whole: Path, tmp_path: Path
+) -> None:
+    import psutil
+    from conftest import clean_environment, end
+
+    launch, run = request.getfixturevalue(name), tmp_path / "run"
+    (tmp_path / "sitecustomize.py").write_text(SLOW_STEPS)
+    job = subprocess.Popen(
+        command(launch, "mpiexec", *options(*KINDS[kind]), "--out", str(run)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment({"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}),
+        start_new_session=True,
+    )
+    others: list[psutil.Process] = []
+    try:
+        assert job.stdout is not None
+        next(line for line in job.stdout if line.startswith("rendon on"))
+        time.sleep(3)  # rank 0 takes a step of its own before the first round
+        others = psutil.Process(job.pid).children(recursive=True)
+        (last,) = (process for process in others if rank_of(process) == "1")
+        sent = time.monotonic()
+        last.send_signal(signal.SIGTERM)
+        said = job.communicate(timeout=30)[0]
+        assert time.monotonic() - sent < 10
+        assert (job.returncode, said.count(MESSAGE)) == (143, 1), said
+    finally:
+        end([*others, psutil.Process(job.pid)] if job.poll() is None else others)
+        job.communicate()
+    done = launch.alone("-m", "distsgd", "train", "--resume", run)
+    assert done.rc == 0, done.stderr
+    assert outcome(run) == outcome(whole / kind)
+
+
+def rank_of(process: Any) -> str | None:
+    """The rank that an MPI launcher made a process, as its environment says."""
+    import psutil
+
+    try:
+        environ = process.environ() if "distsgd" in process.cmdline() else {}
+    except psutil.Error:  # it has ended
+        return None
+    return environ.get("OMPI_COMM_WORLD_RANK", environ.get("PMI_RANK"))
+
+
+@pytest.mark.parametrize("name", ["openmpi", "mpich"])
+def test_nothing_outlives_the_process_that_started_the_ranks(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    import psutil
+    from conftest import clean_environment, end
+
+    launch, run = request.getfixturevalue(name), tmp_path / "run"
+    changes = options(*KINDS["3"], "train.epochs=100000")
+    job = subprocess.Popen(
+        command(launch, "--ranks", *changes, "--out", str(run)),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment({}),
+        start_new_session=True,
+    )
+    first_epoch(job, 100000)
+    others = psutil.Process(job.pid).children(recursive=True)
+    assert len(others) >= 3  # the launcher and two ranks
+    try:
+        job.kill()
+        _, left = psutil.wait_procs(others, timeout=10)
+        assert left == []
+        assert len(checkpoint.saved(run / "checkpoints")) == 1
+    finally:
+        end(others)
+        job.communicate()
 
 
 if __name__ == "__main__":
