@@ -133,6 +133,11 @@ class _Programs:
     returning: Program
     judging: Program
 
+    def __add__(self, behind: "_Programs") -> "_Programs":
+        """Those of the layers behind as well."""
+        learning, judging = self.learning + behind.learning, self.judging + behind.judging
+        return _Programs(learning, behind.returning + self.returning, judging)
+
 
 class Network:
     """A network of a given plan for batches of a given size, working on a parameter vector that it is given."""
@@ -158,8 +163,10 @@ class Network:
         others = [self._input(borders[0]) for _ in range(batches - 1)]
         self.batches = [Batch(images) for images in (values[0], *others)]
         """The first is the one that the next step computes with."""
+        behind = self._bound(self.stages[1:], places[1:])
         self._programs = [
-            self._bound([replace(places[0], x=batch.images), *places[1:]]) for batch in self.batches
+            self._bound(self.stages[:1], [replace(places[0], x=batch.images)]) + behind
+            for batch in self.batches
         ]
         self._score_gradient = gradients[-1].units
         self._equal_weights = np.ones(len(self.scores.units), FLOAT)
@@ -175,8 +182,8 @@ class Network:
         """Their labels."""
         return self.batches[0].labels
 
-    def _bound(self, places: Sequence[Place]) -> "_Programs":
-        pairs = list(zip(self.stages, places, strict=True))
+    def _bound(self, stages: Sequence[Stage], places: Sequence[Place]) -> _Programs:
+        pairs = list(zip(stages, places, strict=True))
         return _Programs(
             [call for stage, place in pairs for call in stage.layer.forward(place, True)],
             [call for stage, place in reversed(pairs) for call in stage.layer.backward(place)],
