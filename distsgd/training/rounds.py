@@ -56,7 +56,7 @@ class Local:
         """The gradient of a worker's batch. Returns the number of images in it: 0, doing nothing, if its shard is used up."""
         count = self.workers.seen(worker.number, step, step + 1)
         if count:
-            with self.clock.phase("load"):
+            with self.clock.phase("data"):
                 self._load(worker, step)
             self.network.learn(self.seed, worker.number, self.number(step))
         return count
