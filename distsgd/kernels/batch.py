@@ -1,8 +1,8 @@
 """From bytes of images, image by image, to a batch with the image innermost; on the way, windows of them at random places.
 
-A small batch is written by the core that then computes with it: handed over by a thread it would come later, and a rank that has one
-core alone gains nothing by a thread (see training.prefetch). So the way into a batch is short; "data" in a run's table of seconds
-is what it takes.
+A small batch is written by the core that then computes with it: from a thread it would come later, and where no core is spare a
+thread gains nothing at all (see training.prefetch). So the way into a batch is short; "data" in a run's table of seconds is what it
+takes.
 """
 
 import numpy as np
