@@ -7,8 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-PHASES = ("start", "compile", "load", "shuffle", "compute", "average", "wait", "evaluate", "checkpoint")
-"""start: until the first round, what is not another phase. load: reading images and filling batches. shuffle: dealing and ordering.
+PHASES = (
+    *("start", "compile", "load", "shuffle", "data", "compute", "average", "wait", "evaluate"),
+    "checkpoint",
+)
+"""start: until the first round, what is not another phase. load: reading images. shuffle: dealing and ordering. data: filling the
+batches of training, or waiting for the thread that does.
 average: converting, transferring and dividing. wait: until the last rank is there. checkpoint: writing the run's files."""
 
 

@@ -4,15 +4,13 @@ A step of training allocates nothing: forward and backward are lists of kernels 
 network was built.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
+from distsgd.batch import Batch
 from distsgd.config import InputError
-from distsgd.kernels import batch as batch_kernels
 from distsgd.kernels import confusion, loss
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.rows import NO_WINNERS
@@ -129,51 +127,84 @@ def initialize(parameters: np.ndarray, stages: Sequence[Stage], seed: int) -> No
         first += tensor.size
 
 
+@dataclass(frozen=True)
+class _Programs:
+    """What a step on a batch runs: forward in training, back, and forward without dropout."""
+
+    learning: Program
+    returning: Program
+    judging: Program
+
+    def __add__(self, behind: "_Programs") -> "_Programs":
+        """Those of the layers behind as well."""
+        learning, judging = self.learning + behind.learning, self.judging + behind.judging
+        return _Programs(learning, behind.returning + self.returning, judging)
+
+
 class Network:
     """A network of a given plan for batches of a given size, working on a parameter vector that it is given."""
 
-    def __init__(self, stages: Sequence[Stage], batch: int, parameters: np.ndarray) -> None:
-        """`parameters`: float32, as many as `tensors` say; read at every step and never written."""
+    def __init__(self, stages: Sequence[Stage], batch: int, parameters: np.ndarray, batches: int = 1) -> None:
+        """`parameters`: float32, as many as `tensors` say; read at every step and never written.
+
+        batches: 2 if one is to be filled while the network computes with the other (`turn`).
+        """
         self.stages, self.batch = list(stages), batch
         self.lanes = -(-batch // LANES) * LANES
         self.parameters, self.gradient = parameters, aligned(parameters.size)
         self.draw = np.zeros(3, np.uint64)
-        self.labels = np.zeros(self.lanes, np.int64)
         self.totals = np.zeros(len(loss.TOTALS), np.int64)
-        self._starts, self._part_labels = np.zeros((2, self.lanes), np.int64)
-        self._block = aligned(LANES * LANES, np.uint8)
         self._work = aligned((4, self.lanes))
-        values = self._values([stage.layer.border(stage.shape) for stage in self.stages] + [Border()])
+        borders = [stage.layer.border(stage.shape) for stage in self.stages] + [Border()]
+        values = self._values(borders)
         gradients = self._values(
             [Border()] + [stage.layer.gradient_border(stage.shape) for stage in self.stages]
         )
-        self.images, self.scores = values[0], values[-1]
-        self._rows = self.images.rows
+        self.scores = values[-1]
         places = self._places(values, gradients)
-        pairs = list(zip(self.stages, places, strict=True))
-        self._learning: Program = [
-            call for stage, place in pairs for call in stage.layer.forward(place, True)
-        ]
-        self._judging: Program = [
-            call for stage, place in pairs for call in stage.layer.forward(place, False)
-        ]
-        self._returning: Program = [
-            call for stage, place in reversed(pairs) for call in stage.layer.backward(place)
+        others = [self._input(borders[0]) for _ in range(batches - 1)]
+        self.batches = [Batch(images) for images in (values[0], *others)]
+        """The first is the one that the next step computes with."""
+        behind = self._bound(self.stages[1:], places[1:])
+        self._programs = [
+            self._bound(self.stages[:1], [replace(places[0], x=batch.images)]) + behind
+            for batch in self.batches
         ]
         self._score_gradient = gradients[-1].units
         self._equal_weights = np.ones(len(self.scores.units), FLOAT)
         self.class_weights = self._equal_weights.copy()
 
     @property
+    def images(self) -> Values:
+        """The images that the next step computes with."""
+        return self.batches[0].images
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Their labels."""
+        return self.batches[0].labels
+
+    def _bound(self, stages: Sequence[Stage], places: Sequence[Place]) -> _Programs:
+        pairs = list(zip(stages, places, strict=True))
+        return _Programs(
+            [call for stage, place in pairs for call in stage.layer.forward(place, True)],
+            [call for stage, place in reversed(pairs) for call in stage.layer.backward(place)],
+            [call for stage, place in pairs for call in stage.layer.forward(place, False)],
+        )
+
+    @property
     def memory(self) -> int:
         """Bytes of all that it works in, the parameters apart."""
         own: dict[int, int] = {id(self.gradient): self.gradient.nbytes}
-        for _, arguments in (*self._learning, *self._returning):
-            for argument in arguments:
-                if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):
-                    whole = _whole(argument)
-                    own[id(whole)] = whole.nbytes
+        calls = [call for program in self._programs for call in (*program.learning, *program.returning)]
+        for argument in (argument for _, arguments in calls for argument in arguments):
+            if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):
+                whole = _whole(argument)
+                own[id(whole)] = whole.nbytes
         return sum(own.values())
+
+    def _input(self, border: Border) -> Values:
+        return Values(aligned(self._padded(self.stages[0].shape, border)), border)
 
     def _values(self, borders: Sequence[Border]) -> list[Values]:
         shapes = [self.stages[0].shape] + [stage.output for stage in self.stages]
@@ -219,42 +250,13 @@ class Network:
         scaling: np.ndarray,
         windows: np.ndarray | None = None,
     ) -> None:
-        """Make images order[first : first + count] the batch. scaling: (2, channels), mean and 1 / deviation of the bytes.
+        """Fill the batch that the next step computes with, see `Batch.fill`."""
+        self.batches[0].fill(images, labels, order, first, count, scaling, windows)
 
-        Of images larger than the network's the middle; or of each its window, see kernels.batch.draw_windows.
-        """
-        self._count = count
-        if windows is None and images.shape[1:3] == self.stages[0].shape[1:]:
-            self._convert(images, labels, order, first, scaling)
-            return
-        if windows is None:
-            windows = self._middle(images.shape[1:3])
-        parts, places = self._parts
-        batch_kernels.cut(images, labels, order, first, count, windows, parts, self._part_labels)
-        self._convert(parts, self._part_labels, places, 0, scaling)
-        batch_kernels.blank(windows, count, *images.shape[1:3], self.lanes, self._rows)
-
-    def _convert(
-        self, images: np.ndarray, labels: np.ndarray, order: np.ndarray, first: int, scaling: np.ndarray
-    ) -> None:
-        flat, size = images.reshape(-1), math.prod(images.shape[1:])
-        room = self._rows, self._starts, self._block
-        batch_kernels.fill(flat, size, labels, order, first, self._count, scaling, *room, self.labels)
-
-    @cached_property
-    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Room for what is cut out of a batch's images, and the order in which it lies there."""
-        channels, height, width = self.stages[0].shape
-        return np.zeros((self.lanes, height, width, channels), np.uint8), np.arange(self.lanes)
-
-    def _middle(self, size: tuple[int, ...]) -> np.ndarray:
-        """The middle of images of that height and width as windows of a whole batch."""
-        top, left = (
-            (there - wanted) // 2 for there, wanted in zip(size, self.stages[0].shape[1:], strict=True)
-        )
-        if top < 0 or left < 0:
-            raise ValueError(f"images of {size}, wanted at least {self.stages[0].shape[1:]}")
-        return np.tile(np.array([top, left, 0]), (self.lanes, 1))
+    def turn(self) -> None:
+        """Make the other of two batches the one that the next step computes with."""
+        self.batches.reverse()
+        self._programs.reverse()
 
     def learn(self, seed: int, worker: int, step: int) -> None:
         """Forward and backward on the batch: writes `gradient`, of the mean loss, and adds to `totals`.
@@ -262,23 +264,25 @@ class Network:
         The three numbers choose what dropout drops.
         """
         self.draw[:] = seed, worker, step
-        for kernel, arguments in self._learning:
+        program = self._programs[0]
+        for kernel, arguments in program.learning:
             kernel(*arguments)
         self._lose(self.class_weights)
-        for kernel, arguments in self._returning:
+        for kernel, arguments in program.returning:
             kernel(*arguments)
 
     def judge(self, weighted: bool = False) -> None:
         """Forward on the batch without dropout: adds to `totals`; losses weigh as in learning only if `weighted`."""
-        for kernel, arguments in self._judging:
+        for kernel, arguments in self._programs[0].judging:
             kernel(*arguments)
         self._lose(self.class_weights if weighted else self._equal_weights)
 
     def confuse(self, tally: Tally) -> None:
         """Add to the tally which classes the last batch was taken for."""
-        confusion.confuse(self.scores.units, self.labels, self._count, tally.confusion, tally.near)
+        batch = self.batches[0]
+        confusion.confuse(self.scores.units, batch.labels, batch.count, tally.confusion, tally.near)
 
     def _lose(self, weights: np.ndarray) -> None:
-        scores, work = self.scores.units, self._work
-        loss.softmax_cross_entropy(scores, self.labels, self._count, weights, work, self._score_gradient)
-        loss.count_losses(scores, self.labels, self._count, work, self.totals)
+        batch, scores, work = self.batches[0], self.scores.units, self._work
+        loss.softmax_cross_entropy(scores, batch.labels, batch.count, weights, work, self._score_gradient)
+        loss.count_losses(scores, batch.labels, batch.count, work, self.totals)

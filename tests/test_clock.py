@@ -11,7 +11,18 @@ from conftest import ROOT
 
 from distsgd.clock import PHASES, Clock, process_age
 
-NAMED = {"start", "compile", "load", "shuffle", "compute", "average", "wait", "evaluate", "checkpoint"}
+NAMED = {
+    "start",
+    "compile",
+    "load",
+    "shuffle",
+    "data",
+    "compute",
+    "average",
+    "wait",
+    "evaluate",
+    "checkpoint",
+}
 
 
 class Turned:

@@ -395,6 +395,7 @@ def test_every_kernel_has_one_signature_and_no_fast_math() -> None:
         assert len(kernel.signatures) == 1
         assert not kernel.targetoptions.get("fastmath")
         assert kernel.targetoptions["_nrt"] is False  # it could not allocate an array
+        assert kernel.targetoptions["nogil"] is True  # or a thread that prefetches would wait for it
 
 
 # Recorded once, with fused multiply-adds. It changes only if every experiment's results may change.

@@ -128,6 +128,7 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
         ("averaging.reduction=slow", ["averaging.reduction = 'slow'", "'exact' or 'fast'"]),
         ("averaging.what=weights", ["averaging.what = 'weights'", "'parameters' or 'gradients'"]),
         ("data.train_images=0", ["data.train_images = 0", "greater than or equal to 1"]),
+        ("data.prefetch=maybe", ["data.prefetch = 'maybe': must be true, false or 'auto'"]),
         ("data.path=7", ["data.path = 7", "valid string"]),
         ("network.name=a/b", ["network.name = 'a/b'", "letters, digits"]),
         ("network.layers=3", ["network.layers = 3: must be a list of layers"]),

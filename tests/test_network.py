@@ -330,10 +330,11 @@ def test_each_draw_drops_other_values_and_judging_none(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["garg thinned", "cifar", "dropout between convolutions", "dense into convolution"]
 )
-def test_a_training_step_allocates_nothing(name: str) -> None:
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_training_step_allocates_nothing(name: str, batches: int) -> None:
     network, data, _ = built(name, 70)
     state = aligned(3 * network.parameters.size)
-    network = Network(network.stages, 70, state[: network.parameters.size])
+    network = Network(network.stages, 70, state[: network.parameters.size], batches)
     initialize(network.parameters, network.stages, 1)
     steps = Adam(0.001, 0.9, 0.999, 1e-8).bind(state, network.gradient)
     arrays = (
@@ -347,6 +348,7 @@ def test_a_training_step_allocates_nothing(name: str) -> None:
     places = [array.ctypes.data for array in arrays]
 
     def step(number: int) -> None:
+        network.turn()
         data.fill(network, number % 20, 70)
         network.learn(1, 2, number)
         steps.step(number + 1)

@@ -15,7 +15,10 @@ from distsgd.config import Config, InputError
 from distsgd.record import checkpoint
 from distsgd.training import Experiment, check
 
-MAY_CHANGE = ("data.path", "averaging.topology", "train.epochs", "checkpoint.every", "checkpoint.keep")
+MAY_CHANGE = (
+    *("data.path", "data.prefetch", "averaging.topology"),
+    *("train.epochs", "checkpoint.every", "checkpoint.keep"),
+)
 """Settings that a run may go on with others of: they change none of the numbers up to its end."""
 
 

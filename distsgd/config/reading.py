@@ -117,6 +117,8 @@ def _fault(name: str, fault: Mapping[str, Any], table: dict[str, Any]) -> str:
         return f"{name} = {given!r}: must be a list of layers, for example [{{ kind = 'dense' }}]"
     if name == "averaging.period":
         return f"{name} = {given!r}: must be a whole number, at least 1, or 'epoch' or 'once'"
+    if name == "data.prefetch":
+        return f"{name} = {given!r}: must be true, false or 'auto'"
     return f"{name} = {given!r}: {message[0].lower()}{message[1:]}".replace("input should be", "must be")
 
 

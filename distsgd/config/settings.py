@@ -20,6 +20,9 @@ class Data(Section):
     """Deal the images to the workers anew every so many epochs; 0: never."""
     validation: float | None = Field(None, gt=0, lt=1)
     """Hold out this part of the training images of each class; not given: the file's validation images, if it has any."""
+    prefetch: bool | Literal["auto"] = "auto"
+    """Whether a thread fills the next batch while a rank computes: the weights are the same. "auto": where a core is spare and a
+    batch's images have a megabyte or more; a smaller one is filled sooner than handed over."""
 
 
 class Augment(Section):

@@ -1,8 +1,8 @@
 """From bytes of images, image by image, to a batch with the image innermost; on the way, windows of them at random places.
 
-A batch is written by the core that then computes with it, and not by a thread beside it: a rank has one core, on which a thread
-would take from the step what it saves it. So the way into a batch is short instead; "load" in a run's table of seconds is its time,
-with that of reading the files.
+A small batch is written by the core that then computes with it: from a thread it would come later, and where no core is spare a
+thread gains nothing at all (see training.prefetch). So the way into a batch is short; "data" in a run's table of seconds is what it
+takes.
 """
 
 import numpy as np

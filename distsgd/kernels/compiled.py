@@ -32,7 +32,8 @@ LLVM_FLOAT = ir.DoubleType() if WIDE else ir.FloatType()
 SHIFT = 3 if WIDE else 2
 """From bytes to values."""
 
-_OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
+# nogil: the thread that fills the next batch needs the interpreter for microseconds, and a kernel may take long.
+_OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False, "nogil": True}
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -66,6 +66,8 @@ def read_run(folder: Path) -> tuple[Summary, list[Epoch]]:
         raise InputError(
             f"{folder / 'run.json'}: {len(summary.class_names)} class_names for {classes} classes"
         )
+    for rank in summary.seconds_by_rank:
+        rank.setdefault("data", 0.0)  # earlier runs counted it as "load"
     if any(set(PHASES) - set(rank) for rank in summary.seconds_by_rank):
         raise InputError(f"{folder / 'run.json'}: seconds_by_rank lacks a phase; wanted: {', '.join(PHASES)}")
     return summary, _epochs(folder / "metrics.jsonl")

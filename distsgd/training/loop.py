@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from distsgd.network import Network, aligned
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
 from distsgd.training.pause import Pause, Stopped
+from distsgd.training.prefetch import Prefetch, prefetches
 from distsgd.training.rounds import (
     GradientRounds,
     Local,
@@ -72,7 +74,9 @@ class Training:
         self._size = sum(segments)
         state = aligned(self._size * (1 + optimizer.moments))
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
-        self._network = Network(experiment.stages, self._workers.batch, state[: self._size])
+        self._prefetches = prefetches(experiment, ranks.on_node()[1])
+        batches = 1 + self._prefetches
+        self._network = Network(experiment.stages, self._workers.batch, state[: self._size], batches)
         self._network.class_weights[:] = self._workers.class_weights()
         steps = optimizer.bind(state, self._network.gradient, experiment.decayed, self.learning_rate)
         seed = experiment.config.train.seed
@@ -148,7 +152,8 @@ class Training:
         Calls back after each round and, with the same numbers on every rank, after each epoch and to save.
         """
         try:
-            return self._run(after_round, after_epoch, save)
+            with Prefetch(self._network) if self._prefetches else nullcontext() as self._local.prefetch:
+                return self._run(after_round, after_epoch, save)
         except Stopped:
             with self._clock.phase("checkpoint"):
                 save()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from distsgd.clock import peak_memory
 from distsgd.network import Network, aligned
 from distsgd.training.experiment import Experiment
+from distsgd.training.prefetch import prefetches
 
 FLOAT, FIXED = 4, 8
 """Bytes of a value, and of one in an exact average's message."""
@@ -30,10 +31,11 @@ class Memory:
 
 
 def memory(experiment: Experiment, ranks: int) -> Memory:
-    """What one of so many ranks will take. Memory that is planned here and not touched costs nothing."""
+    """What one of so many ranks, all on this node, will take. Memory that is planned here and not touched costs nothing."""
     size, images = sum(experiment.segments), experiment.images
     batch = min(experiment.config.train.batch, -(-experiment.train_images // experiment.workers))
-    network = Network(experiment.stages, batch, aligned(size)).memory
+    batches = 1 + prefetches(experiment, ranks)
+    network = Network(experiment.stages, batch, aligned(size), batches).memory
     moments = 0 if experiment.config.averaging.what == "gradients" else experiment.optimizer.moments
     message = FIXED if experiment.workers > 1 and experiment.config.averaging.reduction == "exact" else FLOAT
     copies = 2 * (1 + experiment.optimizer.moments) * FLOAT + (1 + moments) * message

@@ -6,15 +6,18 @@ Three kinds, for what is averaged and when. Each leaves in `state` what all rank
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from distsgd.batch import Batch
 from distsgd.clock import Clock
 from distsgd.comm import MOST_WIDENINGS, Average, Ranks, Verdict
 from distsgd.kernels.fixedpoint import largest_magnitudes
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
 from distsgd.training.pause import Pause, Stopped
+from distsgd.training.prefetch import Prefetch
 from distsgd.training.windows import Windows
 from distsgd.training.workers import Worker, Workers
 
@@ -39,6 +42,8 @@ class Local:
     seed: int
     clock: Clock
     pause: Pause
+    prefetch: Prefetch | None = None
+    """While the run goes on, if it prefetches."""
     epoch: int = 0
     reached: int = 0
     """The step of the epoch before which the last worker that ran stands: `last`, or an earlier one if it was told to stop."""
@@ -51,14 +56,27 @@ class Local:
         """The gradient of a worker's batch. Returns the number of images in it: 0, doing nothing, if its shard is used up."""
         count = self.workers.seen(worker.number, step, step + 1)
         if count:
-            with self.clock.phase("load"):
-                first = step * self.workers.batch
-                windows = self.windows.draw(worker.number, self.epoch, first)
-                self.network.fill(
-                    worker.images, worker.labels, worker.order, first, count, self.scaling, windows
-                )
+            with self.clock.phase("data"):
+                self._load(worker, step)
             self.network.learn(self.seed, worker.number, self.number(step))
         return count
+
+    def _load(self, worker: Worker, step: int) -> None:
+        """Make a worker's images the batch, prefetched or not; what was not foreseen, as a round done again, is not."""
+        if self.prefetch is None:
+            self._fill(self.network.batches[0], worker, self.epoch, step)
+            return
+        if not self.prefetch.take((worker.number, self.epoch, step)):
+            self._fill(self.network.batches[0], worker, self.epoch, step)
+        if following := self.workers.following(worker, step):
+            other, its = following
+            place = other.number, self.epoch, its
+            self.prefetch.ask(place, partial(self._fill, worker=other, epoch=self.epoch, step=its))
+
+    def _fill(self, batch: Batch, worker: Worker, epoch: int, step: int) -> None:
+        first, count = step * self.workers.batch, self.workers.seen(worker.number, step, step + 1)
+        windows = self.windows.draw(worker.number, epoch, first)
+        batch.fill(worker.images, worker.labels, worker.order, first, count, self.scaling, windows)
 
     def run(self, worker: Worker, first: int, last: int) -> None:
         """A worker's steps first..last of the epoch, changing the state; fewer where the run is to stop."""

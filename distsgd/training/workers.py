@@ -83,6 +83,18 @@ class Workers:
         """Images that a worker sees in the steps first..last of an epoch."""
         return min(self.sizes[worker], last * self.batch) - min(self.sizes[worker], first * self.batch)
 
+    def following(self, worker: Worker, step: int) -> tuple[Worker, int] | None:
+        """Whose images this rank sees after those of a worker's step, if the epoch goes on as planned; None at its end."""
+        period = self._experiment.config.averaging.rounds_of
+        length = self.steps if isinstance(period, str) else period
+        first = step - step % length
+        last = min(first + length, self.steps)
+        rest = [(worker, step + 1)] if step + 1 < last else []
+        rest += [(other, first) for other in self.hosted[worker.number - self._first + 1 :]]
+        rest += [(self.hosted[0], last)]
+        seen = (place for place in rest if self.seen(place[0].number, place[1], place[1] + 1))
+        return next(seen, None)
+
     def all_seen(self, first: int, last: int) -> int:
         """Images that all workers see in those steps."""
         return sum(self.seen(worker, first, last) for worker in range(len(self.sizes)))
