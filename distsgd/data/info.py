@@ -1,7 +1,6 @@
 """What is in a file of images, for people to read, and whether its content is whole."""
 
 import math
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ def verify(path: str | Path) -> Description:
 def _read(path: str | Path) -> tuple[Description, "_Moments", dict[str, float]]:
     description = describe(path)
     content = ContentHash((description.height, description.width, description.channels))
-    moments, edges = _Moments(description.channels), dict.fromkeys(description.counts, 0)
+    moments, edges = _Moments(description.channels), {split: _Edges() for split in description.counts}
     with opened(description.path) as file:
         for split in description.counts:
             for name in ("images", "labels"):
@@ -32,24 +31,31 @@ def _read(path: str | Path) -> tuple[Description, "_Moments", dict[str, float]]:
                     if (split, name) == ("train", "images"):
                         moments.update(block)
                     if name == "images":
-                        edges[split] += _edges(block)
+                        edges[split].update(block)
     if content.hexdigest() != description.sha256:
         raise InputError(
             f"{path}: content has sha256 {content.hexdigest()}; the file was made with {description.sha256}"
         )
-    inner = max(1, (description.height - 2) * (description.width - 2) * description.channels)
-    sharpness = {
-        split: math.sqrt(edges[split] / (count * inner)) for split, count in description.counts.items()
-    }
-    return description, moments, sharpness
+    return description, moments, {split: sharp.root_mean_square() for split, sharp in edges.items()}
 
 
-def _edges(images: np.ndarray) -> int:
-    """The sum of the squares of the Laplacian of images uint8 (sample, height, width, channel), without their borders."""
-    values = images.astype(np.int16)
-    across = values[:, 1:-1, :-2] + values[:, 1:-1, 2:]
-    down = values[:, :-2, 1:-1] + values[:, 2:, 1:-1]
-    return int(np.square(4 * values[:, 1:-1, 1:-1] - across - down, dtype=np.int32).sum(dtype=np.int64))
+class _Edges:
+    """How sharp images are: the root of the mean square of their Laplacian, from sums of whole numbers."""
+
+    def __init__(self) -> None:
+        self._count = self._sum = 0
+
+    def update(self, images: np.ndarray) -> None:
+        """Take in images uint8 (sample, height, width, channel), less their borders."""
+        values = images.astype(np.int16)
+        across = values[:, 1:-1, :-2] + values[:, 1:-1, 2:]
+        down = values[:, :-2, 1:-1] + values[:, 2:, 1:-1]
+        inner = 4 * values[:, 1:-1, 1:-1] - across - down
+        self._count += inner.size
+        self._sum += int(np.square(inner, dtype=np.int32).sum(dtype=np.int64))
+
+    def root_mean_square(self) -> float:
+        return math.sqrt(self._sum / max(1, self._count))
 
 
 class _Moments:
@@ -91,20 +97,20 @@ def summary(path: str | Path) -> str:
         "counts": ", ".join(f"{count:,} {split}" for split, count in description.counts.items()),
         "classes": f"{description.classes:,}",
         "pixels": f"mean {_row(moments.mean())}, deviation {_row(moments.deviation())} (train, of 0 to 255, by channel)",
-        "edges": ", ".join(f"{value:.2f} {split}" for split, value in sharpness.items())
-        + _unlike(sharpness.values()),
+        "edges": _compared(sharpness),
         "size": f"{size / 1e6:.1f} MB on disk ({size:,} bytes)",
         "sha256": f"{description.sha256} (content is whole)",
     }
     return "\n".join([*(f"{name:<8} {fact}" for name, fact in facts.items()), "", *_class_table(description)])
 
 
-def _unlike(sharpness: Collection[float]) -> str:
-    """What the splits' edges say: networks trained on blurred images fail on sharp ones, and the other way round."""
-    meaning = " (root mean square of the Laplacian)"
-    if max(sharpness) <= _UNLIKE * min(sharpness):
-        return meaning
-    return f"{meaning}: NOT EQUALLY SHARP, what is learnt from one split may not hold for another"
+def _compared(sharpness: dict[str, float]) -> str:
+    """The sharpness of each split, and whether they differ: networks trained on blurred images fail on sharp ones."""
+    shown = ", ".join(f"{value:.2f} {split}" for split, value in sharpness.items())
+    shown += " (root mean square of the Laplacian)"
+    if max(sharpness.values()) <= _UNLIKE * min(sharpness.values()):
+        return shown
+    return f"{shown}: NOT EQUALLY SHARP, what is learnt from one split may not hold for another"
 
 
 def _row(values: list[float]) -> str:
