@@ -52,6 +52,12 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.C
         ["--split-pattern", "dev=*"],
         ["--split-pattern", "test"],
         ["--as", "pickle"],
+        ["--blurred", "3.3"],
+        ["--blurred", "dev=3.3"],
+        ["--blurred", "train=0"],
+        ["--blurred", "train=-1"],
+        ["--blurred", "train=100"],
+        ["--blurred", "train=nan"],
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["data", "import", "a", "b", *options])
@@ -63,6 +69,24 @@ def test_info_shows_pixels_as_they_are(path: Path, capsys: pytest.CaptureFixture
     assert main(["data", "info", str(path)]) == 0
     mean, deviation = TRAIN[0].mean(dtype=float), TRAIN[0].std(dtype=float)
     assert f"pixels   mean {mean:.2f}, deviation {deviation:.2f} (train," in capsys.readouterr().out
+
+
+def laplacian(images: np.ndarray) -> float:
+    values = images.astype(float)
+    inner = 4 * values[:, 1:-1, 1:-1] - values[:, :-2, 1:-1] - values[:, 2:, 1:-1]
+    return float(np.sqrt(np.mean((inner - values[:, 1:-1, :-2] - values[:, 1:-1, 2:]) ** 2)))
+
+
+def test_info_says_when_splits_are_not_equally_sharp(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"edges    {laplacian(TRAIN[0]):.2f} train, {laplacian(TEST[0]):.2f} test (root" in shown
+    assert "NOT EQUALLY SHARP" not in shown
+    write_store(tmp_path / "soft.h5", ((TRAIN[0] // 8).astype(np.uint8), TRAIN[1]), TEST)
+    assert main(["data", "info", str(tmp_path / "soft.h5")]) == 0
+    assert "NOT EQUALLY SHARP" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [".png", ".svg"])

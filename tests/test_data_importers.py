@@ -16,6 +16,7 @@ from conftest import finish
 from distsgd.cli.data import KINDS as CLI_KINDS
 from distsgd.config import InputError
 from distsgd.data import KINDS, Choices, Description, describe, import_images, read_labels, read_rows, verify
+from distsgd.data.importers.blur import sharpened
 
 Image = pytest.importorskip("PIL.Image", reason="no Pillow: pictures are not tested")
 RANDOM = np.random.default_rng(5)
@@ -138,6 +139,60 @@ def test_sizes_are_brought_to_one_by_scale_and_centre_crop(made: Callable[..., D
     assert (made(content).height, found.width) == (6, 10)
     square = made(content, size=(20, 40))
     assert np.array_equal(pixels_of(square, "train")[0, :, [0, -1], 0], np.zeros((2, 20)))
+
+
+def waves(height: int, width: int, down: int, right: int) -> np.ndarray:
+    """Half periods down and to the right that a mirror on the last row and column continues."""
+    rows = np.cos(np.pi * down * np.arange(height) / max(1, height - 1))
+    return np.outer(rows, np.cos(np.pi * right * np.arange(width) / max(1, width - 1)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "down", "right"), [((20, 31), 2, 5), ((20, 31), 0, 9), ((2, 9), 1, 2), ((1, 8), 0, 3)]
+)
+def test_what_a_blur_has_dimmed_is_raised_again(shape: tuple[int, int], down: int, right: int) -> None:
+    height, width = shape
+    blur, wave = 1.5, waves(*shape, down, right)
+    # cycles a pixel: what a Gaussian passes of them follows from its Fourier transform
+    squares = (down / (2 * max(1, height - 1))) ** 2 + (right / (2 * (width - 1))) ** 2
+    passed = np.exp(-2 * (np.pi * blur) ** 2 * squares)
+    blurred = np.rint(128 + 100 * passed * wave).astype(np.uint8)
+    assert passed < 0.8
+    for channels in (1, 3):
+        image = np.repeat(blurred[..., None], channels, axis=2)
+        restored = sharpened(image, blur)
+        assert restored.shape == image.shape
+        height_of_wave = 100 / (1 + squares / 500 / passed**2)  # Wiener: less where noise is stronger
+        found = (restored[..., 0] - 128.0) * wave
+        assert found.sum() / (wave**2).sum() == pytest.approx(height_of_wave, abs=2)
+        assert np.abs(restored[..., 0] - 128.0 - height_of_wave * wave).mean() < 4  # rounding, raised too
+
+
+def test_noise_that_a_blur_would_have_taken_is_not_raised() -> None:
+    noisy = np.full((24, 24, 1), 100, np.uint8)
+    noisy[::2, ::2] = 140
+    assert np.array_equal(sharpened(noisy, 4.0), np.full((24, 24, 1), 110))
+
+
+def test_pictures_of_a_blurred_split_are_sharpened_before_they_are_scaled(
+    made: Callable[..., Description],
+) -> None:
+    soft = np.rint(128 + 40 * waves(24, 24, 4, 5)).astype(np.uint8)
+    content = {f"{split}/ant/{n}.png": png(soft) for split in ("train", "test", "val") for n in range(2)}
+    found = made(content, blurs=(("train", 2.0), ("validation", 1.0)))
+    wanted = {"train": sharpened(soft[..., None], 2.0), "validation": sharpened(soft[..., None], 1.0)}
+    for split, image in {**wanted, "test": soft[..., None]}.items():
+        assert np.array_equal(pixels_of(found, split), [image] * 2)
+    assert (
+        np.ptp(wanted["train"].astype(int))
+        > np.ptp(wanted["validation"].astype(int))
+        > np.ptp(soft.astype(int))
+    )
+    small = pixels_of(made(content, blurs=(("train", 2.0),), size=(12, 12)), "train")[0, ..., 0]
+    scaled = Image.fromarray(wanted["train"][..., 0]).resize((12, 12), Image.Resampling.BICUBIC)
+    assert np.array_equal(small, np.asarray(scaled))
+    colours = made({**content, "train/ant/0.png": png(np.dstack([soft] * 3))}, blurs=(("train", 2.0),))
+    assert np.array_equal(pixels_of(colours, "train")[0], np.repeat(wanted["train"], 3, axis=2))
 
 
 def test_splits_by_folders_patterns_names_and_lot(tmp_path: Path, made: Callable[..., Description]) -> None:

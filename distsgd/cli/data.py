@@ -68,6 +68,14 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     pictures.add_argument(
         "--skip-broken", action="store_true", help="pass over what can not be read, and list it"
     )
+    pictures.add_argument(
+        "--blurred",
+        type=_blur,
+        action="append",
+        default=[],
+        metavar="SPLIT=SIGMA",
+        help="pictures of this split were blurred by a Gaussian of so many pixels, as in train=3.3: sharpen them; may be repeated",
+    )
     parser.add_argument("--compress", action="store_true", help="smaller, and several times slower to read")
 
 
@@ -87,6 +95,15 @@ def _pattern(text: str) -> tuple[str, str]:
     return pattern, split
 
 
+def _blur(text: str) -> tuple[str, float]:
+    split, _, pixels = text.partition("=")
+    if split not in _SPLITS or not re.fullmatch(r"\d{1,2}(\.\d+)?", pixels) or not float(pixels):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be {', '.join(_SPLITS)}, then = and the blur's deviation, above 0 and below 100"
+        )
+    return split, float(pixels)
+
+
 def _fraction(text: str) -> float:
     try:
         value = float(text)
@@ -101,7 +118,12 @@ def _import(given: argparse.Namespace, clock: Clock) -> int:
     from distsgd import data
 
     choices = data.Choices(
-        given.size, given.grey, tuple(given.split_pattern), given.test_fraction, given.skip_broken
+        given.size,
+        given.grey,
+        tuple(given.split_pattern),
+        given.test_fraction,
+        given.skip_broken,
+        tuple(given.blurred),
     )
     made, broken = data.import_images(
         given.source, given.out, given.kind, choices, say=print, compress=given.compress

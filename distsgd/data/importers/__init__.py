@@ -51,7 +51,7 @@ def import_images(
     kind = kind or recognised(source)
     if kind != "folders" and choices != _AS_FOUND:
         raise InputError(
-            f"{source}: of kind {kind}: --size, --grey, splits and --skip-broken go with folders of pictures"
+            f"{source}: of kind {kind}: --size, --grey, --blurred, splits and --skip-broken go with folders of pictures"
         )
     with _READERS[kind](source, choices, say) as found:
         names = tuple(class_names) or found.class_names

@@ -89,11 +89,11 @@ def _samples(
     """(split, image, label) of every picture; what is passed over goes to `broken`."""
     from distsgd.data.importers.pictures import decode
 
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers, blurs = {name: number for number, name in enumerate(names)}, dict(choices.blurs)
     for file in _pictures(source):
         try:
             split, label = _place(file, choices)
-            yield split, decode(file.read(), file.origin, shape), numbers[label]
+            yield split, decode(file.read(), file.origin, shape, blurs.get(split, 0.0)), numbers[label]
         except Broken as error:
             _pass_over(error, choices)
             broken.append(str(error))

@@ -14,13 +14,17 @@ Block = tuple[str, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Choices:
-    """What may be chosen for pictures: `size` (height, width), the splits and what is not to stop an import."""
+    """What may be chosen for pictures: `size` (height, width), the splits and what is not to stop an import.
+
+    blurs: splits whose pictures are blurred, and the deviation of that Gaussian in pixels of theirs, which is undone.
+    """
 
     size: tuple[int, int] | None = None
     grey: bool = False
     patterns: tuple[tuple[str, str], ...] = ()
     test_fraction: float = 0.0
     skip_broken: bool = False
+    blurs: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

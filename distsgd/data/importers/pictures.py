@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from distsgd.config import InputError
+from distsgd.data.importers.blur import sharpened
 from distsgd.data.importers.files import Broken, reason
 
 try:
@@ -41,14 +42,20 @@ def look(data: bytes, origin: str) -> tuple[tuple[int, int], bool]:
     return (image.height, image.width), image.mode not in _GREY
 
 
-def decode(data: bytes, origin: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """The picture, uint8 of `shape` (height, width, 1 or 3): its shorter side scaled, its centre cut out. Raises Broken."""
+def decode(data: bytes, origin: str, shape: tuple[int, int, int], blur: float = 0.0) -> np.ndarray:
+    """The picture, uint8 of `shape` (height, width, 1 or 3): its shorter side scaled, its centre cut out. Raises Broken.
+
+    blur: that of the picture as it is stored, undone before it is scaled (`sharpened`).
+    """
     height, width, channels = shape
     image = _opened(data, origin)
     try:
         if image.mode.startswith("I"):  # 16 bits: Pillow would cut off what is above 255
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         image = image.convert("L" if channels == 1 else "RGB")
+        if blur:
+            pixels = np.asarray(image)
+            image = Image.fromarray(sharpened(np.atleast_3d(pixels), blur).reshape(pixels.shape))
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
         return np.asarray(image).reshape(shape)
