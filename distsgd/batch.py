@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from distsgd.kernels import batch as batch_kernels
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 from distsgd.layers import Values
 
 

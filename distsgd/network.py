@@ -14,7 +14,7 @@ from distsgd.config import InputError
 from distsgd.kernels import confusion, loss
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.rows import NO_WINNERS
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 from distsgd.layers import (
     Border,
     Convolution,

@@ -52,8 +52,8 @@ def fer(classes: int) -> Layers:
     """For grey faces of 24x24 to 48x48: pairs of 3x3 filters, twice as many each time that images are halved."""
     stack: Layers = []
     for filters in (32, 64, 128):
-        pair = [Convolution(filters, 3, "same"), Rectifier()] * 2
-        stack += [*pair, MaxPool(2)]
+        one: Layers = [Convolution(filters, 3, "same"), Rectifier()]
+        stack += [*one, *one, MaxPool(2)]
     return [*stack, Dropout(0.4), Dense(256), Rectifier(), Dense(classes)]
 
 

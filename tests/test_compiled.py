@@ -24,7 +24,7 @@ from conftest import clean_environment, end
 import distsgd.kernels
 from distsgd.kernels import compiled, update
 from distsgd.kernels.batch import draw_windows
-from distsgd.kernels.tile import FUSED, VECTOR
+from distsgd.kernels.vector import FUSED, VECTOR
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier
 from distsgd.network import Network, aligned, initialize, plan, tensors
 from distsgd.optim import Adam, Sgd

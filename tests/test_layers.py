@@ -9,7 +9,7 @@ import pytest
 from oracle import assert_close, rounding
 
 from distsgd.config import InputError
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 from distsgd.layers import (
     AveragePool,
     Border,

@@ -10,7 +10,7 @@ from distsgd.kernels import pairs
 from distsgd.kernels.pairs import BLOCK, ROOM
 from distsgd.kernels.rows import NO_VALUES, NO_WINNERS
 from distsgd.kernels.taps import pairs_room
-from distsgd.kernels.tile import LANES, TAPS
+from distsgd.kernels.vector import LANES, TAPS
 
 LENGTHS = [16, 32, 48, 64, 80, 160, BLOCK // 4 * 3 // LANES * LANES, BLOCK, BLOCK + 16]
 CANARY = np.float32(-12345.678)

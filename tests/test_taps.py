@@ -7,7 +7,7 @@ import pytest
 
 from distsgd.kernels.rows import strip_starts, strip_width
 from distsgd.kernels.taps import Window, dense_pair_taps, dense_row_taps, pair_taps, row_taps
-from distsgd.kernels.tile import TAPS
+from distsgd.kernels.vector import TAPS
 
 
 def window(

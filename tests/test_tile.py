@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from distsgd.kernels import tile
+from distsgd.kernels import tile, vector
 from distsgd.kernels.compiled import inlined
-from distsgd.kernels.tile import LANES, VECTOR
+from distsgd.kernels.vector import FUSED, LANES, VECTOR
 
 CANARY = np.float32(-12345.678)
 WIDTH = 2 * VECTOR  # of the tiles here: 3 rows x 2 columns
@@ -77,7 +77,7 @@ def test_multiply_pairs() -> None:
         np.testing.assert_array_equal(y[r, c], 100 + left * dy[13 + c * 90 :][:VECTOR])
 
 
-@pytest.mark.skipif(not tile.FUSED, reason="this processor has no fused multiply-add")
+@pytest.mark.skipif(not FUSED, reason="this processor has no fused multiply-add")
 def test_a_product_is_not_rounded_before_it_is_added() -> None:
     x = np.full(WIDTH, 1 + 2.0**-23, np.float32)
     weights, y = np.full(3, 100 * (2.0**-12 - 1), np.float32), np.zeros((3, WIDTH), np.float32)
@@ -146,7 +146,7 @@ def test_bytes_are_numbers_from_0_to_255() -> None:
 
 @inlined
 def _sum_chains(x, place, part):
-    return tile.sum_chains(x, place, part)
+    return vector.sum_chains(x, place, part)
 
 
 @pytest.mark.parametrize("part", [VECTOR, 40])

@@ -25,7 +25,7 @@ from distsgd.bench.pytorch import Contestant, Peer
 from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Verdict
 from distsgd.config import InputError
 from distsgd.data import Description
-from distsgd.kernels.tile import VECTOR
+from distsgd.kernels.vector import VECTOR
 from distsgd.metrics import score
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Sgd

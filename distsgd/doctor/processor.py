@@ -17,7 +17,7 @@ def threads(environ: Mapping[str, str]) -> Finding:
 
 def arithmetic(environ: Mapping[str, str]) -> Finding:
     """The vectors that kernels use; without fused multiply-add they are slower and give other bits."""
-    from distsgd.kernels.tile import FUSED, VECTOR
+    from distsgd.kernels.vector import FUSED, VECTOR
 
     seen = f"vectors of {VECTOR} float32"
     chosen = [

@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from distsgd.kernels.compiled import FLOAT, LLVM_FLOAT, REAL, SHIFT, compiled, inlined
 from distsgd.kernels.order import mixed
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 
 _BYTE, _INT, _FLOAT = ir.IntType(8), ir.IntType(32), LLVM_FLOAT
 

@@ -8,9 +8,9 @@ It is summed in LANES chains (lane j goes to chain j mod LANES, rows in order), 
 the vector's width and the blocking. Lengths are multiples of LANES.
 """
 
-from distsgd.kernels import tile
+from distsgd.kernels import tile, vector
 from distsgd.kernels.compiled import SHIFT, compiled
-from distsgd.kernels.tile import LANES, TAPS, VECTOR
+from distsgd.kernels.vector import LANES, TAPS, VECTOR
 from distsgd.kernels.windows import unpool_row
 
 CHANNELS = 4
@@ -81,7 +81,7 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
         for k in range(channels):
             block = (k // CHANNELS) * spans.shape[0] + t // TAPS
             chains = block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR
-            dw[places[t], k] = tile.sum_chains(partial, chains, part)
+            dw[places[t], k] = vector.sum_chains(partial, chains, part)
 
 
 @compiled("void(real[:,:,:], real[::1], real[::1])")
@@ -95,4 +95,4 @@ def sum_lanes(dy, partial, db):
                 for j in range(h * VECTOR, dy.shape[2], LANES):
                     total = tile.add(total, dy, k * plane + i * line + j, 0)
             tile.store(total, partial, h * part, VECTOR)
-        db[k] = tile.sum_chains(partial, 0, part)
+        db[k] = vector.sum_chains(partial, 0, part)

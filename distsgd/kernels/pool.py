@@ -5,7 +5,7 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 from distsgd.kernels.windows import REGISTERS, pool_row, unpool_row
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
-from distsgd.kernels.tile import COLUMNS, VECTOR
+from distsgd.kernels.vector import COLUMNS, VECTOR
 from distsgd.kernels.windows import pool_row
 
 STRIP = COLUMNS * VECTOR

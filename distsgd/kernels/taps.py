@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.kernels import pairs, rows
-from distsgd.kernels.tile import TAPS
+from distsgd.kernels.vector import TAPS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from distsgd.kernels.compiled import compiled
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 
 CHAINS = 8 * LANES
 """Sums of a norm that grow side by side, so that none waits for its last addition."""

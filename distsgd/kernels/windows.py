@@ -5,7 +5,7 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, inlined
-from distsgd.kernels.tile import LANES, VECTOR
+from distsgd.kernels.vector import LANES, VECTOR
 
 REGISTERS = LANES // VECTOR
 

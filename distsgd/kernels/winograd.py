@@ -18,7 +18,7 @@ from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
 from distsgd.kernels.pairs import sum_pairs
 from distsgd.kernels.rows import STRIP, sum_rows
-from distsgd.kernels.tile import COLUMNS, VECTOR
+from distsgd.kernels.vector import COLUMNS, VECTOR
 from distsgd.kernels.windows import pool_row
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))

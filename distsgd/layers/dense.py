@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distsgd.kernels import order, pairs, rows, taps
-from distsgd.kernels.tile import LANES
+from distsgd.kernels.vector import LANES
 from distsgd.layers.place import Border, Call, Place, Program, Shape, Tensor, Values
 
 

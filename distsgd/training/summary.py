@@ -8,7 +8,7 @@ from typing import Any
 from distsgd import __version__, network
 from distsgd.clock import Clock, peak_memory
 from distsgd.comm import Ranks
-from distsgd.kernels.tile import FUSED, VECTOR
+from distsgd.kernels.vector import FUSED, VECTOR
 from distsgd.metrics import mean
 from distsgd.record import weights_sha256
 from distsgd.training.experiment import Experiment
