@@ -21,18 +21,16 @@ import numpy as np
 
 from distsgd import data, network, zoo
 from distsgd.bench import pytorch
+from distsgd.bench.images import Images, images_for
 from distsgd.bench.pytorch import Contestant, Peer
 from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Verdict
 from distsgd.config import InputError
-from distsgd.data import Description
 from distsgd.kernels.vector import VECTOR
 from distsgd.metrics import score
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Sgd
 
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
-MADE_FOR = {"cifar": (32, 32, 3)}
-"""Networks for images (height, width, channels) of one kind only; the others take those that there are."""
 SGD = Sgd(learning_rate=0.001, momentum=0.9)
 """A small rate: whatever is learnt meanwhile, numbers stay ordinary and steps equally long."""
 
@@ -43,33 +41,6 @@ SECONDS = 8.0
 LEG_SECONDS = 0.1
 """How long a side runs before it is the other's turn, at least: its first step finds the other side's numbers in the caches."""
 FEWEST_PAIRS, WARM_PAIRS, WARM_STEPS = 5, 5, 2
-
-
-@dataclass(frozen=True)
-class Images:
-    """A rank's images, uint8 (sample, height, width, channel), their labels, and where they are from."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    classes: int
-    source: str
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
-        height, width, channels = self.images.shape[1:]
-        return channels, height, width
-
-    def scaling(self) -> np.ndarray:
-        """(2, channels) float32, what `Network.fill` wants: mean and 1 / deviation."""
-        mean, deviation = self.images.mean(axis=(0, 1, 2)), self.images.std(axis=(0, 1, 2))
-        return np.stack([mean, 1 / np.where(deviation > 0, deviation, 1)]).astype(np.float32)
-
-    def batches(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a Peer wants: float32 (number, batch, channels, height, width), labels (number, batch)."""
-        mean, inverse = self.scaling()
-        scaled = ((self.images.astype(np.float32) - mean) * inverse).transpose(0, 3, 1, 2)
-        return scaled.reshape(-1, batch, *self.shape), self.labels.reshape(-1, batch)
 
 
 @dataclass(frozen=True)
@@ -198,27 +169,10 @@ def _tasks(names: Sequence[str], source: str, batch: int, ranks: Ranks) -> list[
     samples = batch * max(1, min(MOST_BATCHES, MOST_IMAGES // batch))
     tasks = []
     for name in dict.fromkeys(names):
-        images = _images(name, source, described, samples, ranks)
+        images = images_for(name, source, described, samples, ranks)
         stages = network.plan(zoo.layers(name, images.classes), images.shape)
         tasks.append(Task(name, stages, images, batch, ranks))
     return tasks
-
-
-def _images(name: str, source: str, described: Description, samples: int, ranks: Ranks) -> Images:
-    there = described.height, described.width, described.channels
-    wanted = MADE_FOR.get(name, there)
-    if wanted != there:
-        return _random_images(wanted, source, samples, ranks)
-    shuffled = data.shuffled(described.counts["train"], 0, 0, 0)
-    rows = np.resize(shuffled, samples * ranks.size)[ranks.rank * samples :][:samples]
-    labels = data.read_labels(described.path, "train")[rows]
-    return Images(data.read_rows(described.path, "train", rows), labels, described.classes, source)
-
-
-def _random_images(shape: tuple[int, int, int], source: str, samples: int, ranks: Ranks) -> Images:
-    chance = np.random.default_rng([0, ranks.rank])
-    images, labels = chance.integers(0, 256, (samples, *shape), np.uint8), chance.integers(0, 10, samples)
-    return Images(images, labels, 10, f"random, as {source} has none of {'x'.join(map(str, shape))}")
 
 
 def _measure(task: Task, against: bool, now: Callable[[], int]) -> Measured:
