@@ -470,6 +470,16 @@ def test_arrays_cut_off_anywhere_are_refused(made: Callable[..., Description], t
             import_images(tmp_path / "a.npz", tmp_path / "out.h5", kind="npz")
 
 
+def test_nothing_but_a_file_of_images_is_written_over(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.npz", tmp_path / "out.h5"
+    np.savez(source, **ARRAYS)
+    before = source.read_bytes()
+    with pytest.raises(InputError, match=r"a\.npz: is there already .* another name"):
+        import_images(source, source)
+    assert source.read_bytes() == before
+    assert import_images(source, out)[0] == import_images(source, out)[0]
+
+
 def test_the_kind_is_recognised_or_asked_for(made: Callable[..., Description], tmp_path: Path) -> None:
     assert CLI_KINDS == KINDS
     for source, said in (
