@@ -231,6 +231,7 @@ def bomb() -> bytes:
 BROKEN = {
     "text": (b"no picture", "not a JPEG or PNG"),
     "empty": (b"", "not a JPEG or PNG"),
+    "header cut off": (png(GREY[0], "JPEG")[:300], "its beginning is damaged"),
     "gif": (png(GREY[0], "GIF"), "not a JPEG or PNG"),
     "truncated": (png(GREY[0])[:60], "broken picture"),
     "damaged": (png(GREY[0])[:45] + b"\xff" * 12 + png(GREY[0])[57:], "broken picture"),
@@ -486,9 +487,12 @@ def test_the_kind_is_recognised_or_asked_for(made: Callable[..., Description], t
         (tmp_path / "none", "no such file"),
         (as_folder(tmp_path / "empty", {"words.txt": b""}), r"it has: words\.txt; wanted: .*IDX"),
         (as_folder(tmp_path, {"a.txt": b""}) / "a.txt", "of no kind .*--as idx, cifar"),
+        (as_folder(tmp_path, {"cut.npz": b"PK"}) / "cut.npz", "can not be read as .npz"),
     ):
         with pytest.raises(InputError, match=said):
             made(source)
+    with pytest.raises(InputError, match=r"none of CIFAR-10's batches; wanted: data_batch_1\.bin"):
+        import_images(tmp_path / "empty", tmp_path / "o.h5", kind="cifar")
     (tmp_path / "set.data").write_text(LINES)
     assert import_images(tmp_path / "set.data", tmp_path / "o.h5", kind="fer2013")[0].counts["train"] == 1
     with pytest.raises(InputError, match="of kind fer2013: --size"):

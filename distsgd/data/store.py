@@ -125,6 +125,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
         )
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
+            if "format" not in file.attrs:
+                raise InputError(f"{path}: HDF5, but no file of images; `distsgd data import` makes one")
             found = _text(path, file, "format")
             if found != FORMAT:
                 raise InputError(f"{path}: format {found!r}; this version reads {FORMAT!r}")

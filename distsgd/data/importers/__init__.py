@@ -1,6 +1,5 @@
 """Make a file of images from the formats that sets come in; each importer is a file here."""
 
-import zipfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -77,7 +76,7 @@ def recognised(source: Path) -> str:
     name = source.name.lower()
     if name.endswith((".csv", ".csv.gz")) and source.is_file():
         return "fer2013"
-    if name.endswith(".npz") and zipfile.is_zipfile(source):
+    if name.endswith(".npz") and source.is_file():
         return "npz"
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
