@@ -162,10 +162,16 @@ def test_metrics_that_can_not_be(line: str, tmp_path: Path, capsys: pytest.Captu
     assert len(said.splitlines()) == 1
 
 
+def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drawn(tmp_path) == 2
+    wanted = "holds no run.json; wanted: the folder of a run that `distsgd train` ended"
+    assert capsys.readouterr().err == f"distsgd: {tmp_path} {wanted}\n"
+
+
 def test_places_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "run")
     assert drawn(tmp_path / "none") == 2
-    assert "cannot read" in capsys.readouterr().err
+    assert "holds no run.json" in capsys.readouterr().err
     assert drawn(folder, "--out", str(folder / "run.json" / "x")) == 2
     assert "cannot make the folder" in capsys.readouterr().err
 
