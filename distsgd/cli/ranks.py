@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from distsgd.comm import Ranks
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+EXIT_CODE = "DISTSGD_EXIT_CODE"
+"""The file that tells the exit code to who started the ranks with `--ranks`."""
 PATIENCE_SECONDS = 1.0
 """How long a silent rank waits before it fails: a launcher ends all ranks with the first, and one has a message to get out."""
 
@@ -55,7 +58,7 @@ def run(
     if world is None:
         return BAD_INPUT
     try:
-        return command(world)
+        return _handed_over(command(world), world.rank)
     except Exception as error:
         if world.size == 1:
             raise
@@ -65,6 +68,19 @@ def run(
         if world.size > 1:
             world.abort(INTERRUPTED)
         raise
+
+
+def _handed_over(code: int, rank: int) -> int:
+    """0 where who started the ranks reads the code from a file: of any other Open MPI's launcher says a lot that misleads."""
+    told = os.environ.get(EXIT_CODE)
+    if not code or not told:
+        return code
+    if rank == 0:
+        try:
+            Path(told).write_text(str(code))
+        except OSError:
+            return code
+    return 0
 
 
 def _world(clock: Clock) -> "Ranks | None":
@@ -101,12 +117,14 @@ def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
     line, added = launcher.command(found, ranks, arguments, launcher.cores(), environ, os.geteuid(), hosts)
     sys.stdout.flush()
     # In a group of its own: of a Ctrl-C that it gets itself, Open MPI's launcher leaves its ranks a quarter of a second.
-    surroundings = {**environ, **added}
-    job = subprocess.Popen(
-        line, env=surroundings, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_following_parent()
-    )
-    passed = _pass_signals_on(job)
-    code = job.wait()
+    with tempfile.TemporaryDirectory(prefix="distsgd-ranks-") as folder:
+        told = Path(folder, "exit-code")
+        surroundings = {**environ, **added, EXIT_CODE: str(told)}
+        job = subprocess.Popen(
+            line, env=surroundings, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_following_parent()
+        )
+        passed = _pass_signals_on(job)
+        code = job.wait() or (int(told.read_text()) if told.exists() else 0)
     if code:
         terminal.restore()
     return 128 + passed[0] if code and passed else code % 256
