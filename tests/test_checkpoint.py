@@ -353,6 +353,7 @@ def test_a_cosine_over_other_epochs_is_refused(tmp_path: Path, capsys: pytest.Ca
     run, cosine = tmp_path / "run", "optimizer.schedule=cosine"
     assert main(["train", *options(*QUICK, "train.epochs=2", cosine), "--out", str(run)]) == 0
     capsys.readouterr()
+    assert "is finished; its learning rate fell along a cosine" in refused(run, capsys)
     said = refused(run, capsys, "train.epochs=3")
     assert "falls along a cosine over the 2 epochs that the run was begun with; begin a new run" in said
 

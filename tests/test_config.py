@@ -218,7 +218,18 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
         config.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"[train\n", b"train epochs 3", b"\xff\xfe\x00", b"[a]\n[a]\n"])
+def test_a_file_of_another_kind_in_place_of_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "images.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n\xff")
+    with pytest.raises(InputError, match=r"images\.h5 is no text, .* --set data\.path=.*images\.h5"):
+        config.read(path)
+
+
+def test_a_section_that_is_none() -> None:
+    assert config.read_table({"train": 3})[1] == ["train = 3: must be a section, a table of settings"]
+
+
+@pytest.mark.parametrize("content", [b"[train\n", b"train epochs 3", b"[a]\n[a]\n"])
 def test_file_that_is_no_toml(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(content)

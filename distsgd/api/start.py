@@ -132,9 +132,12 @@ def _check_not_over(folder: Path, settings: Config) -> None:
     if summary.get("outcome") == "diverged":
         raise InputError(f"{folder} has diverged, and would again; begin a new run with other settings")
     if summary.get("outcome") == "finished" and settings.train.epochs <= int(summary.get("epochs", 0)):
-        raise InputError(
-            f"{folder} is finished; to train longer than its {summary['epochs']} epochs: --set train.epochs=N"
+        longer = (
+            "its learning rate fell along a cosine to the end; begin a new run to train longer"
+            if settings.optimizer.schedule == "cosine"
+            else f"to train longer than its {summary['epochs']} epochs: --set train.epochs=N"
         )
+        raise InputError(f"{folder} is finished; {longer}")
 
 
 def _last_good(folder: Path, ranks: int, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:

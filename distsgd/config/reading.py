@@ -42,6 +42,10 @@ def _table(path: Path) -> dict[str, Any]:
     except OSError as error:
         hint = "; settings are given with --set" if "=" in path.name else ""
         raise InputError(f"cannot read the config {path}: {error.strerror}{hint}") from None
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path} is no text, so no config; images are given with --set data.path={path}"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
 
@@ -109,6 +113,8 @@ def _fault(name: str, fault: Mapping[str, Any], table: dict[str, Any]) -> str:
         return f"{name}: there is no such setting; {_choices(keys, table)}"
     if fault["type"].startswith("union_tag") and not isinstance(given, dict):
         return f"{name} = {given!r}: must be a section, for example optimizer.name = 'adam'"
+    if fault["type"] == "model_type":
+        return f"{name} = {given!r}: must be a section, a table of settings"
     if fault["type"] == "union_tag_invalid":
         return f"optimizer.name = {given.get('name')!r}: must be 'sgd' or 'adam'"
     if fault["type"] == "string_pattern_mismatch":
