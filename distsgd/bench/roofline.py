@@ -32,6 +32,9 @@ def draw(path: Path, limits: Limits, timed: Sequence[Timed]) -> None:
         points = [each.gflops / each.gigabytes for each in seen], [each.gflops for each in seen]
         axes.plot(*points, "o", color=colour, label=what, markersize=5, alpha=0.8)
     axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
+    for axis, ticks in ((axes.xaxis, (1, 10, 100, 1000)), (axes.yaxis, (10, 20, 50, 100, 200, 500, 1000))):
+        axis.set_ticks(ticks, [str(tick) for tick in ticks])
+        axis.set_ticks([], minor=True)
     axes.set_title("Convolutions and dense layers under this core's roof", loc="left", fontsize=11)
     axes.legend(frameon=False)
     try:
