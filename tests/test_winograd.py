@@ -129,6 +129,12 @@ def test_any_number_of_channels(height: int, channels: int, filters: int) -> Non
     check(Convolution(filters, 3, "same"), (channels, 7, 6), 18, True)
 
 
+@pytest.mark.parametrize("filters", [32, 70])
+def test_a_pooled_first_layer_has_room_to_go_row_by_row(filters: int) -> None:
+    for size, shape in ((5, (8, 7, 7)), (7, (8, 8, 7)), (5, (53, 1, 2))):
+        check(Convolution(filters, size, "full" if shape[1] == 1 else "same", pool=2), shape, 16, True)
+
+
 def test_rows_longer_than_a_group_of_lanes(height: int) -> None:
     check(Convolution(3, 5, "same"), (20, 6, 23), 50, False)
 

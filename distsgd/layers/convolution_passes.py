@@ -173,6 +173,8 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
     channels, filters = shape[0] // layer.groups, layer.filters // layer.groups
     window = window_forward(layer, shape, batch)
     both = max(bands.room(window, filters, layer.pool), bands.pairs_room(window, filters))
+    if layer.pool > 1:  # as the first layer it goes row by row
+        both = max(both, taps.pairs_room(window.channels * math.prod(window.size), filters))
     turned = bands.whole_lines(filters * layer.size**2 * channels)
     if layer.stride == 1:
         (phases,) = _all_phases(layer, shape)
