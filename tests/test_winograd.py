@@ -129,6 +129,12 @@ def test_any_number_of_channels(height: int, channels: int, filters: int) -> Non
     check(Convolution(filters, 3, "same"), (channels, 7, 6), 18, True)
 
 
+def test_filters_more_than_twice_as_wide_as_the_image(height: int) -> None:
+    for shape in ((7, 15, 1), (8, 11, 2)):
+        check(Convolution(9, 5, "same"), shape, 6, False)
+        check(Convolution(9, 7, "full", pool=2), shape, 18, True)
+
+
 @pytest.mark.parametrize("filters", [32, 70])
 def test_a_pooled_first_layer_has_room_to_go_row_by_row(filters: int) -> None:
     for size, shape in ((5, (8, 7, 7)), (7, (8, 8, 7)), (5, (53, 1, 2))):
