@@ -1,4 +1,4 @@
-"""How a convolution is computed, forward and backward: `rows.sum_rows` and `pairs.sum_pairs` over lists of taps.
+"""How a convolution is computed, forward and backward: by rows over lists of taps, or by `convolution_bands` of them.
 
 A stride is taken out by splitting the image into phases (every stride-th row and column, see `taps.Window`): forward and the
 gradient to weights see them as channels. The gradient to data is made phase by phase, each a convolution of stride 1 by the
