@@ -1,4 +1,4 @@
-"""How a convolution is computed, forward and backward: `rows.sum_rows` and `pairs.sum_pairs` over lists of taps.
+"""How a convolution is computed, forward and backward: by rows over lists of taps, or by `convolution_bands` of them.
 
 A stride is taken out by splitting the image into phases (every stride-th row and column, see `taps.Window`): forward and the
 gradient to weights see them as channels. The gradient to data is made phase by phase, each a convolution of stride 1 by the
@@ -173,6 +173,8 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
     channels, filters = shape[0] // layer.groups, layer.filters // layer.groups
     window = window_forward(layer, shape, batch)
     both = max(bands.room(window, filters, layer.pool), bands.pairs_room(window, filters))
+    if layer.pool > 1:  # as the first layer it goes row by row
+        both = max(both, taps.pairs_room(window.channels * math.prod(window.size), filters))
     turned = bands.whole_lines(filters * layer.size**2 * channels)
     if layer.stride == 1:
         (phases,) = _all_phases(layer, shape)
