@@ -1,9 +1,8 @@
 """The networks of the source documents and their kin, by name. Each ends with one score a class."""
 
-import re
 from collections.abc import Callable
 
-from distsgd.config import InputError, ListedLayer
+from distsgd.config import CHAVAN, ListedLayer, check_name
 from distsgd.config import Network as Settings
 from distsgd.layers import AveragePool, Convolution, Dense, Dropout, Layer, MaxPool, Rectifier
 
@@ -64,7 +63,6 @@ _BY_NAME: dict[str, Callable[[int], Layers]] = {
     "cifar": cifar,
     "fer": fer,
 }
-NAMES = (*_BY_NAME, "chavan-K-F-H")
 
 
 def chosen(settings: Settings, classes: int) -> Layers:
@@ -104,12 +102,8 @@ def layers(name: str, classes: int, dropout: float = 0.0) -> Layers:
 
 
 def _named(name: str, classes: int) -> Layers:
-    if name in _BY_NAME:
-        return _BY_NAME[name](classes)
-    numbers = re.fullmatch(r"chavan-([1-9]\d*)-([1-9]\d*)-([1-9]\d*)", name)
-    if numbers:
+    check_name(name)
+    if numbers := CHAVAN.fullmatch(name):
         size, filters, units = (int(number) for number in numbers.groups())
         return chavan(size, filters, units, classes)
-    raise InputError(
-        f"network.name = {name!r}: must be one of {', '.join(NAMES)} (numbers for K, F, H: chavan-5-50-100)"
-    )
+    return _BY_NAME[name](classes)

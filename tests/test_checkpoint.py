@@ -384,6 +384,22 @@ def test_a_model_that_has_no_room_is_written_when_the_run_goes_on(
     assert summary(run)["weights_sha256"] == whole_run["weights_sha256"]
 
 
+def test_a_disk_that_takes_nothing_is_told_before_training(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, before = tmp_path / "another", sorted(stopped.rglob("*"))
+    with room(0):
+        assert main(["train", *options(*QUICK, "train.epochs=1"), "--out", str(run)]) == 2
+        said = refused(stopped, capsys)
+    for folder in (run, stopped):
+        assert (
+            f"distsgd: cannot write into the run's folder {folder}: File too large; make room there\n" in said
+        )
+    assert sorted(stopped.rglob("*")) == before
+    assert resume(stopped) == 0
+    assert main(["train", *options(*QUICK, "train.epochs=1"), "--out", str(run)]) == 0
+
+
 def test_where_nothing_was_saved_nobody_is_told_to_go_on(
     no_room_for_models: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -284,6 +284,23 @@ def test_a_bad_file_is_told_before_anything_is_compiled(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("ranks", [[], ["--ranks", "2"]], ids=["alone", "2 ranks"])
+def test_wrong_settings_are_told_before_anything_is_compiled(
+    ranks: list[str], openmpi: Launch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    wrong = ["train", *options("train.epoch=3", "network.name=garg2", "data.path=none.h5")[1:], *ranks]
+    for command, lines in ((wrong, 4), (["evaluate", "nowhere", "fashion-mnist-small", *ranks], 1)):
+        done = openmpi.alone(
+            "-m", "distsgd", *command, environment={"DISTSGD_CACHE": str(cache)}, cwd=tmp_path
+        )
+        assert (done.rc, done.stdout) == (2, "")
+        assert done.stderr.startswith(("distsgd: 3 things are wrong:", "distsgd: nowhere holds no model.h5"))
+        assert len(done.stderr.splitlines()) == lines, done.stderr
+    assert not cache.exists()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_wrong_settings_with_ranks_to_start(mpiexec: Launch, tmp_path: Path) -> None:
     arguments = [*options("averaging.workers=1"), "--ranks", "2", "--out", str(tmp_path / "run")]
     done = mpiexec.alone("-m", "distsgd", *arguments)

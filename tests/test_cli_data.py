@@ -1,12 +1,13 @@
 """`distsgd data` as a user meets it."""
 
+import re
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import finish
+from conftest import finish, room
 from idx_files import NAMES, samples, write_store
 from test_data_importers import as_folder, grey_set
 
@@ -86,7 +87,19 @@ def test_info_says_when_splits_are_not_equally_sharp(
     assert "NOT EQUALLY SHARP" not in shown
     write_store(tmp_path / "soft.h5", ((TRAIN[0] // 8).astype(np.uint8), TRAIN[1]), TEST)
     assert main(["data", "info", str(tmp_path / "soft.h5")]) == 0
-    assert "NOT EQUALLY SHARP" in capsys.readouterr().out
+    assert re.search("NOT EQUALLY SHARP, .* --blurred SPLIT=SIGMA", capsys.readouterr().out)
+
+
+def test_a_full_disk_is_told(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = as_folder(tmp_path / "set", grey_set())
+    out, sheet = tmp_path / "out.h5", tmp_path / "sheet.png"
+    with room(0):
+        assert main(["data", "import", str(source), str(out)]) == 2
+        assert main(["data", "info", str(path), "--plot", str(sheet)]) == 2
+    said = capsys.readouterr().err
+    assert said == "".join(f"distsgd: {file}: can not be written: File too large\n" for file in (out, sheet))
+    assert not out.exists()
+    assert not sheet.exists()
 
 
 @pytest.mark.parametrize("kind", [".png", ".svg"])

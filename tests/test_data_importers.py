@@ -231,6 +231,7 @@ def bomb() -> bytes:
 BROKEN = {
     "text": (b"no picture", "not a JPEG or PNG"),
     "empty": (b"", "not a JPEG or PNG"),
+    "header cut off": (png(GREY[0], "JPEG")[:300], "its beginning is damaged"),
     "gif": (png(GREY[0], "GIF"), "not a JPEG or PNG"),
     "truncated": (png(GREY[0])[:60], "broken picture"),
     "damaged": (png(GREY[0])[:45] + b"\xff" * 12 + png(GREY[0])[57:], "broken picture"),
@@ -455,8 +456,9 @@ def test_what_is_wrong_in_arrays_is_named(
 ) -> None:
     arrays = {name: values for name, values in {**ARRAYS, **changes}.items() if values is not None}
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(InputError, match=rf"{said}"):
+    with pytest.raises(InputError, match=rf"{said}") as raised:
         made(tmp_path / "a.npz")
+    assert str(raised.value).count("can not be read") <= 1
     assert not (tmp_path / "out.h5").exists()
 
 
@@ -469,15 +471,28 @@ def test_arrays_cut_off_anywhere_are_refused(made: Callable[..., Description], t
             import_images(tmp_path / "a.npz", tmp_path / "out.h5", kind="npz")
 
 
+def test_nothing_but_a_file_of_images_is_written_over(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.npz", tmp_path / "out.h5"
+    np.savez(source, **ARRAYS)
+    before = source.read_bytes()
+    with pytest.raises(InputError, match=r"a\.npz: is there already .* another name"):
+        import_images(source, source)
+    assert source.read_bytes() == before
+    assert import_images(source, out)[0] == import_images(source, out)[0]
+
+
 def test_the_kind_is_recognised_or_asked_for(made: Callable[..., Description], tmp_path: Path) -> None:
     assert CLI_KINDS == KINDS
     for source, said in (
         (tmp_path / "none", "no such file"),
         (as_folder(tmp_path / "empty", {"words.txt": b""}), r"it has: words\.txt; wanted: .*IDX"),
         (as_folder(tmp_path, {"a.txt": b""}) / "a.txt", "of no kind .*--as idx, cifar"),
+        (as_folder(tmp_path, {"cut.npz": b"PK"}) / "cut.npz", "can not be read as .npz"),
     ):
         with pytest.raises(InputError, match=said):
             made(source)
+    with pytest.raises(InputError, match=r"none of CIFAR-10's batches; wanted: data_batch_1\.bin"):
+        import_images(tmp_path / "empty", tmp_path / "o.h5", kind="cifar")
     (tmp_path / "set.data").write_text(LINES)
     assert import_images(tmp_path / "set.data", tmp_path / "o.h5", kind="fer2013")[0].counts["train"] == 1
     with pytest.raises(InputError, match="of kind fer2013: --size"):

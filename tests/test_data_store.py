@@ -293,7 +293,7 @@ WRONG = {
     "gzip twice": (packed_twice, r"filters \(1, 1, 3\)"),
     "label too high": (labelled("test", 3), "test has labels 0 to 3; wanted: 0 to 2"),
     "label negative": (labelled("train", -1), "train has labels -1 to 2"),
-    "no format": (attribute("format", None), "attribute format"),
+    "no format": (attribute("format", None), "no file of images"),
     "another format": (
         attribute("format", np.bytes_(b"distsgd-images-9")),
         "'distsgd-images-9'; this version reads",

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+import distsgd
 from distsgd.cli import main
 from distsgd.clock import PHASES
 from distsgd.report import figures
@@ -57,6 +58,22 @@ def test_pictures_of_runs_of_all_sizes(
     assert capsys.readouterr().out.splitlines() == [str(path) for path in paths]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
     assert sorted((folder / "report").iterdir()) == sorted(paths)
+
+
+def test_pictures_of_a_run_that_was_judged_by_validation_images(tmp_path: Path) -> None:
+    settings = {
+        "data": {"train_images": 200, "validation": 0.2},
+        "network": {"name": "rendon"},
+        "train": {"epochs": 2},
+    }
+    run = distsgd.train(settings, out=tmp_path / "run")
+    assert drawn(tmp_path / "run") == 0
+    figure = figures.epochs(*read_run(tmp_path / "run"))
+    assert [line.get_label() for line in figure.axes[0].lines] == ["training", "validation"]
+    assert figure.get_suptitle() == (
+        f"rendon, epoch 2: {run.epochs[-1]['validation']['accuracy']:.2%} of validation images are judged rightly; "
+        f"what is kept: {run.summary['test_accuracy']:.2%} of test images"
+    )
 
 
 def test_svg_elsewhere_twice_the_same(tmp_path: Path) -> None:
@@ -145,10 +162,16 @@ def test_metrics_that_can_not_be(line: str, tmp_path: Path, capsys: pytest.Captu
     assert len(said.splitlines()) == 1
 
 
+def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drawn(tmp_path) == 2
+    wanted = "holds no run.json; wanted: the folder of a run that `distsgd train` ended"
+    assert capsys.readouterr().err == f"distsgd: {tmp_path} {wanted}\n"
+
+
 def test_places_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "run")
     assert drawn(tmp_path / "none") == 2
-    assert "cannot read" in capsys.readouterr().err
+    assert "holds no run.json" in capsys.readouterr().err
     assert drawn(folder, "--out", str(folder / "run.json" / "x")) == 2
     assert "cannot make the folder" in capsys.readouterr().err
 

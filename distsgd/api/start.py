@@ -81,7 +81,18 @@ def new(
     if folder is not None:
         records.make_folder(folder)
         held.enter_context(records.lock(folder))
+        _check_writable(folder, settings)
     return Start(settings, folder)
+
+
+def _check_writable(folder: Path, settings: Config) -> None:
+    """Write the run's settings: a disk that takes nothing at all is told before anything is computed."""
+    try:
+        records.Record(folder, settings)
+    except OSError as error:
+        raise InputError(
+            f"cannot write into the run's folder {folder}: {error.strerror}; make room there"
+        ) from None
 
 
 def again(
@@ -112,6 +123,7 @@ def again(
             f"{images.path} has other images than the run began with: sha256 {images.sha256}, "
             f"wanted: {facts['data_sha256']}"
         )
+    _check_writable(folder, settings)
     return Start(settings, folder, path, facts)
 
 

@@ -196,7 +196,7 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
         )
 
     if not launcher.launched(os.environ):
-        _look_at_data(given)
+        _look_first(given)
 
     def command(world: "Ranks") -> int:
         from distsgd.cli.training import train
@@ -206,28 +206,33 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
 
 
-def _look_at_data(given: argparse.Namespace) -> None:
-    """Tell of a bad file of images before kernels are compiled, which may take longer than a person waits for an answer.
+def _look_first(given: argparse.Namespace) -> None:
+    """Tell of wrong settings and bad images before kernels are compiled, which may take longer than a person waits for an answer.
 
-    Other things that are wrong with the settings are told later, and the file with them. Not for the ranks of a launcher: one that
-    ends before it has joined the others leaves MPICH's waiting for ever.
+    What shows only when a network is laid out for its images, or dealt to ranks, is told later. Not for the ranks of a launcher:
+    one that ends before it has joined the others leaves MPICH's waiting for ever.
     """
     from distsgd import config, data
 
     path = given.resume / "config.toml" if given.resume else given.config
-    if given.resume and not path.is_file():
+    if given.resume and not path.is_file():  # told when the run is looked for
         return
     settings, problems = config.read(path, given.set)
-    if not problems:
+    try:
         data.describe(data.locate(settings.data.path))
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
     arguments = ["evaluate", str(given.run), given.data, "--split", given.split]
     arguments += ["--json", str(given.json)] if given.json else []
     if not launcher.launched(os.environ):  # before kernels are compiled, as in training
-        from distsgd import data
+        from distsgd import data, record
 
+        record.model_path(given.run)
         data.describe(data.locate(given.data))
 
     def command(world: "Ranks") -> int:

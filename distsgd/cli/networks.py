@@ -11,7 +11,7 @@ from distsgd.training import Memory, check, memory
 
 IMAGES = {"cifar": (3, 32, 32), "fer": (1, 48, 48)}
 """What networks of the zoo are made for, where it is not a grey image of 28x28."""
-EXAMPLES = (*zoo.NAMES[:-1], "chavan-3-16-100", "chavan-5-50-100")
+EXAMPLES = (*config.ZOO, "chavan-3-16-100", "chavan-5-50-100")
 
 
 def overview() -> str:
@@ -28,13 +28,10 @@ def one(named: str, changes: Sequence[str], ranks: int) -> str:
     """The layers of the network of that name, or of a config, for its images, and the memory of a rank that trains it."""
     path = Path(named) if named.endswith(".toml") else None
     settings, problems = config.read(path, changes if path else [f"network.name={named}", *changes])
-    shape, classes = _images(settings, named)
-    try:
-        stages = network.plan(zoo.chosen(settings.network, classes), shape)
-    except InputError as error:
-        raise InputError("\n".join([*problems, str(error)])) from None
     if problems:
         raise InputError("\n".join(problems))
+    shape, classes = _images(settings, named)
+    stages = network.plan(zoo.chosen(settings.network, classes), shape)
     lines = [f"{settings.network.name}: images of {_size(shape)}, {classes} classes", "", *_layers(stages)]
     if _trains(settings, shape):
         batch, experiment = settings.train.batch, check(settings, ranks, problems)

@@ -1,10 +1,11 @@
 """The section [network]: a network of the zoo by name, or layers one by one."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distsgd.config.section import Section
+from distsgd.config.section import InputError, Section
 
 
 class ConvolutionLayer(Section):
@@ -53,6 +54,19 @@ class DropoutLayer(Section):
 
     kind: Literal["dropout"] = "dropout"
     rate: float = Field(ge=0, lt=1)
+
+
+ZOO = ("garg", "rendon", "lenet5", "cifar", "fer")
+CHAVAN = re.compile(r"chavan-([1-9]\d*)-([1-9]\d*)-([1-9]\d*)")
+"""What chavan-K-F-H may be. The zoo has the layers; the names are known here, where no kernels are wanted to read them."""
+
+
+def check_name(name: str) -> None:
+    """InputError names the valid ones where there is no such network in the zoo."""
+    if name not in ZOO and not CHAVAN.fullmatch(name):
+        raise InputError(
+            f"network.name = {name!r}: must be one of {', '.join(ZOO)}, chavan-K-F-H (numbers for K, F, H: chavan-5-50-100)"
+        )
 
 
 ListedLayer = Annotated[

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from distsgd.config.network import Network
+from distsgd.config.network import Network, check_name
 from distsgd.config.optimizer import Adam, Optimizer
-from distsgd.config.section import Section
+from distsgd.config.section import InputError, Section
 
 
 class Data(Section):
@@ -96,6 +96,11 @@ class Config(Section):
         """What no single setting shows."""
         averaging, network = self.averaging, self.network
         problems = list(self.optimizer.problems(self.train.epochs))
+        if network.layers is None:
+            try:
+                check_name(network.name)
+            except InputError as error:
+                problems.append(str(error))
         if averaging.what == "gradients" and averaging.rounds_of != 1:
             problems.append(
                 f"averaging.period = {averaging.period!r}: gradients are averaged at every step, so it must be 1"

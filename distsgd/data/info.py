@@ -110,7 +110,10 @@ def _compared(sharpness: dict[str, float]) -> str:
     shown += " (root mean square of the Laplacian)"
     if max(sharpness.values()) <= _UNLIKE * min(sharpness.values()):
         return shown
-    return f"{shown}: NOT EQUALLY SHARP, what is learnt from one split may not hold for another"
+    return (
+        f"{shown}: NOT EQUALLY SHARP, what is learnt from one split may not hold for another "
+        "(pictures can be imported with --blurred SPLIT=SIGMA, which sharpens them)"
+    )
 
 
 def _row(values: list[float]) -> str:

@@ -111,6 +111,11 @@ def blocks(dataset: h5py.Dataset, ascending: np.ndarray | None = None) -> Iterat
         yield start, buffer[: stop - start]
 
 
+def is_images(path: Path) -> bool:
+    """Whether the file is what `distsgd data import` writes, whole or not: HDF5."""
+    return bool(h5py.is_hdf5(path))
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
     """The file open for reading, its format known; what HDF5 stumbles over in the block is an InputError."""
@@ -120,6 +125,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
         )
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
+            if "format" not in file.attrs:
+                raise InputError(f"{path}: HDF5, but no file of images; `distsgd data import` makes one")
             found = _text(path, file, "format")
             if found != FORMAT:
                 raise InputError(f"{path}: format {found!r}; this version reads {FORMAT!r}")

@@ -128,9 +128,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         _sync(partial)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        if isinstance(error, OSError):
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise InputError(f"{path}: can not be written: {why}") from error
         raise
     _sync(path.parent)
 

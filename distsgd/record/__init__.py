@@ -2,7 +2,7 @@
 
 from distsgd.record import checkpoint
 from distsgd.record.files import as_json, write_whole
-from distsgd.record.model import MOST_PARAMETERS, Stored, read_model, weights_sha256
+from distsgd.record.model import MOST_PARAMETERS, Stored, model_path, read_model, weights_sha256
 from distsgd.record.reading import FORMAT, read_bounded, read_summary
 from distsgd.record.run import Record, lock, make_folder, summary
 
@@ -15,6 +15,7 @@ __all__ = [
     "checkpoint",
     "lock",
     "make_folder",
+    "model_path",
     "read_bounded",
     "read_model",
     "read_summary",

@@ -60,13 +60,19 @@ class Stored:
     about: About
 
 
-def read_model(folder: Path) -> Stored:
-    """Read a run's model.h5, trusting nothing in it. Raises InputError."""
+def model_path(folder: Path) -> Path:
+    """Where a run's model is. Raises InputError where it is not."""
     path = folder / "model.h5"
     if not path.is_file():
         raise InputError(
             f"{folder} holds no model.h5; wanted: the folder of a run that `distsgd train` ended"
         )
+    return path
+
+
+def read_model(folder: Path) -> Stored:
+    """Read a run's model.h5, trusting nothing in it. Raises InputError."""
+    path = model_path(folder)
     _check_recorded_hash(folder, path)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:

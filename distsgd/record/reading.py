@@ -13,8 +13,13 @@ MOST_SUMMARY_BYTES = 64 << 20
 def read_summary(folder: Path) -> dict[str, Any]:
     """What run.json holds. Raises InputError where it is not there, too large, or no run's."""
     path = folder / "run.json"
+    if not path.exists():
+        raise InputError(
+            f"{folder} holds no run.json; wanted: the folder of a run that `distsgd train` ended"
+        )
+    data = read_bounded(path)
     try:
-        content = json.loads(read_bounded(path))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

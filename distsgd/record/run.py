@@ -51,8 +51,9 @@ def lock(folder: Path) -> TextIO:
             raise InputError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
     except OSError:  # a file system without locks
         return file
-    file.truncate(0)
-    print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)
+    with contextlib.suppress(OSError):  # held all the same, if the disk has no room for who holds it
+        file.truncate(0)
+        os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
     return file
 
 

@@ -52,10 +52,18 @@ def epochs(summary: Summary, ends: list[Epoch]) -> "Figure":
     _curves(accuracy, ends, lambda part: 100 * part.accuracy)
     loss.set(title="Loss", ylabel="mean loss of an image")
     accuracy.set(title="Accuracy", ylabel="images judged rightly (%)")
-    last = ends[-1]
-    about = f"{summary.network or 'run'}, epoch {last.epoch}: {last.test.accuracy:.2%} of test images are judged rightly"
-    figure.suptitle(about, x=0.01, ha="left", fontsize=10, color="#444444")
+    figure.suptitle(_about(summary, ends[-1]), x=0.01, ha="left", fontsize=10, color="#444444")
     return figure
+
+
+def _about(summary: Summary, last: Epoch) -> str:
+    """Which run it is and how far it came; with validation images, what is kept is tested at the end alone."""
+    about = f"{summary.network or 'run'}, epoch {last.epoch}"
+    name, part = ("test", last.test) if last.test else ("validation", last.validation)
+    about += f": {part.accuracy:.2%} of {name} images are judged rightly" if part else ""
+    if last.test is None and summary.test_accuracy is not None:
+        about += f"; what is kept: {summary.test_accuracy:.2%} of test images"
+    return about
 
 
 def _curves(axes: "Axes", ends: list[Epoch], value: Callable[[Part], float]) -> None:

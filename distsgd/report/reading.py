@@ -25,18 +25,18 @@ class _Read(BaseModel):
 
 
 class Part(_Read):
-    """Loss and accuracy of an epoch on training or on test images."""
+    """Loss and accuracy of an epoch on training, validation or test images."""
 
     accuracy: float = Field(ge=0, le=1)
     loss: float | None = Field(ge=0, lt=1e9)
 
 
 class Epoch(_Read):
-    """A line of metrics.jsonl."""
+    """A line of metrics.jsonl. A run with validation images tests only its end."""
 
     epoch: int = Field(ge=1, lt=2**40)
     train: Part
-    test: Part
+    test: Part | None = None
     validation: Part | None = None
 
 

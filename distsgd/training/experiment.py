@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd import data, model, network, optim, zoo
+from distsgd import data, model, network, optim
 from distsgd.config import Config, InputError
 from distsgd.config import Sgd as SgdSettings
 from distsgd.data import Description
@@ -69,10 +69,9 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
         stages = model.stages(config.network, images.classes, (images.channels, height, width))
         problems += _too_many_parameters(config, stages) + _other_classes(config, stages, images)
     except InputError as error:
-        problems.append(_about_network(error, config, images))
-        problems += _about_name(config) if images is None else []
+        problems += [_about_network(error, config, images), *config.problems()]
     if problems or images is None:
-        raise InputError("\n".join(problems))
+        raise InputError("\n".join(dict.fromkeys(problems)))
     return Experiment(config, workers, images, stages)
 
 
@@ -126,15 +125,6 @@ def _about_network(error: InputError, config: Config, images: Description | None
 
 def _called(config: Config) -> str:
     return "network.layers" if config.network.layers else f"network.name = {config.network.name!r}"
-
-
-def _about_name(config: Config) -> list[str]:
-    """Whether the name is a network's can be told without images."""
-    try:
-        zoo.chosen(config.network, 1)
-    except InputError as error:
-        return [str(error)]
-    return []
 
 
 def _too_many_parameters(config: Config, stages: list[Stage]) -> list[str]:

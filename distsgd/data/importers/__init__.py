@@ -1,6 +1,5 @@
 """Make a file of images from the formats that sets come in; each importer is a file here."""
 
-import zipfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from distsgd.data.importers.found import Choices, Found, Say
 from distsgd.data.importers.idx import is_idx, read_idx
 from distsgd.data.importers.npz import read_npz
 from distsgd.data.importers.table import read_table
-from distsgd.data.store import Description, describe
+from distsgd.data.store import Description, describe, is_images
 from distsgd.data.writer import writing
 
 __all__ = ["KINDS", "Choices", "Found", "import_images", "recognised"]
@@ -45,9 +44,11 @@ def import_images(
 
     `say` is told what a person may want to choose otherwise; `title` says where the images are from and
     `class_names` what they show, in place of the source's own. Returns what was made and the files that were
-    passed over, each with its reason. Raises InputError for a source that is not whole, and then leaves nothing.
+    passed over, each with its reason. Raises InputError for a source that is not whole, and then leaves nothing; and
+    where `out` is a file of another kind, such as the source itself.
     """
     source, out = Path(source), Path(out)
+    _check_nothing_lost(out)
     kind = kind or recognised(source)
     if kind != "folders" and choices != _AS_FOUND:
         raise InputError(
@@ -61,6 +62,12 @@ def import_images(
     return describe(out), found.broken
 
 
+def _check_nothing_lost(out: Path) -> None:
+    """A file of images may be made anew. Anything else was named by mistake."""
+    if out.is_file() and out.stat().st_size and not is_images(out):
+        raise InputError(f"{out}: is there already and no file of images; give the new file another name")
+
+
 def recognised(source: Path) -> str:
     """Which of KINDS is in `source`, judged by names. Raises InputError where it is none."""
     if source.is_dir() or is_archive(source):
@@ -69,7 +76,7 @@ def recognised(source: Path) -> str:
     name = source.name.lower()
     if name.endswith((".csv", ".csv.gz")) and source.is_file():
         return "fer2013"
-    if name.endswith(".npz") and zipfile.is_zipfile(source):
+    if name.endswith(".npz") and source.is_file():
         return "npz"
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")

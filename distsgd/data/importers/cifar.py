@@ -22,9 +22,15 @@ _MOST_NAMES_BYTES = 1 << 16
 def read_cifar(source: Path, choices: Choices, say: Say) -> Iterator[Found]:
     """What is in the batches somewhere below `source`, a folder or an archive. Raises InputError."""
     names: tuple[str, ...] = ()
+    batches = 0
     for file in files(source):
+        batches += is_batch(file.name.name)
         if file.name.name == _NAMES:
             names = _names(file)
+    if not batches:
+        raise InputError(
+            f"{source}: none of CIFAR-10's batches; wanted: data_batch_1.bin and its kin, test_batch.bin"
+        )
     yield Found(SHAPE, f"CIFAR-10 batches in {title(source)}", names, _blocks(source))
 
 

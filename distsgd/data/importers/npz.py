@@ -100,6 +100,8 @@ def _opened(source: Path, archive: zipfile.ZipFile, name: str) -> Iterator[_Arra
                 order = ", column by column" if fortran else ""
                 raise InputError(f"{origin}: {dtype} {shape}{order}; wanted: whole numbers, sample by sample")
             yield _Array(origin, stream, shape, dtype)
+    except InputError:  # from the block, and said in full
+        raise
     except _DAMAGE as error:
         raise InputError(f"{origin}: can not be read: {reason(error)}") from error
 

@@ -73,4 +73,4 @@ def _opened(data: bytes, origin: str) -> Image.Image:
 
 
 def _without_address(error: Exception) -> str:
-    return "its beginning is of another kind" if isinstance(error, OSError) else reason(error)
+    return "its beginning is damaged or of another kind" if isinstance(error, OSError) else reason(error)
