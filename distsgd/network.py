@@ -161,7 +161,8 @@ class Network:
             [Border()] + [stage.layer.gradient_border(stage.shape) for stage in self.stages]
         )
         self.scores = values[-1]
-        places = self._places(values, gradients)
+        places = self.places = self._places(values, gradients)
+        """Where each layer finds its numbers."""
         others = [self._input(borders[0]) for _ in range(batches - 1)]
         self.batches = [Batch(images) for images in (values[0], *others)]
         """The first is the one that the next step computes with."""
@@ -267,7 +268,7 @@ class Network:
         program = self._programs[0]
         for kernel, arguments in program.learning:
             kernel(*arguments)
-        self._lose(self.class_weights)
+        self.lose(self.class_weights)
         for kernel, arguments in program.returning:
             kernel(*arguments)
 
@@ -275,14 +276,15 @@ class Network:
         """Forward on the batch without dropout: adds to `totals`; losses weigh as in learning only if `weighted`."""
         for kernel, arguments in self._programs[0].judging:
             kernel(*arguments)
-        self._lose(self.class_weights if weighted else self._equal_weights)
+        self.lose(self.class_weights if weighted else self._equal_weights)
 
     def confuse(self, tally: Tally) -> None:
         """Add to the tally which classes the last batch was taken for."""
         batch = self.batches[0]
         confusion.confuse(self.scores.units, batch.labels, batch.count, tally.confusion, tally.near)
 
-    def _lose(self, weights: np.ndarray) -> None:
+    def lose(self, weights: np.ndarray) -> None:
+        """The loss of the scores, with a weight for each class: writes the gradient to them and adds to `totals`."""
         batch, scores, work = self.batches[0], self.scores.units, self._work
         loss.softmax_cross_entropy(scores, batch.labels, batch.count, weights, work, self._score_gradient)
         loss.count_losses(scores, batch.labels, batch.count, work, self.totals)

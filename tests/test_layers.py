@@ -106,10 +106,10 @@ def guarded(size: int) -> np.ndarray:
     return np.full(size + 64, CANARY)[:size]
 
 
-def zeroed(size: int) -> np.ndarray:
-    """A vector of zeros, with canaries behind it."""
+def filled(size: int, value: float) -> np.ndarray:
+    """A vector of one value, with canaries behind it."""
     own = guarded(size)
-    own[:] = 0
+    own[:] = value
     return own
 
 
@@ -135,8 +135,8 @@ def bench(
         weights=weights,
         gradients=tuple(own.reshape(array.shape) for own, array in zip(gradients, weights, strict=True)),
         winners=np.zeros((*output, lanes) if pools(layer) else (0, 0, 0, 0), np.uint8),
-        scratch=guarded(layer.scratch(shape, lanes)),
-        own=zeroed(layer.own(shape, lanes, first=False)),
+        scratch=filled(layer.scratch(shape, lanes), np.nan),
+        own=filled(layer.own(shape, lanes, first=False), 0),
         rectify=rectify,
         rectified=rectified,
         draw=np.array(DRAW, np.uint64),

@@ -7,7 +7,7 @@ import pytest
 
 from distsgd.kernels.rows import strip_starts, strip_width
 from distsgd.kernels.taps import Window, dense_pair_taps, dense_row_taps, pair_taps, row_taps
-from distsgd.kernels.vector import TAPS
+from distsgd.kernels.vector import LANES, TAPS
 
 
 def window(
@@ -89,6 +89,15 @@ def test_a_block_of_pairs_spans_all_that_any_of_its_taps_needs(window: Window) -
         )
         assert (rows_and_columns.min(0) == (top, left // batch)).all()
         assert (rows_and_columns.max(0) + 1 == (bottom, right // batch)).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_taps_that_no_output_needs_span_nothing(length: int) -> None:
+    """Those of a filter that is more than twice as large as the image: behind the outputs there is nothing to read."""
+    window = Window((TAPS, length + 6, length + 6, LANES), (7, 7), 3, 3, length, length, (length, length))
+    for top, bottom, left, right in pair_taps(window).spans:
+        assert 0 <= top <= bottom <= length
+        assert 0 <= left <= right <= length * LANES
 
 
 def needs(window: Window, taps: list[tuple[int, int, int]], output: tuple[int, ...]) -> bool:

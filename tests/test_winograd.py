@@ -9,18 +9,18 @@ import pytest
 from oracle import assert_close
 from test_layers import CANARY, NONE, WIDER, bench
 
-from distsgd.kernels import winograd
+from distsgd.kernels import taps, winograd
 from distsgd.kernels.taps import Window
 from distsgd.layers import Border, Convolution, Shape, convolution_bands
 
-FITTING = [(height, taps) for height in (2, 3, 4) for taps in range(2, 10 - height)]
+FITTING = [(height, size) for height in (2, 3, 4) for size in range(2, 10 - height)]
 
 
-@pytest.mark.parametrize(("height", "taps"), FITTING)
-def test_the_transforms_are_a_filter(height: int, taps: int) -> None:
-    outputs, filters, inputs = (matrix.astype(np.float64) for matrix in winograd.transforms(height, taps))
+@pytest.mark.parametrize(("height", "size"), FITTING)
+def test_the_transforms_are_a_filter(height: int, size: int) -> None:
+    outputs, filters, inputs = (matrix.astype(np.float64) for matrix in winograd.transforms(height, size))
     rng = np.random.default_rng(height)
-    x, w = rng.normal(size=height + taps - 1), rng.normal(size=taps)
+    x, w = rng.normal(size=height + size - 1), rng.normal(size=size)
     wanted = np.correlate(x, w, "valid")
     np.testing.assert_allclose(outputs @ ((filters @ w) * (inputs @ x)), wanted, atol=3e-6)
 
@@ -57,6 +57,15 @@ def test_bands_are_chosen_where_they_save_multiplications() -> None:
     assert convolution_bands.height(window(16, 32, 7), 32) == 2  # eight points at most
     assert convolution_bands.height(window(16, 32, 8), 32) == 1
     assert convolution_bands.height(window(16, 32, 5, stride=2), 32) == 1
+
+
+def test_large_maps_are_not_kept_for_the_gradient_to_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Window((64, 225, 227, 32), (3, 3), 1, 1, 224, 224, (224, 224))
+    assert convolution_bands.height(seen, 64, moves=convolution_bands.MOVES_TO_WEIGHTS) > 1
+    assert convolution_bands.pairs_room(seen, 64) == taps.pairs_room(64 * 9, 64)
+    assert convolution_bands.pairs_room(replace(seen, outputs=(8, 224)), 64) > taps.pairs_room(64 * 9, 64)
+    monkeypatch.setattr(convolution_bands, "MOST_ROOM", 0)
+    check(Convolution(13, 5, "same"), (9, 8, 7), 18, True)
 
 
 @pytest.fixture(params=[2, 3, 4])
@@ -127,6 +136,18 @@ def test_groups(height: int, images: int) -> None:
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 9), (13, 17), (40, 5), (70, 33)])
 def test_any_number_of_channels(height: int, channels: int, filters: int) -> None:
     check(Convolution(filters, 3, "same"), (channels, 7, 6), 18, True)
+
+
+def test_filters_more_than_twice_as_wide_as_the_image(height: int) -> None:
+    for shape in ((7, 15, 1), (8, 11, 2)):
+        check(Convolution(9, 5, "same"), shape, 6, False)
+        check(Convolution(9, 7, "full", pool=2), shape, 18, True)
+
+
+@pytest.mark.parametrize("filters", [32, 70])
+def test_a_pooled_first_layer_has_room_to_go_row_by_row(filters: int) -> None:
+    for size, shape in ((5, (8, 7, 7)), (7, (8, 8, 7)), (5, (53, 1, 2))):
+        check(Convolution(filters, size, "full" if shape[1] == 1 else "same", pool=2), shape, 16, True)
 
 
 def test_rows_longer_than_a_group_of_lanes(height: int) -> None:

@@ -96,12 +96,12 @@ def modules(stages: Sequence[Stage]) -> list[Any]:
 
     found: list[Any] = []
     for stage in stages:
-        own, behind = _modules(stage)
+        own, behind = parts(stage)
         found += [*own, *([nn.ReLU()] if stage.rectify else []), *behind]
     return found
 
 
-def _modules(stage: Stage) -> tuple[list[Any], list[Any]]:
+def parts(stage: Stage) -> tuple[list[Any], list[Any]]:
     """What a layer is in front of its rectifier, and behind it."""
     from torch import nn
 

@@ -8,7 +8,6 @@ the same images; before anything is timed, both must come to the same loss, grad
 import contextlib
 import json
 import math
-import os
 import platform
 import re
 import time
@@ -29,6 +28,7 @@ from distsgd.kernels.vector import VECTOR
 from distsgd.metrics import score
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Sgd
+from distsgd.record import write_whole
 
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
 SGD = Sgd(learning_rate=0.001, momentum=0.9)
@@ -146,13 +146,13 @@ def training(
     try:
         torch_version = pytorch.version(ranks) if against else None
         tasks = _tasks(networks or NETWORKS, source, batch, ranks)
-        _check_folder(json_path)
+        check_folder("--json", json_path)
     except InputError:
         if ranks.rank > 0:
             ranks.barrier()  # rank 0 says it for all, and ends them
         raise
     about: dict[str, Any] = {"batch": batch, "ranks": ranks.size, "threads": 1, "vector_lanes": VECTOR}
-    about |= {"processor": _processor(), "torch_version": torch_version}
+    about |= {"processor": processor(), "torch_version": torch_version}
     say(_heading(about))
     measured: dict[str, Measured] = {}
     with pytorch.process_group(ranks) if against else contextlib.nullcontext():
@@ -160,7 +160,8 @@ def training(
             measured[task.name] = _measure(task, against, now)
             say(_line(task.name, measured[task.name]))
     if json_path is not None and ranks.rank == 0:
-        _write(json_path, {**about, "networks": {name: asdict(found) for name, found in measured.items()}})
+        rates = {name: asdict(found) for name, found in measured.items()}
+        write_whole(json_path, as_json({**about, "networks": rates}))
 
 
 def _tasks(names: Sequence[str], source: str, batch: int, ranks: Ranks) -> list[Task]:
@@ -217,7 +218,7 @@ def _race(
     return elapsed * 1e-9 / steps
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name where the system tells (Linux), else its architecture."""
     known = Path("/proc/cpuinfo")
     names = re.findall("^model name.*: (.+)", known.read_text(), re.MULTILINE) if known.is_file() else []
@@ -243,18 +244,12 @@ def _line(name: str, measured: Measured) -> str:
     return f"{columns}  {measured.images}"
 
 
-def _check_folder(path: Path | None) -> None:
+def check_folder(option: str, path: Path | None) -> None:
+    """InputError where there is no folder for a file that is to be written at the end."""
     if path is not None and not path.absolute().parent.is_dir():
-        raise InputError(f"--json {path}: there is no folder {path.absolute().parent}")
+        raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Beside, then renamed."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"--json {path}: can't be written: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """What is written to a file that other programs read."""
+    return (json.dumps(content, indent=2) + "\n").encode()

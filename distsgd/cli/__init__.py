@@ -156,6 +156,15 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     _add_ranks(training)
+    kernels = commands.add_parser(
+        "kernels",
+        help="every pass of every layer: of this core's limits, of PyTorch",
+    )
+    kernels.set_defaults(command=_bench_kernels)
+    kernels.add_argument("--networks", metavar="NAME,...", help="(default: those of the zoo)")
+    kernels.add_argument("--batch", type=_count, default=64, metavar="N", help="images (default: 64)")
+    kernels.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    kernels.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg ('.[plot]')")
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +266,14 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
         return 0
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+
+
+def _bench_kernels(given: argparse.Namespace, clock: Clock) -> int:
+    from distsgd.bench.kernels import kernels
+
+    networks = given.networks.split(",") if given.networks else None
+    kernels(networks, given.batch, given.json, given.plot, print)
+    return 0
 
 
 def _nothing(line: str) -> None:

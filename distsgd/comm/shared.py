@@ -32,7 +32,10 @@ class SharedMemory:
         memory: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(communicator.size)]
         self.of_ranks: list[NDArray[Any]] = [np.frombuffer(part, kind, size) for part in memory]
         self.total: NDArray[Any] = np.frombuffer(memory[0], kind, size, room)
-        self.of_ranks[communicator.rank][:] = 0
+        ranks, rank = communicator.size, communicator.rank
+        self._part = slice(size * rank // ranks, size * (rank + 1) // ranks)
+        self.of_ranks[rank][:] = 0  # the memory is there from now on, whoever fills the rest of it
+        self.total[self._part] = 0
 
     def meet(self) -> None:
         """Return when all ranks have called."""
@@ -42,11 +45,11 @@ class SharedMemory:
 
     def add_part(self) -> None:
         """Write this rank's part of the sum of all ranks' arrays."""
-        ranks, rank = len(self.of_ranks), self._communicator.rank
-        part = slice(*(self.total.size * place // ranks for place in (rank, rank + 1)))
-        np.add(self.of_ranks[0][part], self.of_ranks[1][part], self.total[part])
-        for array in self.of_ranks[2:]:
-            self.total[part] += array[part]
+        first, second, *others = (array[self._part] for array in self.of_ranks)
+        total = self.total[self._part]
+        np.add(first, second, total)
+        for array in others:
+            total += array
 
     def close(self) -> None:
         """Give the memory back, together with all other ranks; the arrays may not be used any more."""

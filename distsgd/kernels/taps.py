@@ -165,9 +165,9 @@ def pair_taps(window: Window) -> PairTaps:
 
 def _span(taps: np.ndarray, before: int, length: int, outputs: int, stride: int) -> tuple[int, int]:
     """The outputs first..last for which any of the filter's rows (or columns) meets the image."""
-    first = max(0, -((int(taps.max()) - before) // stride))
+    first = min(outputs, max(0, -((int(taps.max()) - before) // stride)))
     last = min(outputs, (before + length - 1 - int(taps.min())) // stride + 1)
-    return min(first, outputs), max(first, last)
+    return first, max(first, last)
 
 
 def dense_pair_taps(inputs: int, lanes: int) -> PairTaps:

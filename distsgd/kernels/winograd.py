@@ -100,7 +100,8 @@ def _spread(x, at, places, low, high, matrix, across, down, length, y, to, point
             for p in range(0, points - 1, 2):
                 pair = _mixed(two, x, at + j, places, low, high, matrix, p * across, across, down)
                 tile.store(pair, y, to + p * point + j, point)
-            for p in range(points - points % 2, points):
+            if points % 2 == 1:
+                p = points - 1
                 last = _mixed(one, x, at + j, places, low, high, matrix, p * across, across, down)
                 tile.store(last, y, to + p * point + j, point)
         else:
@@ -132,6 +133,16 @@ def sum_bands(
     channels, wide = spread.shape[1:]
     deep = products.strides[1] >> SHIFT
 
+    def multiply(i):
+        """Band i of x at all points, and there the sums over channels and columns."""
+        low, high = meeting[i]
+        for c in range(channels):
+            at = i * places[height] + c * plane
+            _spread(x, at, places, low, high, inputs, points, 1, lanes, spread, c * wide, channels * wide)
+        for p in range(points):
+            of_point = spread[p].reshape(channels * wide), taps, strips, one, 0, weights[p], bias[:0], partial
+            sum_rows(*of_point, products[p], y[:0], False, y[:0], winner[:0])
+
     def finish(value, k, j, r, out, seen):
         """Rows r and, in a tile of two, r + 1 of a band of filter k: a strip of lanes."""
         if bias.size > 0:
@@ -143,31 +154,28 @@ def sum_bands(
             value = tile.gate(value, gate, seen + k * gate_plane + r * gate_line + j, gate_line)
         tile.store(value, y, out + k * y_plane + r * y_line + j, y_line)
 
-    two, single, narrow = tile.zeros(2, COLUMNS), tile.zeros(1, COLUMNS), tile.zeros(1, 1)
+    def gather(k, count, out, seen):
+        """The first `count` rows of a band of filter k."""
+        two, single, narrow = tile.zeros(2, COLUMNS), tile.zeros(1, COLUMNS), tile.zeros(1, 1)
+        for lane in range(0, length, STRIP if length >= STRIP else VECTOR):
+            if length >= STRIP:
+                j = min(lane, length - STRIP)
+                for r in range(0, count - 1, 2):
+                    finish(two, k, j, r, out, seen)
+                if count % 2 == 1:
+                    finish(single, k, j, count - 1, out, seen)
+            else:
+                for r in range(count):
+                    finish(narrow, k, lane, r, out, seen)
+
     for i in range(meeting.shape[0]):
-        low, high = meeting[i]
-        for c in range(channels):
-            at = i * places[height] + c * plane
-            _spread(x, at, places, low, high, inputs, points, 1, lanes, spread, c * wide, channels * wide)
-        for p in range(points):
-            of_point = spread[p].reshape(channels * wide), taps, strips, one, 0, weights[p], bias[:0], partial
-            sum_rows(*of_point, products[p], y[:0], False, y[:0], winner[:0])
-        count = min(height, rows - i * height)
-        out, seen = (0 if winner.size > 0 else i * height * y_line), i * height * gate_line
+        multiply(i)
+        first, count = i * height, min(height, rows - i * height)
         for k in range(filters):
-            for lane in range(0, length, STRIP if length >= STRIP else VECTOR):
-                if length >= STRIP:
-                    j = min(lane, length - STRIP)
-                    for r in range(0, count - 1, 2):
-                        finish(two, k, j, r, out, seen)
-                    for r in range(count - count % 2, count):
-                        finish(single, k, j, r, out, seen)
-                else:
-                    for r in range(count):
-                        finish(narrow, k, lane, r, out, seen)
+            gather(k, count, 0 if winner.size > 0 else first * y_line, first * gate_line)
         if winner.size > 0:
             for r in range(0, count, pool):
-                pool_row(y, r * y_line, y_plane, y_line, pool, pool, pooled, winner, (i * height + r) // pool)
+                pool_row(y, r * y_line, y_plane, y_line, pool, pool, pooled, winner, (first + r) // pool)
 
 
 @compiled(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from distsgd.config import InputError
 from distsgd.layers import convolution_passes as passes
+from distsgd.layers import convolution_phases as phases
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor
 from distsgd.layers.pooling import MaxPool
 
@@ -18,7 +19,7 @@ class Convolution:
     padding: "valid" (none), "same" (the output is as large as the input, or as its stride-th part rounded up; an odd zero goes to
     the bottom and right), "full" (every output that sees any of the image), or a number of zeros on every side. groups: so many
     parts of channels and filters do not see each other (Krizhevsky et al. 2012). pool: above 1, y is the maximum of each
-    pool x pool window of that; of what the convolution itself gives only a band of `pool` rows is ever in memory.
+    pool x pool window of that; of what the convolution itself gives only a band of rows is ever in memory.
     """
 
     filters: int
@@ -44,7 +45,7 @@ class Convolution:
 
     def gradient_border(self, shape: Shape) -> Border:
         """Zeros that the gradient of what comes out is given with; that of windows comes without."""
-        return Border() if self.pool > 1 else passes.border_back(self, shape)
+        return Border() if self.pool > 1 else phases.border_back(self, shape)
 
     def convolved(self, shape: Shape) -> Shape:
         """The shape before pooling. InputError where the filter does not fit."""
@@ -94,10 +95,10 @@ class Convolution:
 
     def own(self, shape: Shape, batch: int, first: bool) -> int:
         """float32 values for the input's phases, and for the gradient before pooling; the first layer needs only a band of it."""
-        phases = passes.phases_size(self, shape, batch)
+        strided = phases.phases_size(self, shape, batch)
         if self.pool == 1 or first:
-            return phases + passes.band_size(self, shape, batch)
-        return phases + math.prod(passes.border_back(self, shape).around(self.convolved(shape))) * batch
+            return strided + passes.band_size(self, shape, batch)
+        return strided + math.prod(phases.border_back(self, shape).around(self.convolved(shape))) * batch
 
     def forward(self, place: Place, training: bool) -> Program:
         """y from x."""

@@ -16,6 +16,8 @@ HEIGHTS = (2, 3, 4)
 """Rows of a band: with more, the transforms lose digits."""
 MOVES, MOVES_TO_WEIGHTS = 3, 7
 """What a multiply-add of a transform costs, beside one of the product: it waits for memory, more so where a whole map is kept."""
+MOST_ROOM = 1 << 26
+"""float32 values of working memory that the gradient to weights may take for it: about twice what the layer reads."""
 
 
 def height(window: Window, filters: int, pool: int = 1, moves: int = MOVES) -> int:
@@ -110,17 +112,19 @@ def sums(
 
 
 def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
+    """Working memory of `pairs`: for chains of sums; with bands also for all inputs, slopes and products."""
     tall = height(window, filters, moves=MOVES_TO_WEIGHTS)
-    if tall == 1:
-        return [(taps.pairs_room(window.channels * math.prod(window.size), filters),)]
     bands, n = -(-window.outputs[0] // tall), tall + window.size[0] - 1
     channels, _, wide, batch = window.of_one_row(bands).buffer
-    return [
+    shapes: list[tuple[int, ...]] = [
         (taps.pairs_room(channels * window.size[1], filters),),
         (n, channels, bands, wide * batch),
         (n, filters, bands, (window.outputs[1] + 1) * batch),
         (n, channels, window.size[1], filters),
     ]
+    if tall == 1 or _room(shapes) > MOST_ROOM:
+        return [(taps.pairs_room(channels * math.prod(window.size), filters),)]
+    return shapes
 
 
 def pairs_room(window: Window, filters: int) -> int:
@@ -135,7 +139,7 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
         sums = (*taps.pair_taps(window), window.step, dy, partial, dw.reshape(-1, dw.shape[3]))
         return [(pairing.sum_pairs, (x, *sums, rows.NO_VALUES, rows.NO_WINNERS))]
     spread, slopes, products = parts
-    tall = height(window, dw.shape[3], moves=MOVES_TO_WEIGHTS)
+    tall = len(spread) - window.size[0] + 1
     outputs, of_filters, inputs = winograd.transforms(tall, window.size[0])
     one_row = taps.pair_taps(window.of_one_row(spread.shape[2]))
     lines = np.arange(tall) * (dy.strides[1] // dy.itemsize)

@@ -36,9 +36,16 @@ def memory(experiment: Experiment, ranks: int) -> Memory:
     batch = min(experiment.config.train.batch, -(-experiment.train_images // experiment.workers))
     batches = 1 + prefetches(experiment, ranks)
     network = Network(experiment.stages, batch, aligned(size), batches).memory
-    moments = 0 if experiment.config.averaging.what == "gradients" else experiment.optimizer.moments
-    message = FIXED if experiment.workers > 1 and experiment.config.averaging.reduction == "exact" else FLOAT
-    copies = 2 * (1 + experiment.optimizer.moments) * FLOAT + (1 + moments) * message
+    copies = 2 * (1 + experiment.optimizer.moments) * FLOAT + _message(experiment, ranks)
     pixels = images.height * images.width * images.channels
     share = -(-(experiment.train_images + images.counts["test"]) // ranks)
-    return Memory(peak_memory(), network, size * copies, share * pixels)
+    return Memory(peak_memory(), network, int(size * copies), share * pixels)
+
+
+def _message(experiment: Experiment, ranks: int) -> float:
+    """Bytes a parameter: the moments travel too, but for gradients; where ranks share memory, each has its part of the sum."""
+    averaging = experiment.config.averaging
+    values = 1 if averaging.what == "gradients" else 1 + experiment.optimizer.moments
+    kind = FIXED if experiment.workers > 1 and averaging.reduction == "exact" else FLOAT
+    arrays = 1 + 1 / ranks if ranks > 1 and averaging.topology == "allreduce" else 1
+    return values * kind * arrays

@@ -1,6 +1,7 @@
 """Averages over several ranks: each has other data, computes what all should have, asserts it itself."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Verdict, wrap
+from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Verdict, shared, wrap
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -92,6 +93,20 @@ def test_ranks_of_a_node_add_in_memory_that_they_share(mpi_ranks: int, comm: "MP
         memory.meet()
         wanted = numbers * sum(rank + turn for rank in range(mpi_ranks))
         np.testing.assert_array_equal(memory.total, wanted)
+    ranks.close()
+
+
+@pytest.mark.mpi(ranks=2)
+def test_shared_memory_is_taken_at_once(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """Otherwise another process may take it, and a sum much later ends in a bus error."""
+    ranks, size = wrap(comm), 1 << 23
+    before = os.statvfs(shared.FOLDER)
+    ranks.barrier()
+    assert ranks.shared(size, np.int64) is not None
+    ranks.barrier()
+    taken = (before.f_bavail - os.statvfs(shared.FOLDER).f_bavail) * before.f_frsize
+    assert taken > 2.75 * size * 8  # of three; others may give some back at the same time
+    ranks.barrier()
     ranks.close()
 
 

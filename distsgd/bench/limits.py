@@ -1,0 +1,64 @@
+"""The limits of this core: arithmetic, and the memory that is as far away as an operation's numbers are many (a roofline)."""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from distsgd.kernels import probe
+from distsgd.network import aligned
+
+SIZES = tuple(1 << power for power in range(14, 27))
+"""Bytes of what is copied, both sides together: from inside the first level's cache to beyond the last one's."""
+TRIES, SECONDS = 7, 0.004
+"""The best of so many, each so long at least: whatever disturbs makes it slower."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """peak: floating-point operations a second. bandwidths: for each of SIZES bytes read and written a second."""
+
+    peak: float
+    bandwidths: tuple[float, ...]
+
+    def bandwidth(self, moved: float) -> float:
+        """Bytes a second of a working set of that size: that of the next larger one that was measured."""
+        return self.bandwidths[min(bisect_left(SIZES, moved), len(SIZES) - 1)]
+
+    def arithmetic_binds(self, flops: float, moved: float) -> bool:
+        """Whether computing takes longer than moving."""
+        return flops / self.peak >= moved / self.bandwidth(moved)
+
+    def seconds(self, flops: float, moved: float) -> float:
+        """The least that an operation takes."""
+        return max(flops / self.peak, moved / self.bandwidth(moved))
+
+
+def best(call: Callable[[int], object], now: Callable[[], int] = time.perf_counter_ns) -> float:
+    """Seconds a time of call(times): the best of TRIES."""
+    times, nanoseconds = 1, 0
+    while (nanoseconds := _elapsed(call, times, now)) < SECONDS * 1e9 / 2:
+        times *= 2
+    return min(nanoseconds, *(_elapsed(call, times, now) for _ in range(TRIES))) / times * 1e-9
+
+
+def _elapsed(call: Callable[[int], object], times: int, now: Callable[[], int]) -> int:
+    began = now()
+    call(times)
+    return now() - began
+
+
+def measured(now: Callable[[], int] = time.perf_counter_ns) -> Limits:
+    """Those of the core that this process runs on; takes about a second."""
+    x, weights, places = aligned(probe.STRIP), aligned(probe.ROWS), np.zeros(1, np.int64)
+    y = aligned(probe.ROWS * probe.STRIP)
+    step = best(lambda times: probe.multiply_adds(x, places, weights, y, times), now)
+    return Limits(2 * y.size / step, tuple(_bandwidth(size, now) for size in SIZES))
+
+
+def _bandwidth(size: int, now: Callable[[], int]) -> float:
+    values = size // 2 // 4 // probe.STRIP * probe.STRIP
+    x, y = aligned(values), aligned(values)
+    return 8 * values / best(lambda times: probe.copy(x, y, times), now)

@@ -1,0 +1,93 @@
+"""The passes of a network's layers as operations that are timed one by one: what runs, and what it must compute and move."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from distsgd.layers import Convolution, Dense, Place, Program
+from distsgd.network import Network, Stage
+from distsgd.optim import SgdSteps
+
+FORWARD, TO_WEIGHTS, TO_DATA, LOSS, UPDATE = "forward", "to weights", "to data", "loss", "update"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A pass of a layer, or of all (the loss, the update)."""
+
+    layer: str
+    what: str
+    """FORWARD, TO_WEIGHTS, TO_DATA, LOSS or UPDATE."""
+    program: Program
+    flops: float
+    """As by the definition: fewer multiplications by another algorithm count as speed."""
+    moved: int
+    """Bytes of what it reads and of what it writes, each number once."""
+    stage: Stage | None = None
+
+    def run(self, times: int) -> None:
+        """So many times."""
+        for _ in range(times):
+            for kernel, arguments in self.program:
+                kernel(*arguments)
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is a pass of a convolution."""
+        return self.stage is not None and isinstance(self.stage.layer, Convolution)
+
+
+def operations(network: Network, steps: SgdSteps) -> Iterator[Operation]:
+    """Those of a training step, in its order; on the way back from the last layer on."""
+    passes = list(zip(network.stages, network.places, strict=True))
+    for stage, place in passes:
+        yield _operation(stage, place, FORWARD, stage.layer.forward(place, True))
+    lose: Program = [(network.lose, (network.class_weights,))]
+    yield Operation("all classes", LOSS, lose, 0, 2 * network.scores.flat.nbytes)
+    for stage, place in reversed(passes):
+        for what, program in _split(stage, place):
+            yield _operation(stage, place, what, program)
+    read_and_written = 5 * network.parameters.nbytes
+    yield Operation("all parameters", UPDATE, [(steps.step, (1,))], 0, read_and_written)
+
+
+def _operation(stage: Stage, place: Place, what: str, program: Program) -> Operation:
+    sums = stage.layer.flops(stage.shape) if isinstance(stage.layer, Convolution | Dense) else 0
+    moved = place.x.inside.nbytes + place.y.inside.nbytes  # a gradient is as large as what it belongs to
+    moved += sum(array.nbytes for array in place.weights)
+    return Operation(f"{stage.number} {name(stage)}", what, program, sums * place.x.batch, moved, stage)
+
+
+def name(stage: Stage) -> str:
+    """A layer in a few words."""
+    match stage.layer:
+        case Convolution(filters, size) as layer:
+            behind = f", pool {layer.pool}" if layer.pool > 1 else ""
+            return f"convolution {size}x{size}, {stage.shape[0]} to {filters}, {stage.shape[1]}x{stage.shape[2]}{behind}"
+        case Dense(units):
+            return f"dense, {np.prod(stage.shape)} to {units}"
+        case layer:
+            return f"{type(layer).__name__.lower()}, {'x'.join(map(str, stage.shape))}"
+
+
+def _split(stage: Stage, place: Place) -> Iterator[tuple[str, Program]]:
+    """The calls of the way back, each with those that prepare it: told apart by where the last one writes."""
+    waiting: Program = []
+    found: dict[str, Program] = {}
+    for call in stage.layer.backward(place):
+        waiting.append(call)
+        what = _written(place, call[1])
+        if what:
+            found[what] = found.get(what, []) + waiting
+            waiting = []
+    yield from found.items()
+
+
+def _written(place: Place, arguments: tuple[object, ...]) -> str | None:
+    arrays = [array for array in arguments if isinstance(array, np.ndarray) and array.size]
+    if any(np.may_share_memory(array, slope) for array in arrays for slope in place.gradients):
+        return TO_WEIGHTS
+    if place.dx is not None and any(np.may_share_memory(array, place.dx.buffer) for array in arrays):
+        return TO_DATA
+    return None

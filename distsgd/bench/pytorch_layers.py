@@ -1,0 +1,85 @@
+"""The same passes of one layer in PyTorch, in either of its memory layouts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from distsgd.bench.operations import FORWARD, LOSS, TO_DATA, UPDATE, Operation
+from distsgd.bench.pytorch import LAYOUTS, parts
+from distsgd.network import Network, Stage
+
+Repeated = Callable[[int], None]
+"""Does it so many times."""
+
+
+def alike(operation: Operation, network: Network) -> list[Repeated]:
+    """What PyTorch does for an operation, once for each layout that makes a difference."""
+    if operation.stage is None:
+        return [{LOSS: _loss, UPDATE: _update}[operation.what](network)]
+    layouts = LAYOUTS if operation.convolves else LAYOUTS[:1]
+    return [_pass(operation.stage, operation.what, network.batch, layout) for layout in layouts]
+
+
+def _pass(stage: Stage, what: str, batch: int, layout: str) -> Repeated:
+    """The gradient to data is the layer's alone; that to weights comes through its rectifier and pooling, as ours does."""
+    import torch
+    from torch import nn
+
+    own, behind = parts(stage)
+    order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    alone = nn.Sequential(*own).to(memory_format=order)
+    whole = nn.Sequential(alone, *([nn.ReLU()] if stage.rectify else []), *behind)
+    x = torch.randn(batch, *stage.shape).contiguous(memory_format=order)
+    if what == FORWARD:
+        return _forward(whole, x)
+    x.requires_grad_(what == TO_DATA)
+    y = (alone if what == TO_DATA else whole)(x)
+    wanted = [x] if what == TO_DATA else list(whole.parameters())
+    return _backward(y, wanted, torch.randn_like(y))
+
+
+def _forward(module: Any, x: Any) -> Repeated:
+    import torch
+
+    def repeat(times: int) -> None:
+        with torch.no_grad():
+            for _ in range(times):
+                module(x)
+
+    return repeat
+
+
+def _backward(y: Any, wanted: list[Any], slope: Any) -> Repeated:
+    import torch
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            torch.autograd.grad(y, wanted, slope, retain_graph=True)
+
+    return repeat
+
+
+def _loss(network: Network) -> Repeated:
+    import torch
+
+    scores = torch.randn(network.batch, len(network.scores.units), requires_grad=True)
+    labels = torch.zeros(network.batch, dtype=torch.int64)
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            torch.autograd.grad(torch.nn.functional.cross_entropy(scores, labels), scores)
+
+    return repeat
+
+
+def _update(network: Network) -> Repeated:
+    import torch
+
+    parameters = torch.zeros(network.parameters.size, requires_grad=True)
+    parameters.grad = torch.zeros_like(parameters)
+    optimizer = torch.optim.SGD([parameters], lr=0.001, momentum=0.9)
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            optimizer.step()
+
+    return repeat

@@ -1,0 +1,129 @@
+"""The benchmark of kernels: what is timed is the step, what is told is what was counted. No test looks at a timing."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distsgd import cli
+from distsgd.bench import kernels, limits, roofline
+from distsgd.bench.limits import SIZES, Limits
+from distsgd.bench.operations import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE, operations
+from distsgd.bench.pytorch_layers import alike
+from distsgd.bench.timed import Timed
+from distsgd.config import InputError
+from distsgd.kernels import probe
+
+LIMITS = Limits(100.0, tuple(float(1000 - place) for place in range(len(SIZES))))
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="NOT COMPARED WITH PYTORCH: it is not installed (pip install torch)"
+)
+
+
+def every_second() -> Callable[[], int]:
+    """A clock that shows one second more at every look."""
+    seconds = count()
+    return lambda: next(seconds) * 10**9
+
+
+def test_a_probe_adds_and_copies_what_it_says() -> None:
+    x, weights = np.arange(probe.STRIP, dtype=np.float32), np.arange(1, 5, dtype=np.float32)
+    y = np.empty((probe.ROWS, probe.STRIP), np.float32)
+    probe.multiply_adds(x, np.zeros(1, np.int64), weights, y.reshape(-1), 3)
+    np.testing.assert_array_equal(y, 3 * weights[:, None] * x)
+    twice = np.empty(2 * probe.STRIP, np.float32)
+    probe.copy(np.tile(x, 2), twice, 1)
+    np.testing.assert_array_equal(twice, np.tile(x, 2))
+
+
+def test_limits_are_those_of_the_working_set() -> None:
+    assert LIMITS.bandwidth(1) == 1000
+    assert LIMITS.bandwidth(SIZES[1]) == 999
+    assert LIMITS.bandwidth(SIZES[1] + 1) == 998
+    assert LIMITS.bandwidth(SIZES[-1] * 2) == LIMITS.bandwidths[-1]
+    assert LIMITS.seconds(500, 1000) == 5
+    assert LIMITS.arithmetic_binds(500, 1000)
+    assert LIMITS.seconds(500, 10000) == 10
+    assert not LIMITS.arithmetic_binds(500, 10000)
+
+
+def test_measured_limits_count_what_is_done() -> None:
+    found = limits.measured(every_second())
+    assert found.peak == 2 * probe.ROWS * probe.STRIP
+    assert found.bandwidths[0] == SIZES[0] // 8 // probe.STRIP * probe.STRIP * 8
+
+
+@pytest.mark.parametrize("name", kernels.NETWORKS)
+def test_operations_are_the_step(name: str) -> None:
+    at_work, steps = kernels._at_work(kernels._plan(name), 16)
+    found = list(operations(at_work, steps))
+    calls = [call[0] for each in found for call in each.program if each.what not in (LOSS, UPDATE)]
+    program = at_work._programs[0]
+    step = [call[0] for call in program.learning + program.returning]
+    assert sorted(map(str, calls)) == sorted(map(str, step))
+    whole = sum(stage.layer.flops(stage.shape) for stage in at_work.stages if stage.tensors) * at_work.lanes
+    assert sum(each.flops for each in found if each.what == FORWARD) == whole
+    assert sum(each.flops for each in found if each.what == TO_WEIGHTS) == whole
+    first = at_work.stages[0]
+    assert sum(each.flops for each in found if each.what == TO_DATA) == whole - (
+        first.layer.flops(first.shape) * at_work.lanes
+    )
+    for each in found:
+        each.run(1)
+
+
+def test_what_is_said_and_written(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = tmp_path / "kernels.json"
+    kernels.kernels(["rendon", "rendon"], 16, path, None, said.append, every_second())
+    facts = json.loads(path.read_text())
+    assert facts["peak_gflops"] > 0
+    assert len(facts["kernels"]) == len(said) - 2
+    assert {"network", "layer", "pass", "gflops", "share_of_limit", "torch_ratio"} <= set(facts["kernels"][0])
+    assert {each["pass"] for each in facts["kernels"]} == {FORWARD, LOSS, TO_WEIGHTS, TO_DATA, UPDATE}
+    assert set(facts["summary"]) == {"forward_share_of_peak", "backward_share_of_peak"}
+    assert all(value > 0 for value in facts["summary"].values())
+
+
+def timed(what: str, gflops: float, convolves: bool = True) -> Timed:
+    return Timed("n", "1 l", what, 1e-3, gflops, 1.0, 0.5, "arithmetic", convolves)
+
+
+def test_the_summary_is_the_geometric_mean_over_convolutions() -> None:
+    found = Limits(100e9, LIMITS.bandwidths)
+    seen = [timed(FORWARD, 20), timed(FORWARD, 80), timed(TO_DATA, 50), timed(FORWARD, 1, convolves=False)]
+    assert kernels.share_of_peak(seen, found, FORWARD) == pytest.approx(0.4)
+    assert kernels.share_of_peak(seen, found, TO_DATA, TO_WEIGHTS) == pytest.approx(0.5)
+    assert kernels.share_of_peak(seen[3:], found, FORWARD) is None
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="NOT DRAWN: matplotlib is not installed")
+    roofline.draw(tmp_path / "roof.svg", LIMITS, [timed(FORWARD, 20), timed(TO_DATA, 30)])
+    assert "operations per byte" in (tmp_path / "roof.svg").read_text()
+    with pytest.raises(InputError, match="--plot"):
+        roofline.draw(tmp_path / "roof.nothing", LIMITS, [])
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["rendon", "fer"])
+def test_pytorch_does_every_operation(name: str) -> None:
+    at_work, steps = kernels._at_work(kernels._plan(name), 16)
+    for operation in operations(at_work, steps):
+        assert len(alike(operation, at_work)) == (2 if operation.convolves else 1)
+        for repeat in alike(operation, at_work):
+            repeat(1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--networks", "nothing"], ["--json", "no/folder/k.json"], ["--plot", "no/folder/k.png"]]
+)
+def test_mistakes_are_told_before_anything_is_timed(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "kernels", *arguments]) == 2
+    assert arguments[1].split("/")[0] in capsys.readouterr().err
