@@ -39,8 +39,8 @@ def check(path: Path, launcher: Launcher, ranks: int) -> None:
     slots = [_slots(line) for _, line in lines]
     if launcher.kind == "openmpi" and ranks > sum(slots) > 0 and all(slots):
         raise InputError(
-            f"--ranks {ranks}, but --hostfile {path} has {sum(slots)} slots: "
-            "give its hosts more, or start fewer ranks"
+            f"--ranks {ranks}, but the hosts of --hostfile {path} have room for {sum(slots)}: "
+            "give them more slots, or start fewer ranks"
         )
 
 
