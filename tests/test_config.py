@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from distsgd import config
 from distsgd.config import Adam, Config, InputError, Sgd, to_toml
@@ -24,6 +25,14 @@ def test_defaults() -> None:
     assert (settings, wrong) == (Config(), [])
     assert (settings.data.path, settings.optimizer) == ("fashion-mnist-small", Adam())
     assert (settings.averaging.workers, settings.averaging.what) == (None, "parameters")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "launch" / "recipes").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_every_recipe_is_a_config_and_says_how_to_run_it(path: Path) -> None:
+    assert config.read(path)[1] == []
+    assert f"distsgd train launch/recipes/{path.name} --ranks 2" in path.read_text(encoding="utf-8")
 
 
 def test_toml_and_changes_which_win(tmp_path: Path) -> None:
