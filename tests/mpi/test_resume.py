@@ -127,6 +127,12 @@ os.fsync = slow
 """
 
 
+def heed_signals() -> None:
+    """As at a terminal: tests that run in the background, or under nohup, would hand down that signals are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def signalled(
     command: list[str], number: int, times: int, code: str, tmp_path: Path
 ) -> tuple[int, str, float]:
@@ -144,6 +150,7 @@ def signalled(
         stdin=subprocess.DEVNULL,
         text=True,
         env=clean_environment({"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}),
+        preexec_fn=heed_signals,
         start_new_session=True,
     )
     try:
