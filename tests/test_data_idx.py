@@ -111,8 +111,8 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
 def test_an_interrupt_leaves_what_was_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "out.h5").write_bytes(b"before")
-    append = Writer.append
+    import_idx(folder, tmp_path / "out.h5")
+    before, append = (tmp_path / "out.h5").read_bytes(), Writer.append
 
     def interrupted(self: Writer, split: str, *arrays: np.ndarray) -> None:
         append(self, split, *arrays)
@@ -123,7 +123,7 @@ def test_an_interrupt_leaves_what_was_there(
     with pytest.raises(KeyboardInterrupt):
         import_idx(folder, tmp_path / "out.h5")
     assert sorted(os.listdir(tmp_path)) == ["idx", "out.h5"]
-    assert (tmp_path / "out.h5").read_bytes() == b"before"
+    assert (tmp_path / "out.h5").read_bytes() == before
 
 
 PEAK = """

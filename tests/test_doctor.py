@@ -143,12 +143,12 @@ def test_threads() -> None:
 
 
 def test_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distsgd.kernels import tile
+    from distsgd.kernels import vector
 
-    monkeypatch.setattr(tile, "FUSED", True)
+    monkeypatch.setattr(vector, "FUSED", True)
     assert processor.arithmetic({}).level == "ok"
     assert processor.arithmetic({"DISTSGD_VECTOR": "4"}).cure == "unset DISTSGD_VECTOR"
-    monkeypatch.setattr(tile, "FUSED", False)
+    monkeypatch.setattr(vector, "FUSED", False)
     assert "FMA" in processor.arithmetic({}).cure
     assert processor.arithmetic({"NUMBA_CPU_FEATURES": "+sse2"}).cure == "unset NUMBA_CPU_FEATURES"
 
@@ -461,10 +461,10 @@ def test_training_warns_once_of_too_many_ranks(mpiexec: Launch, tmp_path: Path) 
 
 def test_one_rank_is_warned_of_unfused_arithmetic_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from distsgd.comm import Alone
-    from distsgd.kernels import tile
+    from distsgd.kernels import vector
 
-    monkeypatch.setattr(tile, "FUSED", True)
+    monkeypatch.setattr(vector, "FUSED", True)
     assert doctor.warnings(Alone(), {}) == []
-    monkeypatch.setattr(tile, "FUSED", False)
+    monkeypatch.setattr(vector, "FUSED", False)
     (warning,) = doctor.warnings(Alone(), {})
     assert "without fused multiply-add" in warning

@@ -230,7 +230,7 @@ def test_command_gives_each_launcher_its_option_for_hosts(tmp_path: Path) -> Non
         (MPICH, "\n# x\nnode1 slots=4\n", "line 3: 'node1 slots=4'; MPICH wants lines like `node1:4`"),
         (OPEN_MPI, "node1 slots=four\n", "line 1: 'node1 slots=four'"),
         (MPICH, "-f other\n", "line 1: '-f other'"),
-        (OPEN_MPI, "node1 slots=2\nnode2 slots=1\n", "--ranks 4, but --hostfile"),
+        (OPEN_MPI, "node1 slots=2\nnode2 slots=1\n", "--ranks 4, but the hosts of --hostfile"),
         (OPEN_MPI, "\n # nothing\n", "names no host"),
         (Launcher("/opt/other/mpiexec", None), "node1\n", "how /opt/other/mpiexec takes one is not known"),
     ],

@@ -188,7 +188,9 @@ def test_gradients_to_a_layers_input_are_the_oracles(name: str) -> None:
         x, labels = data.exact(image, 1)
         _, wanted, _ = oracle.learn(in_front, given, x, labels, draw=DRAW, lanes=16)
         for got, exact in zip(split(network.gradient, stages)[:2], wanted[:2], strict=True):
-            oracle.assert_close(got, exact, 2e-5 * abs(exact).max())
+            oracle.assert_close(
+                got, exact, 5e-4 * abs(exact).max()
+            )  # of one channel it is one number, much of it cancelled
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
