@@ -4,7 +4,7 @@ import importlib
 
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once(("rows fixedpoint update", "pairs pool order loss batch confusion"), ("winograd",)):
+with filled_once(("rows fixedpoint update", "pairs pool order loss batch confusion probe"), ("winograd",)):
     if modules := modules_to_compile():
         for module in modules:
             importlib.import_module(f"distsgd.kernels.{module}")
