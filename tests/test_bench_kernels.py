@@ -17,6 +17,7 @@ from distsgd.bench.pytorch_layers import alike
 from distsgd.bench.timed import Timed
 from distsgd.config import InputError
 from distsgd.kernels import probe
+from distsgd.kernels.vector import STRIP
 
 LIMITS = Limits(100.0, tuple(float(1000 - place) for place in range(len(SIZES))))
 needs_torch = pytest.mark.skipif(
@@ -31,11 +32,11 @@ def every_second() -> Callable[[], int]:
 
 
 def test_a_probe_adds_and_copies_what_it_says() -> None:
-    x, weights = np.arange(probe.STRIP, dtype=np.float32), np.arange(1, 5, dtype=np.float32)
-    y = np.empty((probe.ROWS, probe.STRIP), np.float32)
+    x, weights = np.arange(STRIP, dtype=np.float32), np.arange(1, 5, dtype=np.float32)
+    y = np.empty((probe.ROWS, STRIP), np.float32)
     probe.multiply_adds(x, np.zeros(1, np.int64), weights, y.reshape(-1), 3)
     np.testing.assert_array_equal(y, 3 * weights[:, None] * x)
-    twice = np.empty(2 * probe.STRIP, np.float32)
+    twice = np.empty(2 * STRIP, np.float32)
     probe.copy(np.tile(x, 2), twice, 1)
     np.testing.assert_array_equal(twice, np.tile(x, 2))
 
@@ -53,8 +54,8 @@ def test_limits_are_those_of_the_working_set() -> None:
 
 def test_measured_limits_count_what_is_done() -> None:
     found = limits.measured(every_second())
-    assert found.peak == 2 * probe.ROWS * probe.STRIP
-    assert found.bandwidths[0] == SIZES[0] // 8 // probe.STRIP * probe.STRIP * 8
+    assert found.peak == 2 * probe.ROWS * STRIP
+    assert found.bandwidths[0] == SIZES[0] // 8 // STRIP * STRIP * 8
 
 
 @pytest.mark.parametrize("name", kernels.NETWORKS)

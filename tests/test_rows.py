@@ -7,7 +7,8 @@ import pytest
 from oracle import assert_close, rounding
 
 from distsgd.kernels import rows
-from distsgd.kernels.rows import CHUNK, GROUP, NO_BIAS, NO_ROWS, NO_WINNERS, STRIP
+from distsgd.kernels.rows import CHUNK, GROUP, NO_BIAS, NO_ROWS, NO_WINNERS
+from distsgd.kernels.vector import STRIP
 
 LENGTHS = sorted({16, 17, 31, 32, 48, STRIP - 1, STRIP, STRIP + 1, 80, 128, 200, GROUP - 1, GROUP, GROUP + 1})
 LENGTHS += [2 * GROUP + 5, 1008]

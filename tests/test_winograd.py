@@ -9,7 +9,7 @@ import pytest
 from oracle import assert_close
 from test_layers import CANARY, NONE, WIDER, bench
 
-from distsgd.kernels import taps, winograd
+from distsgd.kernels import band_pairs, band_rows, taps, winograd
 from distsgd.kernels.taps import Window
 from distsgd.layers import Border, Convolution, Shape, convolution_bands
 
@@ -36,10 +36,10 @@ def test_filters_are_spread_and_gathered(channels: int, filters: int, size: int)
     rng, (_, matrix, _) = np.random.default_rng(size), winograd.transforms(4, size)
     weights = rng.normal(size=(channels, size, size, filters)).astype(np.float32)
     spread = np.empty((len(matrix), channels, size, filters), np.float32)
-    winograd.spread_filters(weights, matrix, spread)
+    band_rows.spread_filters(weights, matrix, spread)
     np.testing.assert_allclose(spread, np.einsum("pr,crsk->pcsk", matrix, weights), atol=1e-5)
     gathered = np.empty_like(weights)
-    winograd.gather_filters(spread, matrix, gathered)
+    band_pairs.gather_filters(spread, matrix, gathered)
     np.testing.assert_allclose(gathered, np.einsum("pr,pcsk->crsk", matrix, spread), atol=1e-5)
 
 

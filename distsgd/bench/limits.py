@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distsgd.kernels import probe
+from distsgd.kernels.vector import STRIP
 from distsgd.network import aligned
 
 SIZES = tuple(1 << power for power in range(14, 27))
@@ -52,13 +53,13 @@ def _elapsed(call: Callable[[int], object], times: int, now: Callable[[], int]) 
 
 def measured(now: Callable[[], int] = time.perf_counter_ns) -> Limits:
     """Those of the core that this process runs on; takes about a second."""
-    x, weights, places = aligned(probe.STRIP), aligned(probe.ROWS), np.zeros(1, np.int64)
-    y = aligned(probe.ROWS * probe.STRIP)
+    x, weights, places = aligned(STRIP), aligned(probe.ROWS), np.zeros(1, np.int64)
+    y = aligned(probe.ROWS * STRIP)
     step = best(lambda times: probe.multiply_adds(x, places, weights, y, times), now)
     return Limits(2 * y.size / step, tuple(_bandwidth(size, now) for size in SIZES))
 
 
 def _bandwidth(size: int, now: Callable[[], int]) -> float:
-    values = size // 2 // 4 // probe.STRIP * probe.STRIP
+    values = size // 2 // 4 // STRIP * STRIP
     x, y = aligned(values), aligned(values)
     return 8 * values / best(lambda times: probe.copy(x, y, times), now)

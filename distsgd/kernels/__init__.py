@@ -4,12 +4,16 @@ import importlib
 
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once(("rows fixedpoint update", "pairs pool order loss batch confusion probe"), ("winograd",)):
+with filled_once(
+    "rows band_rows", "pairs band_pairs fixedpoint update pool order loss batch confusion probe"
+):
     if modules := modules_to_compile():
         for module in modules:
             importlib.import_module(f"distsgd.kernels.{module}")
     else:
         from distsgd.kernels import (
+            band_pairs,
+            band_rows,
             batch,
             confusion,
             fixedpoint,
@@ -26,6 +30,8 @@ with filled_once(("rows fixedpoint update", "pairs pool order loss batch confusi
         )
 
 __all__ = [
+    "band_pairs",
+    "band_rows",
     "batch",
     "confusion",
     "fixedpoint",

@@ -95,12 +95,11 @@ def modules_to_compile() -> list[str]:
 
 
 @contextlib.contextmanager
-def filled_once(*stages: tuple[str, ...]) -> Iterator[None]:
+def filled_once(*groups: str) -> Iterator[None]:
     """While this is open, functions load from the cache folder, or compile into it.
 
-    A cache that is not full yet is filled before, by one process of the node while the others wait: stage after stage, a child
-    for each of its groups of modules ("rows update"). Compiling takes some 70 MB that a rank would keep, and a second core is
-    there more often than not.
+    A cache that is not full yet is filled before, by one process of the node while the others wait: a child for each group of
+    modules ("rows update"). Compiling takes some 70 MB that a rank would keep, and a second core is there more often than not.
     """
     folder = cache_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -113,7 +112,7 @@ def filled_once(*stages: tuple[str, ...]) -> Iterator[None]:
                 if full.exists():  # by now: all who waited may load at once
                     fcntl.flock(lock, fcntl.LOCK_UN)
                 else:
-                    _fill(folder, stages)
+                    _fill(folder, groups)
             yield  # under the lock still: what a child could not do is compiled here, and what is wrong shows here
             if not modules_to_compile():
                 full.touch()
@@ -121,7 +120,7 @@ def filled_once(*stages: tuple[str, ...]) -> Iterator[None]:
         numba.config.CACHE_DIR = usual
 
 
-def _fill(folder: Path, stages: tuple[tuple[str, ...], ...]) -> None:
+def _fill(folder: Path, groups: tuple[str, ...]) -> None:
     print("distsgd: compiling kernels, once for this machine", file=sys.stderr, flush=True)
     surroundings = {
         **os.environ,
@@ -130,13 +129,10 @@ def _fill(folder: Path, stages: tuple[tuple[str, ...], ...]) -> None:
     }
     # -P: not what lies in the current folder. A session of their own: Ctrl-C is for this process, which ends them.
     command = [sys.executable, "-P", "-c", "import distsgd.kernels"]
-    for groups in stages:
-        _run([(command, {**surroundings, _CHILD: group}) for group in groups])
-
-
-def _run(commands: list[tuple[list[str], dict[str, str]]]) -> None:
-    """All at once, to their ends."""
-    children = [subprocess.Popen(command, env=env, start_new_session=True) for command, env in commands]
+    children = [
+        subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
+        for group in groups
+    ]
     try:
         for child in children:
             child.wait()

@@ -2,11 +2,9 @@
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import compiled
-from distsgd.kernels.vector import COLUMNS, VECTOR
+from distsgd.kernels.vector import COLUMNS, STRIP
 
 ROWS = 4
-STRIP = COLUMNS * VECTOR
-"""Values of x that a step reads: they stay in the level-1 cache."""
 
 
 @compiled("void(real[::1], int64[::1], real[::1], real[::1], int64)")

@@ -11,11 +11,9 @@ import numpy as np
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
-from distsgd.kernels.vector import COLUMNS, VECTOR
+from distsgd.kernels.vector import COLUMNS, STRIP, VECTOR
 from distsgd.kernels.windows import pool_row
 
-STRIP = COLUMNS * VECTOR
-"""Lanes of a row that one tile covers."""
 TALL = {16: 8, 8: 4, 4: 8}[VECTOR]
 """Channels of a tile that is one or two columns wide: with fewer, each multiply-add would wait for the one before."""
 CHUNK = 64

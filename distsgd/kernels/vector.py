@@ -19,6 +19,8 @@ VECTOR = int(
 """float32 values in one of the processor's registers. DISTSGD_VECTOR overrides it, to test the code of another processor."""
 COLUMNS = {16: 4, 8: 3, 4: 5 if "+neon" in _FEATURES else 2}[VECTOR]
 """The accumulators, a column of x and one weight must fit the registers: 32 with AVX-512 and NEON, otherwise 16."""
+STRIP = COLUMNS * VECTOR
+"""Lanes of a row that one tile covers."""
 TAPS = {16: 5, 8: 3, 4: 5 if "+neon" in _FEATURES else 2}[VECTOR]
 """Taps of a weight-gradient tile, beside four channels."""
 FUSED = bool(_FEATURES & {"+fma", "+avx512f", "+neon"})

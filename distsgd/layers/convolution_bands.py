@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from distsgd.kernels import band_pairs, band_rows, rows, taps, winograd
 from distsgd.kernels import pairs as pairing
-from distsgd.kernels import rows, taps, winograd
 from distsgd.kernels.taps import Window
 from distsgd.layers.place import Program
 
@@ -106,8 +106,8 @@ def sums(
     summed = (weights.reshape(len(inputs), -1, count), bias, partial, products[..., :lanes])
     made = (levels, outputs, window.outputs[0], y, gate, rectify, pool, pooled, winner)
     return [
-        (winograd.spread_filters, (filters, of_filters, weights)),
-        (winograd.sum_bands, (x, *seen, *summed, *made)),
+        (band_rows.spread_filters, (filters, of_filters, weights)),
+        (band_rows.sum_bands, (x, *seen, *summed, *made)),
     ]
 
 
@@ -146,6 +146,6 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
     taken = (*taps.band_taps(window, tall), inputs, spread, *one_row, dy, lines, outputs)
     made = (slopes[..., : dy.shape[2]], partial, products, rows.NO_VALUES, rows.NO_WINNERS)
     return [
-        (winograd.pair_bands, (x, *taken, *made)),
-        (winograd.gather_filters, (products, of_filters, dw)),
+        (band_pairs.pair_bands, (x, *taken, *made)),
+        (band_pairs.gather_filters, (products, of_filters, dw)),
     ]
