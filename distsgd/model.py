@@ -45,7 +45,7 @@ def judge(
         if impatient():
             return
         count = min(judging.batch, len(order) - first)
-        judging.fill(images, labels, order, first, count, scaling)
+        judging.batches[0].fill(images, labels, order, first, count, scaling)
         judging.judge(weighted)
         judging.confuse(tally)
 
@@ -86,7 +86,7 @@ class Model:
         order, labels = np.arange(len(several)), np.zeros(len(several), np.int64)
         for first in range(0, len(several), BATCH):
             count = min(BATCH, len(several) - first)
-            self._network.fill(several, labels, order, first, count, self.scaling)
+            self._network.batches[0].fill(several, labels, order, first, count, self.scaling)
             self._network.judge()
             found[first : first + count] = self._network.scores.units[:, :count].T
         return found if np.ndim(images) == 4 else found[0]

@@ -241,19 +241,6 @@ class Network:
         )
         return aligned((*stage.output, self.lanes), np.uint8) if pools else NO_WINNERS
 
-    def fill(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        order: np.ndarray,
-        first: int,
-        count: int,
-        scaling: np.ndarray,
-        windows: np.ndarray | None = None,
-    ) -> None:
-        """Fill the batch that the next step computes with, see `Batch.fill`."""
-        self.batches[0].fill(images, labels, order, first, count, scaling, windows)
-
     def turn(self) -> None:
         """Make the other of two batches the one that the next step computes with."""
         self.batches.reverse()

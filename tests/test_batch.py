@@ -143,11 +143,11 @@ def test_windows_of_images(reach: str, size: tuple[int, int], channels: int, cou
     network = Network(stages, 23, aligned(sum(tensor.size for stage in stages for tensor in stage.tensors)))
     labels, order = np.arange(90) % 3, np.random.default_rng(5).permutation(90)
     scaling = np.array([[10.5, 128, 99][:channels], [0.0123, 0.5, 1 / 77][:channels]], np.float32)
-    network.fill(
+    network.batches[0].fill(
         pictures, labels, order, 40, 23, scaling, drawn((9, 9, 9), 1, 32, reach)
     )  # to be overwritten
     chosen = drawn((1, 2, 3), 7, 32, reach)
-    network.fill(pictures, labels, order, 7, count, scaling, chosen)
+    network.batches[0].fill(pictures, labels, order, 7, count, scaling, chosen)
     x, rows = network.images.rows.reshape(channels, *seen, 32), order[7 : 7 + count]
     wanted = fill_windows(pictures, rows, *scaling.astype(np.float64), chosen[:count].tolist(), seen)
     assert_close(x[..., :count], wanted, 2.0**-22 * abs(wanted))
@@ -158,8 +158,8 @@ def test_windows_of_images(reach: str, size: tuple[int, int], channels: int, cou
 def test_larger_images_are_seen_in_the_middle_and_smaller_ones_refused() -> None:
     stages, pictures = plan([Dense(3)], (2, 4, 5)), images(2, 9, 8)
     network, order = Network(stages, 16, aligned(stages[0].tensors[0].size + 3)), np.arange(90)
-    network.fill(pictures, order % 3, order, 5, 16, np.array([[0, 0], [1, 1]], np.float32))
+    network.batches[0].fill(pictures, order % 3, order, 5, 16, np.array([[0, 0], [1, 1]], np.float32))
     middle = pictures[5:21, 2:6, 1:6].transpose(3, 1, 2, 0)
     np.testing.assert_array_equal(network.images.rows.reshape(2, 4, 5, 16), middle)
     with pytest.raises(ValueError, match="wanted at least"):
-        network.fill(pictures[:, :3].copy(), order, order, 0, 16, np.ones((2, 2), np.float32))
+        network.batches[0].fill(pictures[:, :3].copy(), order, order, 0, 16, np.ones((2, 2), np.float32))

@@ -419,7 +419,9 @@ def trained(moved: bool = False) -> str:
     for number in range(8):
         draw_windows(draw, number * 4, 0, 0, 2, True, windows)
         seen = windows if moved else None
-        network.fill(images, labels, order, number * 4, 23, np.float32([[127, 120], [0.01, 0.02]]), seen)
+        network.batches[0].fill(
+            images, labels, order, number * 4, 23, np.float32([[127, 120], [0.01, 0.02]]), seen
+        )
         network.learn(1, 2, number)
         steps.step(number + 1)
     return hashlib.sha256(state).hexdigest()

@@ -108,7 +108,7 @@ class Data:
         self.scaling = np.array([[120 + c for c in range(channels)], [0.0125] * channels], FLOAT)
 
     def fill(self, network: Network, first: int, count: int) -> None:
-        network.fill(self.images, self.labels, self.order, first, count, self.scaling)
+        network.batches[0].fill(self.images, self.labels, self.order, first, count, self.scaling)
 
     def exact(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The same images and labels in float64."""
@@ -270,7 +270,7 @@ def test_scores_do_not_depend_on_an_images_place_or_on_the_batch(name: str) -> N
         network, scores = Network(stages, batch, parameters), {}
         for first in range(0, 60, batch):
             count = min(batch, 60 - first)
-            network.fill(data.images, data.labels, order, first, count, data.scaling)
+            network.batches[0].fill(data.images, data.labels, order, first, count, data.scaling)
             network.judge()
             columns = network.scores.units[:, :count].T
             scores |= dict(zip(order[first : first + count].tolist(), columns.copy(), strict=True))
@@ -286,7 +286,7 @@ def test_nothing_of_a_batch_is_left_for_the_next(name: str) -> None:
     data.fill(network, 0, 23)
     network.learn(*DRAW)
     wanted = network.gradient.tobytes()
-    network.fill(data.images, data.labels, data.order, 30, 23, np.full_like(data.scaling, np.nan))
+    network.batches[0].fill(data.images, data.labels, data.order, 30, 23, np.full_like(data.scaling, np.nan))
     network.learn(*DRAW)
     assert np.isnan(network.gradient).any()
     assert network.totals[3] > 0

@@ -102,7 +102,7 @@ class Learner:
     def learn(self, rows: np.ndarray, worker: int, step: int, windows: Any = None) -> None:
         """Write the gradient of these images; `step` counted from 0 through all epochs."""
         seen = None if windows is None else np.array(windows, np.int64)
-        self.network.fill(self.images, self.labels, rows, 0, len(rows), self.scaling, seen)
+        self.network.batches[0].fill(self.images, self.labels, rows, 0, len(rows), self.scaling, seen)
         self.network.learn(self.seed, worker, step)
 
     def shards(self, deal: int = 0) -> list[np.ndarray]:
@@ -326,7 +326,7 @@ def test_scores_are_those_of_the_images_each_counted_once(run: Callable[..., Run
     judge, labels = Learner(seen, batch=TEST), data.read_labels(images, "test")
     judge.state[: judge.size] = seen.result.parameters
     pixels = data.read_rows(images, "test", np.arange(TEST))
-    judge.network.fill(pixels, labels, np.arange(TEST), 0, TEST, judge.scaling)
+    judge.network.batches[0].fill(pixels, labels, np.arange(TEST), 0, TEST, judge.scaling)
     judge.network.judge()
     scores = np.float64(judge.network.scores.units[:, :TEST])
     logarithms = scores - np.log(np.exp(scores - scores.max(0)).sum(0)) - scores.max(0)
@@ -392,7 +392,7 @@ def scored(seen: Run, pixels: np.ndarray, labels: np.ndarray) -> tuple[float, np
     """Accuracy, and every image's loss, of the run's parameters."""
     judge = Learner(seen, batch=len(labels))
     judge.state[: judge.size] = seen.result.parameters
-    judge.network.fill(pixels, labels, np.arange(len(labels)), 0, len(labels), judge.scaling)
+    judge.network.batches[0].fill(pixels, labels, np.arange(len(labels)), 0, len(labels), judge.scaling)
     judge.network.judge()
     scores = np.float64(judge.network.scores.units[:, : len(labels)])
     logarithms = scores - np.log(np.exp(scores - scores.max(0)).sum(0)) - scores.max(0)

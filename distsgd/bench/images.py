@@ -28,7 +28,7 @@ class Images:
         return channels, height, width
 
     def scaling(self) -> np.ndarray:
-        """(2, channels) float32, what `Network.fill` wants: mean and 1 / deviation."""
+        """(2, channels) float32, what `Batch.fill` wants: mean and 1 / deviation."""
         mean, deviation = self.images.mean(axis=(0, 1, 2)), self.images.std(axis=(0, 1, 2))
         return np.stack([mean, 1 / np.where(deviation > 0, deviation, 1)]).astype(np.float32)
 

@@ -76,7 +76,7 @@ class Ours:
         images, batch = self._images, self._network.batch
         first = number * batch % len(self._order)
         self._network.totals[:] = 0
-        self._network.fill(images.images, images.labels, self._order, first, batch, self._scaling)
+        self._network.batches[0].fill(images.images, images.labels, self._order, first, batch, self._scaling)
         self._network.learn(0, self._ranks.rank, number)
         if self._ranks.size > 1:
             self._meet()
