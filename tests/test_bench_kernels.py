@@ -12,12 +12,12 @@ import pytest
 from distsgd import cli
 from distsgd.bench import kernels, limits, roofline
 from distsgd.bench.limits import SIZES, Limits
-from distsgd.bench.operations import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE, operations
 from distsgd.bench.pytorch_layers import alike
 from distsgd.bench.timed import Timed
 from distsgd.config import InputError
 from distsgd.kernels import probe
 from distsgd.kernels.vector import STRIP
+from distsgd.machine.operations import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE, operations
 
 LIMITS = Limits(100.0, tuple(float(1000 - place) for place in range(len(SIZES))))
 needs_torch = pytest.mark.skipif(

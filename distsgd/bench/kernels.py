@@ -15,12 +15,13 @@ from distsgd import network, zoo
 from distsgd.bench import limits, pytorch, roofline
 from distsgd.bench.images import MADE_FOR
 from distsgd.bench.limits import Limits
-from distsgd.bench.operations import FORWARD, TO_DATA, TO_WEIGHTS, Operation, operations
 from distsgd.bench.pytorch_layers import alike
 from distsgd.bench.timed import Timed
-from distsgd.bench.training import SGD, as_json, check_folder, processor
+from distsgd.bench.training import SGD, as_json, check_folder
 from distsgd.comm import Alone
 from distsgd.kernels.vector import VECTOR
+from distsgd.machine.operations import FORWARD, TO_DATA, TO_WEIGHTS, Operation, operations
+from distsgd.machine.where import processor
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import SgdSteps
 from distsgd.record import write_whole

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from distsgd.bench.operations import FORWARD, LOSS, TO_DATA, UPDATE, Operation
 from distsgd.bench.pytorch import LAYOUTS, parts
+from distsgd.machine.operations import FORWARD, LOSS, TO_DATA, UPDATE, Operation
 from distsgd.network import Network, Stage
 
 Repeated = Callable[[int], None]

@@ -8,8 +8,6 @@ the same images; before anything is timed, both must come to the same loss, grad
 import contextlib
 import json
 import math
-import platform
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from distsgd.bench.pytorch import Contestant, Peer
 from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Verdict
 from distsgd.config import InputError
 from distsgd.kernels.vector import VECTOR
+from distsgd.machine.where import processor
 from distsgd.metrics import score
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Sgd
@@ -216,13 +215,6 @@ def _race(
             elapsed[pair, side] = now() - began
     ranks.maximum(elapsed)
     return elapsed * 1e-9 / steps
-
-
-def processor() -> str:
-    """The processor's name where the system tells (Linux), else its architecture."""
-    known = Path("/proc/cpuinfo")
-    names = re.findall("^model name.*: (.+)", known.read_text(), re.MULTILINE) if known.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _heading(about: Mapping[str, Any]) -> str:

@@ -1,0 +1,87 @@
+"""What was measured of a machine, as its file has it: constants for predicting, and where they were found."""
+
+from typing import Any
+
+from pydantic import Field
+
+from distsgd.config.section import Section
+
+FORMAT = "distsgd-machine-1"
+
+
+class Where(Section):
+    """What a file's numbers hold for: another processor or MPI library has others."""
+
+    processor: str
+    cores: int
+    vector_lanes: int
+    ranks: int
+    """Of the whole job that measured."""
+    ranks_per_node: int
+    mpi: str
+
+
+class Step(Section):
+    """A network's steps of training, at several sizes of a batch. Seconds are medians over rounds."""
+
+    network: str
+    """Its layers and shapes, see plan.work.text_of; names of networks do not matter."""
+    optimizer: str
+    together: int
+    """How many ranks of a node computed at the same time."""
+    parameters: int
+    lanes: tuple[int, ...] = Field(strict=False)
+    """Room for so many images in a batch: what a step's time depends on, however many are in it."""
+    compute: tuple[float, ...] = Field(strict=False)
+    deviation: float
+    """Of the logarithm of a median, from one measurement of the same to another."""
+    turn: float
+    """Seconds that a worker's turn adds to those of its steps: its copy of the state, and caches that others have used."""
+    passing: float
+    """Of the logarithm of a round's seconds around their median, for one step: rounds of n steps have 1/sqrt(n) of it."""
+    lasting: float
+    """Of the logarithm of the ranks' medians."""
+
+
+class Operation(Section):
+    """A pass of one layer (or the loss, the update) within steps of training, at several sizes of a batch."""
+
+    key: str
+    what: str
+    kind: str
+    together: int
+    lanes: tuple[int, ...] = Field(strict=False)
+    seconds: tuple[float, ...] = Field(strict=False)
+    flops: float
+    """For one image."""
+    moved: float
+    """Bytes for one image."""
+    weights: float
+    """Bytes of parameters."""
+
+
+class Filling(Section):
+    """Making a batch from bytes: seconds a step, and seconds a byte of its images."""
+
+    channels: int
+    windows: bool
+    together: int
+    start: float
+    per_byte: float
+
+
+class Machine(Section):
+    """A machine file."""
+
+    format: str = FORMAT
+    version: str
+    where: Where
+    steps: tuple[Step, ...] = Field(strict=False)
+    operations: tuple[Operation, ...] = Field(strict=False)
+    filling: tuple[Filling, ...] = Field(strict=False)
+    overhead: float
+    """Seconds of a step that belong to none of its operations."""
+    once: dict[str, float]
+    """Seconds, or seconds a piece, of what is done once a run or epoch: see machine.once."""
+    averaging: dict[str, Any]
+    """See machine.averaging."""

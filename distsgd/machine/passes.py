@@ -1,0 +1,89 @@
+"""Passes of layers, measured within steps: each finds the caches as the one before it leaves them."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from distsgd import model, network
+from distsgd.config import Network as Settings
+from distsgd.cost.machine import Operation
+from distsgd.machine.networks import images_of
+from distsgd.machine.operations import LOSS, UPDATE, operations
+from distsgd.machine.operations import Operation as Pass
+from distsgd.network import Network, Stage, aligned
+from distsgd.optim import Adam, Optimizer, Sgd
+from distsgd.plan import layers
+
+SECONDS, FEWEST = 0.05, 5
+"""For each network and batch; steps at least."""
+CLASSES = 10
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(0.001, 0.9), "adam": Adam(0.001, 0.9, 0.999, 1e-8)}
+
+
+def plan_of(name: str) -> list[Stage]:
+    """A network of the zoo as training has it, for the images that it is measured with."""
+    height, width, channels = images_of(name)
+    return model.stages(Settings(name=name), CLASSES, (channels, height, width))
+
+
+def passes(name: str, sizes: Sequence[int], together: int) -> list[Operation]:
+    """The operations of a network's steps on batches of these sizes, an update by each optimizer among them."""
+    stages, found = plan_of(name), []
+    for optimizer in OPTIMIZERS:
+        timed = [_stamped(stages, lanes, optimizer) for lanes in sizes]
+        for number, (operation, _) in enumerate(timed[0]):
+            if operation.what == UPDATE or optimizer == "sgd":
+                seconds = tuple(each[number][1] for each in timed)
+                found.append(_measured(operation, stages, optimizer, sizes, seconds, together))
+    return found
+
+
+def _stamped(stages: Sequence[Stage], lanes: int, optimizer: str) -> list[tuple[Pass, float]]:
+    """Each operation of a step, and its median over steps."""
+    size = sum(tensor.size for tensor in network.tensors(stages))
+    state = aligned(size * (1 + OPTIMIZERS[optimizer].moments))
+    network.initialize(state[:size], stages, 0)
+    net, chance = Network(stages, lanes, state[:size]), np.random.default_rng(0)
+    net.images.inside[:] = chance.standard_normal(net.images.inside.shape)
+    net.batches[0].count, net.labels[:] = lanes, chance.integers(0, CLASSES, lanes)
+    order = list(operations(net, OPTIMIZERS[optimizer].bind(state, net.gradient)))
+    stamps: list[list[int]] = []
+    began = time.perf_counter()
+    while len(stamps) < FEWEST + 2 or time.perf_counter() - began < SECONDS:
+        stamps.append([time.perf_counter_ns(), *(_after(operation) for operation in order)])
+    seconds = np.median(np.diff(stamps[2:], axis=1), axis=0) * 1e-9
+    return list(zip(order, seconds.tolist(), strict=True))
+
+
+def _after(operation: Pass) -> int:
+    operation.run(1)
+    return time.perf_counter_ns()
+
+
+def _measured(
+    operation: Pass,
+    stages: Sequence[Stage],
+    optimizer: str,
+    sizes: Sequence[int],
+    seconds: tuple[float, ...],
+    together: int,
+) -> Operation:
+    if operation.what == LOSS:
+        about = layers.loss_of(CLASSES)
+    elif operation.what == UPDATE:
+        about = layers.update_of(sum(tensor.size for tensor in network.tensors(stages)), optimizer)
+    else:
+        assert operation.stage is not None, "a pass of a layer"
+        about = layers.of_stage(operation.stage, operation.what)
+    return Operation(**vars(about), together=together, lanes=tuple(sizes), seconds=seconds)
+
+
+def merged(of_ranks: Iterator[list[Operation]]) -> list[Operation]:
+    """The same operations as several ranks found them: means over ranks."""
+    return [
+        same[0].model_copy(
+            update={"seconds": tuple(np.mean([each.seconds for each in same], axis=0).tolist())}
+        )
+        for same in zip(*of_ranks, strict=True)
+    ]

@@ -1,0 +1,143 @@
+"""Steps of training, measured as training does them: real rounds on made-up images, every rank by itself."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distsgd.comm import Alone, Ranks
+from distsgd.config import Config
+from distsgd.cost.machine import Filling, Step
+from distsgd.machine.networks import LANES
+from distsgd.machine.rounds import timed_rounds
+from distsgd.plan.work import network_text
+from distsgd.training import Experiment, check
+
+SECONDS = 0.1
+"""For each network and batch, each time."""
+LARGE = 64
+"""Lanes beyond which rounds have fewer steps, so that there are several in that time."""
+LEAST_DEVIATION = 0.01
+"""Of a step's seconds from one measurement to another: two sweeps may agree by chance."""
+
+
+def experiment(path: Path, name: str, batch: int, averaging: dict[str, Any], **more: Any) -> Experiment:
+    """A network on made-up images; `more`: other sections of the config."""
+    settings = {
+        "data": {"path": str(path)},
+        "network": {"name": name},
+        "train": {"batch": batch, "epochs": 1_000_000},
+        "averaging": averaging,
+        **more,
+    }
+    return check(Config.model_validate(settings), 1, [])
+
+
+def period(lanes: int) -> int:
+    """Steps of a round that is measured."""
+    return 8 if lanes <= LARGE else 2
+
+
+@dataclass
+class Seconds:
+    """Medians of a rank, a number for each sweep; JSON can hold it."""
+
+    compute: dict[str, list[float]] = field(default_factory=dict)
+    """Of a step, by network and lanes."""
+    data: dict[str, list[float]] = field(default_factory=dict)
+    """Of a step's batch, by network, lanes and whether windows were drawn."""
+    turn: dict[str, list[float]] = field(default_factory=dict)
+    """By network."""
+    copy: dict[str, list[float]] = field(default_factory=dict)
+    """Of one worker's average, which copies its state, by network."""
+    passing: dict[str, list[float]] = field(default_factory=dict)
+    """Deviation of a step's logarithm from its median, by network and lanes."""
+
+    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks) -> None:
+        """Measure all once; ranks begin each measurement together."""
+        for name in names:
+            for lanes in LANES:
+                ranks.barrier()
+                self._steps(path, name, lanes)
+            ranks.barrier()
+            self._turn(path, name, 32)
+        for lanes in LANES[1::2]:
+            ranks.barrier()
+            self._windows(path, names[0], lanes)
+
+    def _steps(self, path: Path, name: str, lanes: int) -> None:
+        steps, key = period(lanes), f"{name} {lanes}"
+        found = timed_rounds(experiment(path, name, lanes, {"workers": 1, "period": steps}), Alone(), SECONDS)
+        middle = float(np.median(found["compute"]))
+        around = np.abs(np.log(found["compute"] / middle))
+        _add(self.compute, key, middle / steps)
+        _add(self.data, f"{key} {False}", float(np.median(found["data"])) / steps)
+        _add(self.copy, name, float(np.median(found["average"])))
+        _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
+
+    def _turn(self, path: Path, name: str, lanes: int) -> None:
+        """What a round of one step takes more than a step, with two workers that take turns."""
+        found = timed_rounds(experiment(path, name, lanes, {"workers": 2, "period": 1}), Alone(), SECONDS)
+        more = float(np.median(found["compute"])) / 2 - self.compute[f"{name} {lanes}"][-1]
+        _add(self.turn, name, max(more, 0.0))
+
+    def _windows(self, path: Path, name: str, lanes: int) -> None:
+        averaging = {"workers": 1, "period": period(lanes)}
+        found = timed_rounds(experiment(path, name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS)
+        _add(self.data, f"{name} {lanes} {True}", float(np.median(found["data"])) / period(lanes))
+
+
+def _add(lists: dict[str, list[float]], key: str, value: float) -> None:
+    lists.setdefault(key, []).append(value)
+
+
+def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence[Seconds]) -> Iterator[Step]:
+    """What ranks that computed together found, a network each."""
+    for name in names:
+        stages = experiment(path, name, LANES[0], {"workers": 1})
+        keys = [f"{name} {lanes}" for lanes in LANES]
+        compute = np.array([[rank.compute[key] for key in keys] for rank in of_ranks])  # (rank, lanes, sweep)
+        middle = np.median(compute, axis=2)
+        yield Step(
+            network=network_text(stages.stages),
+            optimizer=stages.config.optimizer.name,
+            together=together,
+            parameters=sum(stages.segments),
+            lanes=LANES,
+            compute=tuple(middle.mean(axis=0).tolist()),
+            deviation=_repeated(compute),
+            turn=float(np.mean([np.median(rank.turn[name]) for rank in of_ranks])),
+            passing=float(np.median([rank.passing[key] for rank in of_ranks for key in keys])),
+            lasting=float(np.log(middle).std(axis=0).mean()) if len(of_ranks) > 1 else 0.0,
+        )
+
+
+def _repeated(compute: np.ndarray) -> float:
+    """Relative deviation of a median over sweeps, from how sweeps differ."""
+    between = np.log(compute).std(axis=2, ddof=1)
+    return max(
+        LEAST_DEVIATION, float(np.median(between)) / 0.6745
+    )  # a standard deviation from its median for two numbers
+
+
+def filling_of(
+    shape: tuple[int, int, int], names: Sequence[str], together: int, of_ranks: Sequence[Seconds]
+) -> Iterator[Filling]:
+    """Seconds to fill a batch of images of (height, width, channels): a start and so many a byte, by relative least squares."""
+    for windows, lanes in ((False, LANES), (True, LANES[1::2])):
+        keys = [(f"{name} {n} {windows}", n) for name in (names[:1] if windows else names) for n in lanes]
+        points = [(n * np.prod(shape), np.median(rank.data[key])) for rank in of_ranks for key, n in keys]
+        size, seconds = np.array(points).T
+        start, per_byte = np.linalg.lstsq(
+            np.stack([1 / seconds, size / seconds], 1), np.ones(len(size)), rcond=None
+        )[0]
+        start = max(float(start), 0.0)
+        yield Filling(
+            channels=shape[2],
+            windows=windows,
+            together=together,
+            start=start,
+            per_byte=max(float(per_byte), 0.0),
+        )

@@ -1,0 +1,76 @@
+"""On what a machine file's numbers hold, and where such files are kept and found."""
+
+import hashlib
+import os
+import platform
+import re
+from pathlib import Path
+
+from distsgd.comm import Ranks
+from distsgd.config import InputError
+from distsgd.cost.machine import Machine, Where
+from distsgd.kernels.vector import VECTOR
+from distsgd.record import write_whole
+
+
+def processor() -> str:
+    """The processor's name where the system tells (Linux), else its architecture."""
+    known = Path("/proc/cpuinfo")
+    names = re.findall("^model name.*: (.+)", known.read_text(), re.MULTILINE) if known.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def where(ranks: Ranks) -> Where:
+    """This rank's node, and the job. All ranks call this."""
+    return Where(
+        processor=processor(),
+        cores=os.cpu_count() or 1,
+        vector_lanes=VECTOR,
+        ranks=ranks.size,
+        ranks_per_node=ranks.on_node()[1],
+        mpi=ranks.mpi_library(),
+    )
+
+
+def folder() -> Path:
+    """The user's machine files: `$XDG_CONFIG_HOME/distsgd/machines`, by default in ~/.config."""
+    chosen = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(chosen) if chosen else Path.home() / ".config") / "distsgd" / "machines"
+
+
+def own_path(here: Where) -> Path:
+    """Where the file of such a place is kept: one for each layout of ranks."""
+    text = f"{here.processor} {here.cores} {here.vector_lanes} {here.mpi}"
+    mark = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return folder() / f"{mark}-{here.ranks}x{here.ranks_per_node}.json"
+
+
+def write(machine: Machine, path: Path) -> None:
+    """Write a machine file beside and rename it. InputError where it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (machine.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"cannot write the machine file {path}: {error.strerror or error}") from None
+
+
+def read(path: Path) -> Machine:
+    """A machine file. InputError where it is none."""
+    try:
+        return Machine.model_validate_json(path.read_bytes(), strict=False)
+    except OSError as error:
+        raise InputError(
+            f"machine file {path}: {error.strerror or error}; make one with distsgd calibrate"
+        ) from None
+    except ValueError as error:
+        first = str(error).splitlines()[:3]
+        raise InputError(
+            f"{path} is no machine file of this version: {' '.join(first)}; make one with distsgd calibrate"
+        ) from None
+
+
+def found(here: Where) -> tuple[Path, Machine] | None:
+    """The file of this place: of the same layout of ranks, or else of another one of the same machine, the nearest."""
+    mark = own_path(here).name.split("-")[0]
+    files = [(path, read(path)) for path in sorted(folder().glob(f"{mark}-*.json"))]
+    return min(files, key=lambda file: abs(file[1].where.ranks - here.ranks), default=None)

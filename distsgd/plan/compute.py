@@ -1,0 +1,77 @@
+"""Seconds of a worker's step: from the same network's steps, or put together from those of its layers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from distsgd.cost import Estimate
+from distsgd.cost.curve import between
+from distsgd.cost.machine import Machine, Step
+from distsgd.plan import layers
+from distsgd.plan.work import Job
+
+COMPOSED = 0.05
+"""Relative deviation of what is put together from layers that were measured in other networks."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What is known of a network's steps: `step` is all of one, and `update` the part of it that changes parameters."""
+
+    step: Estimate
+    update: Estimate
+    turn: Estimate
+    passing: float
+    lasting: float
+    known: bool
+    """Whether the network itself was measured."""
+
+
+class _Measured(Protocol):
+    @property
+    def together(self) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=_Measured)
+
+
+def nearest(entries: Sequence[Kind], together: int) -> list[Kind]:
+    """Those measured with as many ranks computing at once, or with the nearest number of them."""
+    counts = {entry.together for entry in entries}
+    if not counts:
+        return []
+    best = min(counts, key=lambda count: (abs(math.log(count / together)), -count))
+    return [entry for entry in entries if entry.together == best]
+
+
+def computing(machine: Machine, job: Job) -> Computing:
+    """What a worker's step takes where as many ranks of a node compute as the job has there."""
+    together = min(job.ranks, job.ranks_per_node)
+    update = layers.update(machine, job, together)
+    same = nearest([step for step in machine.steps if step.network == job.network], together)
+    if not same:
+        return _composed(machine, job, together, update)
+    step = same[0]
+    seconds = between(step.lanes, step.compute, job.lanes)
+    if step.optimizer != job.config.optimizer.name:
+        seconds += update.seconds - layers.update(machine, job, together, step.optimizer).seconds
+    return _told(step, Estimate(seconds, step.deviation * seconds), update, True)
+
+
+def _composed(machine: Machine, job: Job, together: int, update: Estimate) -> Computing:
+    """A network that was not measured: its layers one by one, and what a step has beside them."""
+    parts = [layers.seconds(machine, operation, job, together) for operation in layers.operations(job)]
+    seconds = sum(part.seconds for part in parts) + update.seconds + machine.overhead
+    deviation = math.hypot(COMPOSED * seconds, *(part.deviation for part in parts))
+    like = _like(nearest(machine.steps, together), job.parameters)
+    return _told(like, Estimate(seconds, deviation), update, False)
+
+
+def _like(steps: Sequence[Step], parameters: int) -> Step:
+    """The network with the nearest number of parameters."""
+    return min(steps, key=lambda step: abs(math.log(step.parameters / parameters)))
+
+
+def _told(like: Step, step: Estimate, update: Estimate, known: bool) -> Computing:
+    return Computing(step, update, Estimate(like.turn, 0.3 * like.turn), like.passing, like.lasting, known)

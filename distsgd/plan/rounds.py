@@ -1,0 +1,99 @@
+"""A round's seconds, phase by phase: what ranks compute, what they wait for each other, and their average."""
+
+import math
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from distsgd.cost import Estimate
+from distsgd.cost.averaging import Asked, Averaging, averaging_estimate
+from distsgd.cost.estimate import total
+from distsgd.cost.machine import Filling, Machine
+from distsgd.plan.compute import Computing, computing, nearest
+from distsgd.plan.work import Job
+
+PHASES = ("data", "compute", "average", "wait")
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of a round of full length, in the mean over ranks; they sum to what it takes."""
+
+    phases: dict[str, Estimate]
+    computing: Computing
+
+    @property
+    def whole(self) -> Estimate:
+        """Its seconds."""
+        return total(self.phases.values())
+
+
+def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round:
+    """A round of so many steps (not given: the period). LookupError where the machine file has nothing of the kind."""
+    found, filling = computing(machine, job), fill(machine, job)
+    length = job.period if steps is None else steps
+    compute = [_computed(found, job, hosted, length) for hosted in job.hosted]
+    data = [filling.times(hosted * length) for hosted in job.hosted]
+    busy = [total([a, b]) for a, b in zip(compute, data, strict=True)]
+    average, late = _averaged(machine, job)
+    phases = {
+        "data": _mean(data),
+        "compute": _mean(compute),
+        "average": average,
+        "wait": _waiting(busy, found, length * max(job.hosted), late),
+    }
+    return Round(phases, found)
+
+
+def _computed(found: Computing, job: Job, hosted: int, length: int) -> Estimate:
+    if job.config.averaging.what == "gradients":
+        learning = replace(found.step, seconds=max(found.step.seconds - found.update.seconds, 0.0))
+        return total([learning.times(hosted), found.update])
+    if not hosted:
+        return Estimate(0.0)
+    return total([found.step.times(hosted * length), found.turn.times(hosted)])
+
+
+def fill(machine: Machine, job: Job) -> Estimate:
+    """Making a step's batch."""
+    entries = [f for f in machine.filling if f.windows == job.windows]
+    together = min(job.ranks, job.ranks_per_node)
+    near = nearest(entries, together)
+    channels = job.stages[0].shape[0]
+    best: Filling = min(near, key=lambda entry: abs(entry.channels - channels))
+    seconds = best.start + best.per_byte * job.image_bytes * job.batch
+    return Estimate(seconds, 0.15 * seconds)
+
+
+def _mean(parts: list[Estimate]) -> Estimate:
+    """Over ranks, which err together."""
+    count = len(parts)
+    return Estimate(sum(p.seconds for p in parts) / count, sum(p.deviation for p in parts) / count)
+
+
+def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
+    """The average, in the mean over ranks; and the seconds by which the last rank leaves it after the mean one."""
+    averaging = job.config.averaging
+    if job.workers == 1:
+        single = machine.once["copy"] * job.state
+        return Estimate(single, 0.3 * single), 0.0
+    values = job.parameters if averaging.what == "gradients" else job.state
+    hosts = -(-job.ranks // job.ranks_per_node)
+    per_rank = job.workers / job.ranks
+    asked = Asked(averaging.topology, "library", averaging.reduction, values, job.ranks, hosts, per_rank)
+    found: Averaging = averaging_estimate(machine.averaging, asked)
+    return found.whole, (found.latest - 1) * found.exchange.seconds
+
+
+def _waiting(busy: list[Estimate], found: Computing, steps: int, late: float) -> Estimate:
+    """Until the last rank is there: for those that have more to do, and for chance.
+
+    Of P ranks whose seconds differ by a standard deviation s, the last needs s times the expected maximum of P normal numbers
+    (Blom 1958) more than their mean.
+    """
+    last, mean = max(part.seconds for part in busy), sum(part.seconds for part in busy) / len(busy)
+    if len(busy) == 1:
+        return Estimate(0.0)
+    spread = math.hypot(found.passing / math.sqrt(max(steps, 1)), found.lasting) * last
+    most = NormalDist().inv_cdf((len(busy) - 0.375) / (len(busy) + 0.25))
+    waits = last - mean + most * spread + late
+    return Estimate(waits, 0.3 * most * spread)

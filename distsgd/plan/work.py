@@ -1,0 +1,109 @@
+"""What a run is to a prediction: which network, how large its batches are, who computes how much of it before ranks meet."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from distsgd.config import Config
+from distsgd.data import Description, contiguous
+from distsgd.kernels.vector import LANES
+from distsgd.layers import Dropout
+from distsgd.network import Stage
+
+
+def text_of(stage: Stage) -> str:
+    """What a layer's time depends on."""
+    layer = replace(stage.layer, rate=0.5) if isinstance(stage.layer, Dropout) else stage.layer
+    flags = "".join(
+        f" {name}"
+        for name, said in (("behind a rectifier", stage.rectified), ("rectifies", stage.rectify))
+        if said
+    )
+    first = " first" if stage.number == 1 else ""
+    return f"{layer!r} of {'x'.join(map(str, stage.shape))}{flags}{first}"
+
+
+def network_text(stages: Sequence[Stage]) -> str:
+    """What a network's time depends on."""
+    return "; ".join(map(text_of, stages))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run on so many ranks, so many of them on a node."""
+
+    stages: tuple[Stage, ...]
+    config: Config
+    images: Description
+    workers: int
+    ranks: int
+    ranks_per_node: int
+
+    @property
+    def network(self) -> str:
+        """What the network's time depends on."""
+        return network_text(self.stages)
+
+    @property
+    def parameters(self) -> int:
+        """Values in the network."""
+        return sum(tensor.size for stage in self.stages for tensor in stage.tensors)
+
+    @property
+    def state(self) -> int:
+        """Values that a worker has: parameters, and the optimizer's moments."""
+        return self.parameters * (2 if self.config.optimizer.name == "sgd" else 3)
+
+    @property
+    def train_images(self) -> int:
+        """Those that are learnt from."""
+        held = self.config.data.validation or 0.0
+        return round((self.config.data.train_images or self.images.counts["train"]) * (1 - held))
+
+    @property
+    def shard(self) -> int:
+        """Images of the largest."""
+        return -(-self.train_images // self.workers)
+
+    @property
+    def batch(self) -> int:
+        """Images of a worker's step."""
+        return min(self.config.train.batch, self.shard)
+
+    @property
+    def lanes(self) -> int:
+        """Room in a batch."""
+        return -(-self.batch // LANES) * LANES
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return -(-self.shard // self.batch)
+
+    @property
+    def period(self) -> int:
+        """Steps of a round."""
+        period = self.config.averaging.rounds_of
+        return self.steps if isinstance(period, str) else min(period, self.steps)
+
+    @property
+    def rounds(self) -> int:
+        """Of an epoch; the last may be short."""
+        return -(-self.steps // self.period)
+
+    @property
+    def hosted(self) -> list[int]:
+        """Workers of each rank."""
+        spans = (contiguous(self.workers, self.ranks, rank) for rank in range(self.ranks))
+        return [last - first for first, last in spans]
+
+    @property
+    def image_bytes(self) -> int:
+        """Of what the network sees of an image."""
+        return math.prod(self.stages[0].shape)
+
+    @property
+    def windows(self) -> bool:
+        """Whether a window of each image is drawn."""
+        augment = self.config.augment
+        return bool(augment.shift or augment.mirror or augment.crop)
