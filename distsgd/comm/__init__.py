@@ -11,10 +11,13 @@ from distsgd.comm.average import (
     Topology,
     Verdict,
 )
+from distsgd.comm.links import OF_ALL, OF_MASTER
 from distsgd.comm.ranks import Alone, Ranks, World, world, wrap
 
 __all__ = [
     "MOST_WIDENINGS",
+    "OF_ALL",
+    "OF_MASTER",
     "Allreduce",
     "Alone",
     "Average",

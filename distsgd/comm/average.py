@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distsgd.comm.links import OF_ALL, OF_MASTER
 from distsgd.comm.ranks import Ranks
 from distsgd.comm.shared import SharedMemory
 from distsgd.kernels import fixedpoint
@@ -40,16 +41,25 @@ class Topology(Protocol):
 
 
 class Allreduce:
-    """All ranks add together: in memory that they share where they are on one node, otherwise as the MPI library sees fit."""
+    """All ranks add together, by an algorithm of OF_ALL or by "library".
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    That is: in memory that they share where they are on one node, otherwise as the MPI library sees fit.
+    """
+
+    def __init__(self, ranks: Ranks, algorithm: str = "library") -> None:
+        self._ranks, self._algorithm = ranks, algorithm
+        self._links = ranks.links() if algorithm in OF_ALL else None
         self._shared: SharedMemory | None = None
         self._array = np.zeros(0)
 
+    @property
+    def ran(self) -> str:
+        """What adds: an algorithm's name, "shared" for memory, or "library"."""
+        return "shared" if self._shared else self._algorithm if self._links else "library"
+
     def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return this rank's array, and that of the sum: the same but in shared memory."""
-        self._shared = self._ranks.shared(size, kind)
+        self._shared = None if self._links else self._ranks.shared(size, kind)
         if self._shared:
             return self._shared.of_ranks[self._ranks.rank], self._shared.total
         self._array = np.zeros(size, kind)
@@ -61,16 +71,24 @@ class Allreduce:
             self._shared.meet()
             self._shared.add_part()
             self._shared.meet()
+        elif self._links:
+            OF_ALL[self._algorithm](self._links, self._array)
         else:
             self._ranks.sum(self._array)
 
 
 class Master:
-    """Rank 0 collects the sum and sends it to all."""
+    """Rank 0 collects the sum and sends it to all, by an algorithm of OF_MASTER or, "library", as the MPI library sees fit."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, algorithm: str = "library") -> None:
+        self._ranks, self._algorithm = ranks, algorithm
+        self._links = ranks.links() if algorithm in OF_MASTER else None
         self._array = np.zeros(0)
+
+    @property
+    def ran(self) -> str:
+        """What adds: an algorithm's name, or "library"."""
+        return self._algorithm if self._links else "library"
 
     def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return one array, twice."""
@@ -79,6 +97,9 @@ class Master:
 
     def sum(self) -> None:
         """Collect and send."""
+        if self._links:
+            OF_MASTER[self._algorithm](self._links, self._array)
+            return
         self._ranks.sum_to_master(self._array)
         self._ranks.broadcast(self._array)
 

@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distsgd.comm.links import Links
 from distsgd.comm.shared import SharedMemory, there_is_room
 from distsgd.config import InputError
 from distsgd.launcher import launched
@@ -48,6 +49,12 @@ class Ranks(Protocol):
 
     def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
         """Return room for an array for each rank and for their sum, until `close`; None where ranks share no memory."""
+
+    def links(self) -> Links | None:
+        """Return the links to the other ranks; None where there are none. The first time, all ranks call this together."""
+
+    def first(self, count: int) -> "Ranks | None":
+        """Return the first so many of these ranks as ranks of their own, to be closed; None on the others."""
 
     def mpi_library(self) -> str:
         """Return the MPI library's name and version in one line, or "none"."""
@@ -102,6 +109,14 @@ class Alone:
         """Return None: there is nobody to share with."""
         return None
 
+    def links(self) -> Links | None:
+        """Return None: there is nobody at the other end."""
+        return None
+
+    def first(self, count: int) -> "Ranks":
+        """Return this one."""
+        return self
+
     def mpi_library(self) -> str:
         """Return "none"."""
         return "none"
@@ -132,6 +147,7 @@ class World:
         self._mpi = MPI
         self._communicator = communicator.Dup()
         self._shared: list[SharedMemory] = []
+        self._links: Links | None = None
         self._shouts: list[MPI.Request] = []
         self.rank = communicator.rank
         self.size = communicator.size
@@ -195,6 +211,21 @@ class World:
         self._shared.append(SharedMemory(self._communicator, size, kind))
         return self._shared[-1]
 
+    def links(self) -> Links:
+        """Return links, until `close`; all averages use the same."""
+        if self._links is None:
+            self._links = Links(self._communicator)
+        return self._links
+
+    def first(self, count: int) -> "World | None":
+        """Return a world of the first so many."""
+        part = self._communicator.Split(0 if self.rank < count else self._mpi.UNDEFINED)
+        if part == self._mpi.COMM_NULL:
+            return None
+        first = World(cast("MPI.Intracomm", part))
+        part.Free()
+        return first
+
     def mpi_library(self) -> str:
         """Return the MPI library's name and version."""
         return library_name(self._mpi.Get_library_version())
@@ -215,6 +246,8 @@ class World:
         """Free the duplicate and what is shared, together with all other ranks."""
         for memory in self._shared:
             memory.close()
+        if self._links:
+            self._links.close()
         self._communicator.Free()
 
     def abort(self, code: int) -> None:

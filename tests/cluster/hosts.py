@@ -25,6 +25,9 @@ NAMES = Path("/etc/netns")
 """What lies here in a folder named like a namespace is seen in /etc by what runs there."""
 MESSAGES = ("--prtemca", "prte_if_include", f"{NETWORK}.0/24", "--mca", "pml", "ob1")
 MESSAGES += ("--mca", "btl", "tcp,self,sm", "--mca", "btl_tcp_if_include", f"{NETWORK}.0/24")
+FRAME = 1514
+"""Bytes of an Ethernet frame as the kernel counts them, of which 1448 are a message's: the rest are headers."""
+QUEUE = 64 * 2**20
 ENTER = 'hostname "$0"; exec "$@"'
 
 
@@ -53,8 +56,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(count: int, folder: Path) -> Iterator[Cluster]:
-    """So many hosts; whatever happens, nothing of them is left. `folder`: for what they need."""
+def cluster(count: int, folder: Path, megabits: float | None = None) -> Iterator[Cluster]:
+    """So many hosts; whatever happens, nothing of them is left. `folder`: for what they need. `megabits`: a second, of each cable
+    in each direction; without it as many as the machine manages."""
     mark = secrets.token_hex(3)
     switch, *hosts = (f"distsgd-{mark}-{place}" for place in ("switch", *range(count)))
     known = "127.0.0.1 localhost\n" + "".join(f"{_address(n)} {host}\n" for n, host in enumerate(hosts))
@@ -66,6 +70,9 @@ def cluster(count: int, folder: Path) -> Iterator[Cluster]:
             stack.enter_context(_namespace(host))
             stack.enter_context(_names(host, known))
             _wire(switch, host, number)
+            if megabits:
+                _limit(switch, f"port{number}", megabits)
+                _limit(host, "card", megabits)
         agent = folder / "agent"
         agent.write_text(
             f"#!/bin/sh\nhost=$1; shift\nexec ip netns exec $host unshare --uts sh -c '{AGENT}' $host \"$*\"\n"
@@ -90,6 +97,19 @@ def _wire(switch: str, host: str, number: int) -> None:
     _in(host, "ip", "address", "add", f"{_address(number)}/24", "dev", ends[1])
     for card in ("lo", ends[1]):
         _in(host, "ip", "link", "set", card, "up")
+
+
+def _limit(namespace: str, card: str, megabits: float) -> None:
+    """What a card sends leaves it at this rate: frame by frame, as cables carry them, and none is lost in the queue.
+
+    The bucket holds two frames, or what the kernel's clock lets through in 20 microseconds.
+    """
+    _in(namespace, "ip", "link", "set", "dev", card, "gso_max_segs", "1", "gso_max_size", "1514")
+    _in(namespace, "ip", "link", "set", "dev", card, "gro_max_size", "1514")
+    bucket = max(2 * FRAME, round(megabits / 8 * 20))
+    rate = ("rate", f"{round(megabits * 1e6)}bit", "burst", str(bucket), "limit", str(QUEUE))
+    _in(namespace, "tc", "qdisc", "add", "dev", card, "root", "tbf", *rate)
+    _in(namespace, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno")
 
 
 @contextmanager

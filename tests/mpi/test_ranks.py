@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Verdict, shared, wrap
+from distsgd.comm import (
+    OF_ALL,
+    OF_MASTER,
+    Allreduce,
+    Average,
+    Exact,
+    Fast,
+    Master,
+    Ranks,
+    Verdict,
+    shared,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -79,6 +91,74 @@ def test_exact_average_has_the_same_bits_on_any_number_of_ranks(
             verdict, out = one_round(average, ranks)
             seen.append((verdict, digest(out)))
     assert seen == [(Verdict.OK, expected)] * 4
+
+
+def by_algorithm(ranks: Ranks) -> dict[str, Allreduce | Master]:
+    """Return a topology for each algorithm of our own."""
+    return {name: Allreduce(ranks, name) for name in OF_ALL} | {
+        name: Master(ranks, name) for name in OF_MASTER
+    }
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 6])
+def test_every_algorithm_gives_the_same_bits(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks, expected = wrap(comm), digest(in_python_integers())
+    for name, topology in by_algorithm(ranks).items():
+        average = Exact(topology, SEGMENTS)
+        for _ in range(2):
+            verdict, out = one_round(average, ranks)
+            assert (name, verdict, digest(out)) == (name, Verdict.OK, expected)
+        assert topology.ran == name
+    ranks.close()
+
+
+@pytest.mark.mpi(ranks=[3, 4])
+def test_every_algorithm_adds_arrays_of_any_length(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """Empty parts, less values than ranks, several segments of a message, the last one shorter; float32 alike on all ranks."""
+    ranks = wrap(comm)
+    for size in (0, 1, 2, 5, 4096 * mpi_ranks, 50001):
+        for name, topology in by_algorithm(ranks).items():
+            for kind in (np.int64, np.float32):
+                mine, total = topology.room(size, kind)
+                values = [
+                    np.random.default_rng([rank, size]).integers(-99, 99, size) / 7
+                    for rank in range(mpi_ranks)
+                ]
+                mine[:] = np.rint(7 * values[ranks.rank]) if kind == np.int64 else values[ranks.rank]
+                wanted = sum(np.rint(7 * part) if kind == np.int64 else part for part in values).astype(kind)
+                topology.sum()
+                np.testing.assert_allclose(
+                    total, wanted, rtol=0, atol=1e-3 * (kind == np.float32), err_msg=name
+                )
+                hashes = ranks.gather_bytes(hashlib.sha256(total.tobytes()).digest())
+                assert len(set(hashes)) <= 1, name
+    ranks.close()
+
+
+@pytest.mark.mpi(ranks=3)
+def test_a_shout_does_not_get_into_a_sum(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks = wrap(comm)
+    topologies = by_algorithm(ranks)
+    ranks.shout()
+    ranks.barrier()
+    for topology in topologies.values():
+        assert one_round(Exact(topology, SEGMENTS), ranks)[0] is Verdict.OK
+    heard = 0
+    while heard < 2:
+        heard += ranks.hears()
+    ranks.close()
+
+
+@pytest.mark.mpi(ranks=3)
+def test_the_first_ranks_work_without_the_others(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    ranks = wrap(comm)
+    part = ranks.first(2)
+    assert (part is None) == (ranks.rank == 2)
+    if part:
+        verdict, out = one_round(Exact(Allreduce(part, "ring"), SEGMENTS), part)
+        assert (part.size, verdict, digest(out)) == (2, Verdict.OK, digest(in_python_integers()))
+        part.close()
+    ranks.close()
 
 
 @pytest.mark.mpi(ranks=[2, 3, 4])

@@ -1,0 +1,176 @@
+"""What an averaging costs, from constants that `distsgd.machine.averaging` measured: conversion and exchange apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distsgd.cost.algorithms import FORMULAS, Layout
+from distsgd.cost.estimate import Estimate, total
+from distsgd.cost.fit import Fit
+
+BYTES = {"exact": 8, "fast": 4}
+"""Of a value on its way, by reduction."""
+FURTHER = 0.5
+"""The relative deviation grows by this part of it with every doubling of ranks or bytes beyond what was measured."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One averaging: how it is done, how many values, on what, and how many workers' states a rank adds."""
+
+    topology: str
+    algorithm: str
+    reduction: str
+    values: int
+    ranks: int
+    hosts: int
+    workers_per_rank: float = 1.0
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Seconds of one averaging, in the mean over ranks, as the phase `average` shows them.
+
+    begin, add, finish: of one call each; a rank adds its first worker's state (`add`) and each further one (`again`). exchange:
+    from when all ranks are there. latest: by what factor the exchange of the last rank to end is longer, which others wait for.
+    """
+
+    begin: Estimate
+    add: Estimate
+    again: Estimate
+    exchange: Estimate
+    finish: Estimate
+    workers_per_rank: float = 1.0
+    latest: float = 1.0
+
+    @property
+    def conversion(self) -> Estimate:
+        """All but the exchange."""
+        again = self.again.times(max(self.workers_per_rank - 1, 0.0))
+        return total([self.begin, self.add, again, self.finish])
+
+    @property
+    def whole(self) -> Estimate:
+        """Everything."""
+        return total([self.conversion, self.exchange])
+
+
+def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
+    """Predict one averaging. LookupError where nothing like it was measured: it says what was."""
+    entry = _entry(messages, asked)
+    conversion = {
+        name: _conversion(entry["conversion"][name], asked.values)
+        for name in ("begin", "add", "again", "finish")
+    }
+    exchange = _exchange(messages, entry, asked)
+    return Averaging(
+        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=entry["latest"], **conversion
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An algorithm, and what one averaging with it takes."""
+
+    topology: str
+    algorithm: str
+    seconds: Estimate
+
+
+def choices(messages: Mapping[str, Any], asked: Asked) -> list[Choice]:
+    """All topologies and algorithms that were measured, the fastest first; `asked` tells all else."""
+    found = []
+    for entry in messages["exchanges"]:
+        if entry["reduction"] != asked.reduction:
+            continue
+        one = replace(asked, topology=entry["topology"], algorithm=entry["algorithm"])
+        try:
+            exchange = averaging_estimate(messages, one)
+        except LookupError:
+            continue
+        late = exchange.exchange.times(exchange.latest)  # what a round waits for
+        found.append(Choice(one.topology, one.algorithm, total([exchange.conversion, late])))
+    return sorted(found, key=lambda choice: choice.seconds.seconds)
+
+
+def fastest(messages: Mapping[str, Any], asked: Asked) -> Choice:
+    """The fastest algorithm of the topology that is asked for. LookupError where none was measured."""
+    for choice in choices(messages, asked):
+        if choice.topology == asked.topology:
+            return choice
+    raise LookupError(f"no {asked.topology} was measured on ranks like these")
+
+
+def advice(messages: Mapping[str, Any], asked: Asked) -> str | None:
+    """What would average faster and by how much, in a line; None where nothing is, by a tenth and for sure."""
+    mine = next(
+        (
+            c
+            for c in choices(messages, asked)
+            if (c.topology, c.algorithm) == (asked.topology, asked.algorithm)
+        ),
+        None,
+    )
+    best = next(iter(choices(messages, asked)), None)
+    if not mine or not best or best.seconds.interval[1] > 0.9 * mine.seconds.interval[1]:
+        return None
+    if best.seconds.seconds > 0.9 * mine.seconds.seconds:
+        return None
+    way = f"averaging.algorithm={best.algorithm}"
+    way += f" averaging.topology={best.topology}" * (best.topology != asked.topology)
+    times = mine.seconds.seconds / best.seconds.seconds
+    return (
+        f"an average takes {_shown(mine.seconds)}; with {way} it would take {_shown(best.seconds)}, "
+        f"{times:.1f} times as fast"
+    )
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{1e3 * estimate.seconds:.3g} ± {1e3 * estimate.deviation:.1g} ms"
+
+
+def _entry(messages: Mapping[str, Any], asked: Asked) -> Mapping[str, Any]:
+    wanted = asked.topology, asked.algorithm, asked.reduction
+    for entry in messages["exchanges"]:
+        if (entry["topology"], entry["algorithm"], entry["reduction"]) == wanted:
+            return dict(entry)
+    raise LookupError(f"{', '.join(wanted)} was not measured")
+
+
+def _conversion(content: dict[str, Any], values: int) -> Estimate:
+    fit = Fit.from_json(content)
+    seconds = fit.seconds(FORMULAS["whole"](values, Layout(1, 1)))
+    return Estimate(seconds, seconds * fit.spread)
+
+
+def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Asked) -> Estimate:
+    if asked.ranks == 1:
+        return Estimate(0.0)
+    layout, size = Layout(asked.ranks, asked.hosts), asked.values * BYTES[asked.reduction]
+    content = _best_fit(entry["fits"], layout)
+    fit, terms = Fit.from_json(content), FORMULAS[content["formula"]](size, layout)
+    seconds = fit.seconds(terms) + messages["adding"][asked.reduction] * terms.added
+    return Estimate(seconds, seconds * fit.spread * _beyond(content, layout, size))
+
+
+def _best_fit(fits: Sequence[Mapping[str, Any]], layout: Layout) -> Mapping[str, Any]:
+    """The one that was made on these ranks, or else one whose formula reaches them, in memory or over a network as they are."""
+    mine = [layout.ranks, layout.hosts]
+    for fit in fits:
+        if fit["formula"] == "whole" and mine in fit["layouts"]:
+            return fit
+    for fit in fits:
+        if fit["formula"] != "whole" and (fit["layouts"][0][1] > 1) == (layout.hosts > 1):
+            return fit
+    seen = sorted(place for fit in fits for place in map(tuple, fit["layouts"]))
+    raise LookupError(
+        f"{layout.ranks} ranks on {layout.hosts} hosts: measured were (ranks, hosts) {', '.join(map(str, seen))}"
+    )
+
+
+def _beyond(content: Mapping[str, Any], layout: Layout, size: float) -> float:
+    """By what the deviation grows for ranks and bytes beyond those measured."""
+    most = max(ranks for ranks, _ in content["layouts"])
+    factor = max(layout.ranks / most, 1.0) * max(size / content["bytes"][1], 1.0)
+    return 1 + FURTHER * math.log2(factor)

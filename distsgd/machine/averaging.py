@@ -1,0 +1,190 @@
+"""Measures what an averaging takes here: every topology, algorithm and reduction, on all ranks and on fewer of them.
+
+All ranks call `measure` together. The real classes of distsgd.comm are timed, call by call, as a round uses them.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Average, Exact, Fast, Master, Ranks
+from distsgd.cost.algorithms import Layout
+from distsgd.cost.averaging import BYTES
+
+CALLS = ("begin", "add", "again", "exchange", "finish")
+SIZES, REPEATS = 14, 5
+"""How many random sizes, and how often each is measured after a warm-up."""
+FEWEST_VALUES, MOST_VALUES = 512, 4 * 2**20
+KINDS = {"exact": np.int64, "fast": np.float32}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to average: its settings' names."""
+
+    topology: str
+    algorithm: str
+    reduction: str
+
+    def average(self, ranks: Ranks, values: int) -> tuple[Average, str]:
+        """One of so many values, and what will add: all ranks together."""
+        topology = (Master if self.topology == "master" else Allreduce)(ranks, self.algorithm)
+        average = (Exact if self.reduction == "exact" else Fast)(topology, [values])
+        return average, topology.ran
+
+
+@dataclass
+class Measured:
+    """Of one way on one layout: seconds by size, in the mean over ranks and of the last one."""
+
+    way: Way
+    layout: Layout
+    ran: str = ""
+    values: list[int] = field(default_factory=list)
+    mean: list[NDArray[np.float64]] = field(default_factory=list)
+    """For each size (calls,): the median over repeats."""
+    latest: list[float] = field(default_factory=list)
+    """For each size: the exchange of the last rank over the mean."""
+
+
+def ways(ranks: int) -> list[Way]:
+    """All that there are; alone there is nothing to choose from."""
+    more = ranks > 1
+    named = [("allreduce", name) for name in ("library", *(OF_ALL if more else ()))]
+    named += [("master", name) for name in ("library", *(OF_MASTER if more else ()))]
+    return [Way(*name, reduction) for name in named for reduction in BYTES]
+
+
+def layouts(ranks: int) -> list[int]:
+    """With how many ranks to measure: with 2, 4, 8 ... and with all."""
+    return sorted({*(1 << n for n in range(1, ranks.bit_length()) if 1 << n < ranks), ranks})
+
+
+def measure(ranks: Ranks, seconds: float = 20.0, seed: int = 0) -> dict[str, Any]:
+    """Return the constants as `distsgd.cost.averaging` reads them, the same on every rank; takes about so many seconds."""
+    from distsgd.machine.constants import agreed
+
+    counts = layouts(ranks.size)
+    measured: list[Measured] = []
+    for number, count in enumerate(counts):
+        part = ranks.first(count)
+        if part:
+            measured += _on(part, seconds / len(counts), np.random.default_rng([seed, number]))
+            if count > 1:
+                part.close()
+        ranks.barrier()
+    return agreed(ranks, measured, adding())
+
+
+def _on(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Measured]:
+    """All ways on these ranks, sizes and ways in random order."""
+    hosts = np.array([ranks.on_node()[0] == 0], np.int64)
+    ranks.sum(hosts)
+    layout = Layout(ranks.size, int(hosts[0]))
+    found = {way: Measured(way, layout) for way in ways(ranks.size)}
+    for values in _sizes(ranks, list(found), seconds, rng):
+        for way, (ran, times) in _times(ranks, list(found), values, REPEATS, rng).items():
+            one = found[way]
+            one.ran = ran
+            one.values.append(values)
+            one.mean.append(np.median(times[0], axis=0))
+            late = times[1, :, CALLS.index("exchange")] / np.maximum(
+                times[0, :, CALLS.index("exchange")], 1e-9
+            )
+            one.latest.append(float(np.median(late)))
+    return list(found.values())
+
+
+def _sizes(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> list[int]:
+    """Log-uniform, one in each of equal parts, in random order; as large as there is time for, on all ranks alike."""
+    small, large = (
+        sum(float(np.min(times[1].sum(1))) for _, times in _times(ranks, ways, values, 2, rng).values())
+        for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
+    )
+    per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)
+    each = seconds / (SIZES * (REPEATS + 1)) - small
+    most = float(8 * FEWEST_VALUES)
+    for _ in range(20):  # the mean of log-uniform sizes is (most - fewest) / log(most / fewest)
+        most = max(each / per_value * np.log(most / FEWEST_VALUES), 8.0 * FEWEST_VALUES)
+    agreed = np.array([min(most, MOST_VALUES)], np.int64)
+    ranks.broadcast(agreed)
+    places = (np.arange(SIZES) + rng.random(SIZES)) / SIZES
+    sizes = FEWEST_VALUES * (int(agreed[0]) / FEWEST_VALUES) ** places
+    return [int(size) for size in rng.permutation(sizes)]
+
+
+def _times(
+    ranks: Ranks, ways: list[Way], values: int, repeats: int, rng: np.random.Generator
+) -> dict[Way, tuple[str, NDArray[np.float64]]]:
+    """For each way, what added and (2, repeats, calls) seconds: the mean over ranks and the last rank's, after a warm-up."""
+    averages = {way: way.average(ranks, values) for way in ways}
+    own = np.random.default_rng([values, ranks.rank]).normal(size=(2, values)).astype(np.float32)
+    reference, wish = np.ones(values, np.float32), np.zeros(1, np.int64)
+    out = np.empty_like(reference)
+    times = np.zeros((len(ways), repeats + 1, len(CALLS)), np.int64)
+    for repeat, number in _in_random_order(len(ways), repeats + 1, rng):
+        average, _ = averages[ways[number]]
+        times[number, repeat] = _once(ranks, average, reference, own, wish, out)
+    mean, latest = times.copy(), times.copy()
+    ranks.sum(mean)
+    ranks.maximum(latest)
+    both = np.stack([mean / ranks.size, latest])[:, :, 1:] * 1e-9
+    return {way: (averages[way][1], both[:, number]) for number, way in enumerate(ways)}
+
+
+def _in_random_order(ways: int, repeats: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    for repeat in range(repeats):
+        for way in rng.permutation(ways):
+            yield repeat, int(way)
+
+
+def _once(
+    ranks: Ranks,
+    average: Average,
+    reference: NDArray[np.float32],
+    states: NDArray[np.float32],
+    wish: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> list[int]:
+    """Nanoseconds of each call of one averaging of two workers, on this rank; ranks meet as a round does before they exchange."""
+    now = time.perf_counter_ns
+    began = now()
+    average.begin(reference, 4)
+    begun = now()
+    average.add(states[0], 1)
+    added = now()
+    average.add(states[1], 1)
+    both = now()
+    ranks.maximum(wish)
+    met = now()
+    average.exchange()
+    exchanged = now()
+    average.finish(out)
+    return [begun - began, added - begun, both - added, exchanged - met, now() - exchanged]
+
+
+def adding(values: int = 2**20) -> dict[str, float]:
+    """Seconds per byte to add two arrays that no cache holds, by reduction."""
+    found = {}
+    for reduction, kind in KINDS.items():
+        size = values * 8 // BYTES[reduction]
+        total, parts = np.ones(size, kind), np.ones((4, size), kind)
+        times = [_timed_add(total, part) for part in (*parts, *parts)]
+        found[reduction] = float(np.median(times)) / total.nbytes
+    return found
+
+
+def _timed_add(total: NDArray[Any], part: NDArray[Any]) -> float:
+    began = time.perf_counter()
+    total += part
+    return time.perf_counter() - began
+
+
+def sizes_of(measured: Sequence[Measured]) -> tuple[int, int]:
+    """The fewest and the most values that were measured."""
+    values = [value for one in measured for value in one.values]
+    return min(values), max(values)
