@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
+from distsgd.cli import calibrate as cli_calibrate
 from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
 from distsgd.cli import launch as cli_launch
@@ -72,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
+    cli_calibrate.add(
+        commands.add_parser("calibrate", help="measure this machine, so that runs can be predicted"),
+        _add_ranks,
+    )
     cli_launch.add(commands.add_parser("launch", help="write a batch job for a run, or submit it"))
     cli_doctor.add(commands.add_parser("doctor", help="look at this machine as a run would see it"))
     return parser

@@ -7,7 +7,7 @@ import numpy as np
 
 from distsgd.layers import Convolution, Dense, Place, Program
 from distsgd.network import Network, Stage
-from distsgd.optim import SgdSteps
+from distsgd.optim import Steps
 
 FORWARD, TO_WEIGHTS, TO_DATA, LOSS, UPDATE = "forward", "to weights", "to data", "loss", "update"
 
@@ -38,7 +38,7 @@ class Operation:
         return self.stage is not None and isinstance(self.stage.layer, Convolution)
 
 
-def operations(network: Network, steps: SgdSteps) -> Iterator[Operation]:
+def operations(network: Network, steps: Steps) -> Iterator[Operation]:
     """Those of a training step, in its order; on the way back from the last layer on."""
     passes = list(zip(network.stages, network.places, strict=True))
     for stage, place in passes:
