@@ -170,6 +170,10 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("--batch", type=_count, default=64, metavar="N", help="images (default: 64)")
     kernels.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     kernels.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg ('.[plot]')")
+    prediction = commands.add_parser(
+        "prediction", help="how well a machine file predicts runs that it was not made from"
+    )
+    cli_calibrate.add_bench(prediction, _add_set, _add_ranks)
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,15 @@
 """`distsgd calibrate`: measure this machine, and write down what was found."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distsgd import launcher
 from distsgd.cli import ranks as cli_ranks
 from distsgd.clock import Clock
-from distsgd.config import check_name
+from distsgd.config import InputError, check_name
 
 if TYPE_CHECKING:
     from distsgd.comm import Ranks
@@ -58,6 +60,52 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         return 0
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+
+
+def add_bench(
+    parser: argparse.ArgumentParser,
+    add_set: Callable[[argparse.ArgumentParser], None],
+    add_ranks: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """Options of `distsgd bench prediction`."""
+    parser.set_defaults(command=_bench)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the configurations' draw (default: 0)"
+    )
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=100,
+        metavar="N",
+        help="configurations of measured networks (default: 100)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    add_set(parser)
+    add_ranks(parser)
+
+
+def _bench(given: argparse.Namespace, clock: Clock) -> int:
+    from distsgd import config
+
+    settings, problems = config.read(None, given.set)
+    if problems:
+        raise InputError("\n".join(problems))
+    arguments = ["bench", "prediction", "--seed", str(given.seed), "--count", str(given.count)]
+    arguments += ["--json", str(given.json.absolute())] if given.json else []
+    arguments += [part for change in given.set for part in ("--set", change)]
+
+    def command(world: "Ranks") -> int:
+        from distsgd.bench.prediction import prediction
+        from distsgd.machine.where import chosen
+
+        machine = chosen(settings.prediction.machine, world)
+        prediction(
+            world, machine, given.seed, given.count, given.json, print if world.rank == 0 else _nothing
+        )
+        return 0
+
+    ranks = given.ranks or (None if launcher.launched(os.environ) else min(2, os.cpu_count() or 1))
+    return cli_ranks.run(ranks, arguments, clock, command, given.hostfile)
 
 
 def _told(line: str) -> None:

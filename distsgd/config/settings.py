@@ -77,6 +77,13 @@ class Checkpoint(Section):
     keep: int = Field(3, ge=1)
 
 
+class Prediction(Section):
+    """What a run's prediction is taken from."""
+
+    machine: str | None = None
+    """A file made by `distsgd calibrate`; not given: the one of this machine and these ranks that the user has, if any."""
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -87,6 +94,7 @@ class Config(Section):
     averaging: Averaging = Averaging()
     train: Train = Train()
     checkpoint: Checkpoint = Checkpoint()
+    prediction: Prediction = Prediction()
 
     def with_workers(self, workers: int) -> "Config":
         """The same settings with the number of workers written down, so that they say the whole experiment."""

@@ -54,7 +54,7 @@ class Calibration:
                 self._computing(Alone(), files, 1)
                 self._ranks.shout()
             else:
-                _sleep_until(self._ranks.hears)
+                sleep_until(self._ranks.hears)
             if self._ranks.size > 1:
                 self._say(f"{here} ranks of a node compute together")
                 self._computing(self._ranks, files, here)
@@ -116,7 +116,8 @@ def _gathered(ranks: Ranks, content: Any) -> list[Any]:
     return [json.loads(part) for part in ranks.gather_bytes(json.dumps(content).encode())]
 
 
-def _sleep_until(done: Callable[[], bool]) -> None:
+def sleep_until(done: Callable[[], bool]) -> None:
+    """Wait without taking anything from those that compute."""
     while not done():
         time.sleep(SLEEP)
 

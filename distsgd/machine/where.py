@@ -74,3 +74,16 @@ def found(here: Where) -> tuple[Path, Machine] | None:
     mark = own_path(here).name.split("-")[0]
     files = [(path, read(path)) for path in sorted(folder().glob(f"{mark}-*.json"))]
     return min(files, key=lambda file: abs(file[1].where.ranks - here.ranks), default=None)
+
+
+def chosen(path: str | None, ranks: Ranks) -> Machine:
+    """The machine file of that path, or else of this place. InputError where there is none. All ranks call this."""
+    here = where(ranks)
+    if path:
+        return read(Path(path))
+    own = found(here)
+    if own is None:
+        raise InputError(
+            f"there is no machine file for {here.ranks} ranks here; make one: distsgd calibrate --ranks {here.ranks}"
+        )
+    return own[1]

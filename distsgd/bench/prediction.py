@@ -1,0 +1,189 @@
+"""How well a machine file predicts rounds: configurations that calibration never saw, run and scored."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distsgd.bench.draws import UNSEEN, Draw, draw
+from distsgd.bench.training import as_json, check_folder
+from distsgd.comm import Alone, Ranks
+from distsgd.config import Config, InputError
+from distsgd.cost.machine import Machine
+from distsgd.machine.calibrate import sleep_until
+from distsgd.machine.networks import NETWORKS, images_of
+from distsgd.machine.rounds import ROUND, made_up, timed_rounds
+from distsgd.plan.rounds import predict_round
+from distsgd.plan.work import Job
+from distsgd.record import write_whole
+from distsgd.training import Experiment, check
+
+Predicted = tuple[float, tuple[float, float], dict[str, float]]
+
+SECONDS = 0.25
+"""Of a configuration's rounds."""
+LARGE_SHARE = 0.05
+"""Of a round, from which on a phase is scored by itself."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A configuration: seconds of a round as predicted and as measured (medians over rounds), in all and by phase."""
+
+    draw: Draw
+    predicted: float
+    interval: tuple[float, float]
+    measured: float
+    predicted_phases: Mapping[str, float]
+    measured_phases: Mapping[str, float]
+    repeated: float | None = None
+    """The same, measured a second time."""
+
+    @property
+    def error(self) -> float:
+        """Relative."""
+        return self.predicted / self.measured - 1
+
+
+def prediction(
+    ranks: Ranks,
+    machine: Machine,
+    seed: int,
+    count: int,
+    json_path: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    """Predict and run `count` configurations, and a fourth as many of unseen networks; say a table, write the same to `json_path`.
+
+    All ranks call this. InputError before anything is run.
+    """
+    check_folder("--json", json_path)
+    draws = draw(seed, count, NETWORKS, UNSEEN, ranks.size)
+    shapes = dict.fromkeys(images_of(each.network) for each in draws)
+    with ExitStack() as stack:
+        files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
+        predicted = [_predicted(machine, each, files[images_of(each.network)], ranks) for each in draws]
+        repeats = np.random.default_rng(seed).permutation(len(draws))[: len(draws) // 3].tolist()
+        measured: dict[int, list[dict[str, float]]] = {}
+        for done, number in enumerate([*range(len(draws)), *repeats]):
+            found = _measured(draws[number], files[images_of(draws[number].network)], ranks)
+            measured.setdefault(number, []).append(found)
+            if done % 10 == 9:
+                say(f"{done + 1} of {len(draws) + len(repeats)} runs")
+    if ranks.rank == 0:
+        scored = [_scored(d, p, measured[n]) for n, (d, p) in enumerate(zip(draws, predicted, strict=True))]
+        summary = summarized(scored)
+        for line in table(summary):
+            say(line)
+        if json_path:
+            write_whole(json_path, as_json({**summary, "runs": [asdict(each) for each in scored]}))
+
+
+def _predicted(machine: Machine, drawn: Draw, path: Path, ranks: Ranks) -> Predicted:
+    experiment = _experiment(drawn, path)
+    here = min(drawn.ranks, ranks.on_node()[1])
+    job = Job(
+        tuple(experiment.stages), experiment.config, experiment.images, experiment.workers, drawn.ranks, here
+    )
+    try:
+        found = predict_round(machine, job)
+    except LookupError as error:
+        raise InputError(
+            f"this machine file can not predict {drawn}: {error}; calibrate on {ranks.size} ranks"
+        ) from None
+    return (
+        found.whole.seconds,
+        found.whole.interval,
+        {name: part.seconds for name, part in found.phases.items()},
+    )
+
+
+def _experiment(drawn: Draw, path: Path) -> Experiment:
+    return check(Config.model_validate({**drawn.settings, "data": {"path": str(path)}}), drawn.ranks, [])
+
+
+def _measured(drawn: Draw, path: Path, ranks: Ranks) -> dict[str, float]:
+    """Medians over rounds, of each phase in the mean over ranks; ranks that have no part sleep meanwhile, and know nothing."""
+    ranks.barrier()
+    part = Alone() if drawn.ranks == 1 and ranks.rank == 0 else ranks.first(drawn.ranks)
+    found: dict[str, float] = {}
+    if part is None:
+        sleep_until(ranks.hears)
+        return found
+    rounds = timed_rounds(_experiment(drawn, path), part, SECONDS)
+    of_ranks = [
+        json.loads(own)
+        for own in part.gather_bytes(json.dumps({n: v.tolist() for n, v in rounds.items()}).encode())
+    ]
+    if of_ranks:
+        mean = {name: np.mean([rank[name] for rank in of_ranks], axis=0) for name in ROUND}
+        found = {name: float(np.median(seconds)) for name, seconds in mean.items()}
+        found["round"] = float(np.median(sum(mean.values())))
+    if part.size < ranks.size:
+        ranks.shout()
+    if part is not ranks and part.size > 1:
+        part.close()
+    return found
+
+
+def _scored(drawn: Draw, predicted: Predicted, runs: Sequence[Mapping[str, float]]) -> Scored:
+    seconds, interval, phases = predicted
+    measured = {name: runs[0][name] for name in ROUND}
+    again = runs[1]["round"] if len(runs) > 1 else None
+    return Scored(drawn, seconds, interval, runs[0]["round"], phases, measured, again)
+
+
+def summarized(scored: Sequence[Scored]) -> dict[str, Any]:
+    """Errors (relative, absolute) of known networks' rounds and of unseen ones', and what runs themselves differ by."""
+    known = [each for each in scored if not each.draw.unseen]
+    unseen = [each for each in scored if each.draw.unseen]
+    differences = [abs(each.repeated / each.measured - 1) for each in scored if each.repeated]
+    noise = float(np.median(differences)) if differences else math.nan
+    return {
+        "configurations": len(scored),
+        "round_time": {**_errors(known), "noise_floor": noise},
+        "unseen_network": _errors(unseen) if unseen else {},
+        "phases": {name: _phase(known, name) for name in ROUND},
+    }
+
+
+def _errors(scored: Sequence[Scored]) -> dict[str, float]:
+    errors = np.array([each.error for each in scored])
+    inside = [each.interval[0] <= each.measured <= each.interval[1] for each in scored]
+    seconds = np.array([[each.predicted, each.measured] for each in scored])
+    return {
+        "median": float(np.median(abs(errors))),
+        "mean": float(abs(errors).mean()),
+        "p90": float(np.quantile(abs(errors), 0.9)),
+        "p95": float(np.quantile(abs(errors), 0.95)),
+        "bias": float(np.median(errors)),
+        "coverage": float(np.mean(inside)),
+        "rank_correlation": float(np.array(np.corrcoef(seconds.argsort(axis=0).argsort(axis=0).T))[0, 1]),
+    }
+
+
+def _phase(scored: Sequence[Scored], name: str) -> dict[str, float]:
+    """Of the rounds in which the phase is more than a small part."""
+    large = [each for each in scored if each.measured_phases[name] > LARGE_SHARE * each.measured]
+    errors = [abs(each.predicted_phases[name] / each.measured_phases[name] - 1) for each in large]
+    return {"rounds": len(large), "median": float(np.median(errors)) if errors else math.nan}
+
+
+def table(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The summary as lines."""
+    known, unseen = summary["round_time"], summary["unseen_network"]
+    yield f"{summary['configurations']} configurations; relative errors of a round's predicted seconds"
+    yield f"{'':22}{'median':>8}{'mean':>8}{'90 %':>8}{'95 %':>8}{'bias':>8}{'inside 90 %':>13}{'rank corr.':>12}"
+    for name, found in (("measured networks", known), ("unseen networks", unseen)):
+        if found:
+            parts = "".join(f"{100 * found[k]:>7.1f}%" for k in ("median", "mean", "p90", "p95", "bias"))
+            yield f"{name:22}{parts}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
+    yield f"{'the same run again':22}{100 * known['noise_floor']:>7.1f}%"
+    for name, phase in summary["phases"].items():
+        if phase["rounds"]:
+            yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  in {phase['rounds']} configurations"
