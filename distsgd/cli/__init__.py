@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
+from distsgd.cli import convolution as cli_convolution
 from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
 from distsgd.cli import launch as cli_launch
@@ -165,6 +166,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("--batch", type=_count, default=64, metavar="N", help="images (default: 64)")
     kernels.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     kernels.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg ('.[plot]')")
+    cli_convolution.add(
+        commands.add_parser("convolution", help="ways to convolve, as the sources compared them")
+    )
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:

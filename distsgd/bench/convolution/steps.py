@@ -81,7 +81,9 @@ def convolve(
     way: Convolve, x: np.ndarray, weights: np.ndarray, bias: np.ndarray, zeros: Border
 ) -> np.ndarray:
     """The layer's y."""
-    return way(bordered(x, zeros), weights) + bias[:, None, None, None]
+    y = way(bordered(x, zeros), weights)
+    y += bias[:, None, None, None]
+    return y
 
 
 def convolve_to_weights(way: Convolve, x: np.ndarray, dy: np.ndarray, zeros: Border) -> np.ndarray:
