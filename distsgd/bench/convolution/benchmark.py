@@ -24,8 +24,8 @@ from typing import Any
 from distsgd import data, network, zoo
 from distsgd.bench import pytorch
 from distsgd.bench.convolution import contestants, figure, printed, tables
-from distsgd.bench.convolution.measuring import Measured, measured, held_out
-from distsgd.bench.images import Images, images_for
+from distsgd.bench.convolution.measuring import Measured, held_out, measured
+from distsgd.bench.images import images_for
 from distsgd.bench.training import SGD, Task, as_json, check_folder, processor
 from distsgd.comm import Alone
 from distsgd.data import Description
@@ -56,6 +56,8 @@ def convolution(
     described = data.describe(data.locate(source))
     check_folder("--json", json_path)
     check_folder("--plot", plot_path)
+    if plot_path:
+        figure.check(plot_path)
     against, processes = find_spec("torch") is not None, len(processors())
     about: dict[str, Any] = {"processor": processor(), "processes": processes, "vector_lanes": VECTOR}
     about |= {"torch_version": pytorch.version(Alone()) if against else None, "images": source}
@@ -106,8 +108,8 @@ def _task(
 def _facts(found: dict[str, list[Measured]]) -> dict[str, Any]:
     facts: dict[str, Any] = {name: [asdict(each) for each in those] for name, those in found.items()}
     for each, row in zip(found["garg"], facts["garg"], strict=True):
-        row["speedup_over_naive"] = tables.speedup(found["garg"], each, printed.NAIVE)
-        row["speedup_over_serial"] = tables.speedup(found["garg"], each, tables.SERIAL.get(each.way))
+        row["speedup_over_naive"] = tables.over_naive(found["garg"], each)
+        row["speedup_over_serial"] = tables.over_serial(found["garg"], each)
     shown = {"garg": printed.GARG, "rendon": printed.RENDON}
     facts["printed"] = {
         name: {way: [asdict(one) for one in those] for way, those in ways.items()}

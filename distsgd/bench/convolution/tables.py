@@ -1,6 +1,7 @@
 """What was measured, as text: a line for each way as it ends, and tables beside what the documents printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import floor, log10
 from typing import Any
 
 from distsgd.bench.convolution import printed
@@ -8,7 +9,10 @@ from distsgd.bench.convolution.measuring import Measured
 from distsgd.bench.convolution.printed import Printed
 
 SERIAL = {printed.MATRIX_PARALLEL: printed.MATRIX, printed.UNROLLED_PARALLEL: printed.UNROLLED}
-Rows = list[list[str]]
+"""What a parallel way is in one process."""
+NOTHING = Printed({})
+Shown = tuple[Callable[[Measured], str], Callable[[str, Printed, int], str]]
+"""A column's text: of what was measured, and of what was printed of a way and batch."""
 
 
 def heading(about: Mapping[str, Any]) -> str:
@@ -25,37 +29,33 @@ def progress(one: Measured) -> str:
     steps = f"{one.steps} steps"
     if one.images < one.batch:
         steps += f" of {one.images} images, scaled"
-    line = f"{one.network}, batch {one.batch}, {one.way}: {_time(one.seconds)} s an iteration ({steps})"
+    line = f"{one.network}, batch {one.batch}, {one.way}: {in_seconds(one.seconds)} s an iteration ({steps})"
     if one.test_accuracy is not None:
         return f"{line}, test accuracy {one.test_accuracy:.2%}"
-    return line if one.finished else f"{line}, an epoch would take {_time(one.epoch_seconds)} s"
+    return line if one.finished else f"{line}; an epoch would take {in_seconds(one.epoch_seconds)} s"
 
 
 def garg(found: Sequence[Measured]) -> str:
-    """Garg, Joshi and Sahu's tables 1 and 2."""
-    batches, by_way = list(dict.fromkeys(one.batch for one in found)), _by_way(found)
-    head = [f"batch {batch}" for batch in batches]
-    speeds = [f"{text}, {batch}" for text in ("over naive", "over serial") for batch in batches]
-    seconds: Rows = [["way", *head, *speeds, "|", *head, *speeds[: len(batches)], ""]]
-    shares: Rows = [["way", *head, "|", *head, ""]]
-    for way, ones in by_way.items():
-        mine = [_time(one.seconds) for one in ones]
-        mine += [_times(speedup(found, one, printed.NAIVE)) for one in ones]
-        mine += [_times(speedup(found, one, SERIAL.get(way))) for one in ones]
-        for number, said in enumerate(printed.GARG.get(way, [Printed({})])):
-            theirs = _seconds(said, batches) + _printed_speedups(said, batches)
-            here = [way, *mine] if number == 0 else [""] * (1 + len(mine))
-            seconds.append([*here, "|", *theirs, said.label])
-        theirs = [_share(said.accuracy.get(batch)) for batch in batches]
-        shares.append([way, *(_share(one.test_accuracy) for one in ones), "|", *theirs, said.label])
+    """Garg, Joshi and Sahu's tables 1 and 2, and the speed-ups that follow from the first."""
+    naive: Shown = (
+        lambda one: _times(over_naive(found, one)),
+        lambda way, said, batch: _printed_times(printed.NAIVE, said, batch),
+    )
+    serial: Shown = (
+        lambda one: _times(over_serial(found, one)),
+        lambda way, said, batch: _printed_times(SERIAL[way], said, batch),
+    )
     return "\n".join(
         [
-            "\ngarg: seconds a training iteration, times as fast as the naive loops and as the same way in one process",
-            "(right of the bar: as printed by Garg, Joshi and Sahu)",
-            *_aligned(seconds),
+            "\ngarg, seconds a training iteration; right of the bar, here and below, as printed by Garg, Joshi and Sahu",
+            *_beside(found, SECONDS),
             *_scaled(found),
-            "\ngarg: test accuracy after one epoch (right of the bar: as printed, on MNIST)",
-            *_aligned(shares),
+            "\ngarg, times as fast as the naive loops",
+            *_beside(found, naive),
+            "\ngarg, times as fast as the same way in one process",
+            *_beside([one for one in found if one.way in SERIAL], serial),
+            "\ngarg, test accuracy after one epoch; as printed: on MNIST",
+            *_beside(found, ACCURACY),
             *_unfinished(found),
         ]
     )
@@ -63,58 +63,74 @@ def garg(found: Sequence[Measured]) -> str:
 
 def rendon(found: Sequence[Measured]) -> str:
     """Rendon and Sanseviero's table."""
-    many = f"of {printed.RENDON_IMAGES:,}"
-    rows: Rows = [["way", "epoch", many, "accuracy", "|", many, "accuracy", ""]]
+    rows = [["way", "seconds", "scaled", "accuracy", "|", "seconds", "accuracy", ""]]
     for one in found:
-        (said,) = printed.RENDON.get(one.way, [Printed({})])
-        whole = one.epoch_seconds * printed.RENDON_IMAGES / one.epoch_images
-        mine = [_time(one.epoch_seconds), _time(whole), _share(one.test_accuracy)]
-        theirs = [*_seconds(said, [one.batch]), _share(said.accuracy.get(one.batch)), said.label]
-        rows.append([one.way, *mine, "|", *theirs])
+        (said,) = printed.RENDON.get(one.way, [NOTHING])
+        mine = [in_seconds(one.epoch_seconds), in_seconds(scaled(one)), ACCURACY[0](one)]
+        theirs = [show[1](one.way, said, one.batch) for show in (SECONDS, ACCURACY)]
+        rows.append([one.way, *mine, "|", *theirs, said.label])
+    first, many = found[0], f"{printed.RENDON_IMAGES:,}"
     heading = (
-        f"\nrendon: seconds of an epoch of {found[0].epoch_images:,} images in batches of {found[0].batch}, scaled to "
-        f"{printed.RENDON_IMAGES:,}, and test accuracy after it\n(right of the bar: as printed by Rendon and Sanseviero)"
+        f"\nrendon, an epoch of {first.epoch_images:,} images in batches of {first.batch}, scaled to {many}; "
     )
+    heading += f"right of the bar, as printed by Rendon and Sanseviero: {many} of MNIST's"
     return "\n".join([heading, *_aligned(rows), *_unfinished(found)])
 
 
 def chavan(found: Sequence[Measured]) -> str:
     """The measurement behind Chavan and Kulkarni's figure 3, which prints no numbers."""
-    by_way = {way: {one.network: one for one in ones} for way, ones in _by_way(found).items()}
-    ours, torch = by_way[printed.OURS], by_way.get(printed.PYTORCH, {})
-    rows: Rows = [["network", printed.OURS, *([printed.PYTORCH, "ratio"] if torch else [])]]
-    for name, one in ours.items():
-        row = [name, f"{one.seconds * 1e3:.2f}"]
-        if torch:
-            row += [f"{torch[name].seconds * 1e3:.2f}", _times(torch[name].seconds / one.seconds)]
-        rows.append(row)
-    heading = f"\nchavan-K-F-H: milliseconds a training iteration, batch {found[0].batch}"
+    ways = list(_by_way(found))
+    rows = [["network", *ways, *([f"{ways[1]} / {ways[0]}"] if ways[1:] else [])]]
+    for name in dict.fromkeys(one.network for one in found):
+        seconds = [one.seconds for one in found if one.network == name]
+        ratio = [_times(seconds[1] / seconds[0])] if seconds[1:] else []
+        rows.append([name, *(f"{each * 1e3:.2f}" for each in seconds), *ratio])
+    heading = f"\nchavan-K-F-H, milliseconds a training iteration, batch {found[0].batch}"
     return "\n".join([heading, *_aligned(rows)])
 
 
-def speedup(found: Sequence[Measured], one: Measured, way: str | None) -> float | None:
-    """How many times as fast as that way with the same batch; None where there is none."""
+def over_naive(found: Sequence[Measured], one: Measured) -> float | None:
+    """How many times as fast as the naive loops with the same batch; None where they were not measured."""
+    return _over(found, one, printed.NAIVE)
+
+
+def over_serial(found: Sequence[Measured], one: Measured) -> float | None:
+    """How many times as fast as the same way in one process with the same batch; None where it is in one."""
+    return _over(found, one, SERIAL.get(one.way))
+
+
+def _over(found: Sequence[Measured], one: Measured, way: str | None) -> float | None:
     for other in found:
         if (other.way, other.batch) == (way, one.batch):
             return other.seconds / one.seconds
     return None
 
 
+def scaled(one: Measured) -> float:
+    """Seconds of as many images as Rendon and Sanseviero's epoch had."""
+    return one.epoch_seconds * printed.RENDON_IMAGES / one.epoch_images
+
+
+def _beside(found: Sequence[Measured], shown: Shown) -> list[str]:
+    """A table of ways and batches, what was measured to the left and what was printed to the right."""
+    batches = list(dict.fromkeys(one.batch for one in found))
+    head = [f"batch {batch}" for batch in batches]
+    rows = [["way", *head, "|", *head, ""]]
+    for way, ones in _by_way(found).items():
+        mine = [way, *(shown[0](one) for one in ones)]
+        for said in printed.GARG.get(way, [NOTHING]):
+            rows.append([*mine, "|", *(shown[1](way, said, batch) for batch in batches), said.label])
+            mine = [""] * len(mine)
+    return _aligned(rows)
+
+
 def _by_way(found: Sequence[Measured]) -> dict[str, list[Measured]]:
     return {way: [one for one in found if one.way == way] for way in dict.fromkeys(one.way for one in found)}
 
 
-def _printed_speedups(said: Printed, batches: Sequence[int]) -> list[str]:
-    """Over the naive loops."""
-    (naive,) = printed.GARG[printed.NAIVE]
-    return [
-        _times(naive.seconds[batch] / said.seconds[batch]) if batch in said.seconds else ""
-        for batch in batches
-    ]
-
-
-def _seconds(said: Printed, batches: Sequence[int]) -> list[str]:
-    return [f"{said.seconds[batch]:,}" if batch in said.seconds else "" for batch in batches]
+def _printed_times(than: str, said: Printed, batch: int) -> str:
+    (other,) = printed.GARG[than]
+    return _times(other.seconds[batch] / said.seconds[batch]) if batch in said.seconds else ""
 
 
 def _scaled(found: Sequence[Measured]) -> list[str]:
@@ -127,13 +143,12 @@ def _scaled(found: Sequence[Measured]) -> list[str]:
 
 def _unfinished(found: Sequence[Measured]) -> list[str]:
     longest = {one.way: one.epoch_seconds for one in found if not one.finished}
-    return [f"{way}: no epoch, which would take {_time(time)} s" for way, time in longest.items()]
+    return [f"{way}: not finished, an epoch would take {in_seconds(time)} s" for way, time in longest.items()]
 
 
-def _time(seconds: float) -> str:
-    """With three digits."""
-    digits = next((digits for digits, least in ((0, 100), (1, 10), (2, 1), (3, 0.1)) if seconds >= least), 4)
-    return f"{seconds:,.{digits}f}"
+def in_seconds(seconds: float) -> str:
+    """With three digits, or all before the point."""
+    return f"{seconds:,.{max(0, 2 - floor(log10(max(seconds, 1e-9))))}f}"
 
 
 def _times(ratio: float | None) -> str:
@@ -141,18 +156,23 @@ def _times(ratio: float | None) -> str:
 
 
 def _share(accuracy: float | None) -> str:
-    return "–" if accuracy is None else f"{accuracy:.2%}"
+    return "" if accuracy is None else f"{accuracy:.2%}"
 
 
-def _aligned(rows: Rows) -> list[str]:
+SECONDS: Shown = (
+    lambda one: in_seconds(one.seconds),
+    lambda way, said, batch: f"{said.seconds[batch]:,}" if batch in said.seconds else "",
+)
+ACCURACY: Shown = (
+    lambda one: _share(one.test_accuracy),
+    lambda way, said, batch: _share(said.accuracy.get(batch)),
+)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right, a rule under the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))])
-        for row in rows
-    ]
-    return [
-        lines[0].rstrip(),
-        "-" * (sum(widths) + 2 * len(widths) - 2),
-        *(line.rstrip() for line in lines[1:]),
-    ]
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
+    for place, row in enumerate(rows):
+        lines[place] = (row[0].ljust(widths[0]) + lines[place][widths[0] :]).rstrip()
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -43,7 +43,7 @@ class Processes:
     """Those of a pool: each learns from its part of a batch's images, and what they find is added."""
 
     one: OneProcess
-    pool: ProcessPoolExecutor
+    pool: Executor
     number: int
 
     def __call__(
@@ -72,14 +72,15 @@ class InNumpy:
         self._learn, self._settings = learn, task.optimizer
         self.parameters, self.loss = task.start(0), math.nan
         self.gradient = np.zeros_like(self.parameters)
-        self._moments = [self.gradient, self.gradient]
+        self._first = self._second = self.gradient
 
     def step(self, number: int) -> None:
         """Take the step of that number, counted from 0, on the batch whose turn it is."""
         turn = number % len(self._images)
         self.loss, self.gradient = self._learn(self.parameters, self._images[turn], self._labels[turn])
-        moved = steps.adam(self.parameters, *self._moments, self.gradient, number + 1, self._settings)
-        self.parameters, *self._moments = moved
+        moved = self.parameters, self._first, self._second
+        moved = steps.adam(*moved, self.gradient, number + 1, self._settings)
+        self.parameters, self._first, self._second = moved
 
 
 def one_process(task: Task, way: Convolve) -> OneProcess:
