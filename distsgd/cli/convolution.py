@@ -1,6 +1,7 @@
 """`distsgd bench convolution`: the options of the benchmark."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from distsgd.clock import Clock
@@ -24,5 +25,5 @@ def run(given: argparse.Namespace, clock: Clock) -> int:
     """Measure and print."""
     from distsgd.bench.convolution.benchmark import convolution
 
-    convolution(given.data, given.json, given.plot, print)
+    convolution(given.data, given.json, given.plot, partial(print, flush=True))
     return 0

@@ -6,10 +6,17 @@ convolve are NumPy's in all ways that are not a whole network of their own (ours
 take the same batches in the same order, and come to the same parameters but for roundings.
 
 The JSON file:
-    processor, processes, vector_lanes, torch_version, images    where this was measured and on which images
-    garg, rendon, chavan    lists of `measuring.Measured`, a way and batch (garg), a way, or a way and size each; and of garg
-        speedup_over_naive, speedup_over_serial    times as fast as the naive loops, as the same way in one process (else None)
-    printed    {garg, rendon}: by way a list of `printed.Printed`, what the documents say of it
+    processor, processes, vector_lanes, torch_version, images
+        where this was measured (processes: of the parallel ways; torch_version: null without PyTorch), on which images
+    garg, rendon, chavan
+        lists of what each way came to: network, way, batch, processes; images of a step that was timed, and how many steps were;
+        seconds a step of `batch` images; epoch_images, and epoch_seconds for these; test_accuracy after the epoch, null where it
+        was not finished (epoch_seconds is then what the steps let expect) or there are no test images (chavan)
+    garg, moreover
+        speedup_over_naive, speedup_over_serial    times as fast as the naive loops, as the same way in one process (else null)
+    printed
+        {garg, rendon}: {way: [{seconds: {batch: value}, accuracy: {batch: value}, cores, name}]}, as in the documents: garg's
+        seconds are of an iteration, rendon's of an epoch of 50,000 images; cores null where they are not told
 """
 
 import contextlib
