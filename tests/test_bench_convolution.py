@@ -21,6 +21,7 @@ from distsgd.bench.convolution.trainers import Processes, one_process
 from distsgd.bench.images import Images
 from distsgd.bench.training import Task
 from distsgd.comm import Alone
+from distsgd.config import InputError
 from distsgd.layers import Border
 from distsgd.optim import Adam
 
@@ -260,6 +261,12 @@ def test_what_is_said_and_written(small: Path, tmp_path: Path) -> None:
     assert "naive loops: not finished" in said[-3]
     assert "chavan-3-3-5" in said[-1]
     assert "seconds a training iteration" in picture.read_text()
+
+
+def test_too_few_images_are_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "GARG_BATCHES", (22, 2))
+    with pytest.raises(InputError, match=r"small\.h5 has 21 training images; wanted: a batch of 22"):
+        benchmark.convolution(str(small), None, None, [].append, every_second())
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from distsgd.bench.convolution.measuring import Measured, held_out, measured
 from distsgd.bench.images import images_for
 from distsgd.bench.training import SGD, Task, as_json, check_folder, processor
 from distsgd.comm import Alone
+from distsgd.config import InputError
 from distsgd.data import Description
 from distsgd.kernels.vector import VECTOR
 from distsgd.launcher import processors
@@ -61,6 +62,11 @@ def convolution(
     source: a file of images or an embedded set. InputError before anything is measured where that or a folder is wrong.
     """
     described = data.describe(data.locate(source))
+    if described.counts["train"] < max(GARG_BATCHES):
+        there = described.counts["train"]
+        raise InputError(
+            f"{source} has {there} training images; wanted: a batch of {max(GARG_BATCHES)} at least"
+        )
     check_folder("--json", json_path)
     check_folder("--plot", plot_path)
     if plot_path:
