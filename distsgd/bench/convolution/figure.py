@@ -47,6 +47,8 @@ def draw(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
         _garg(panels[0], [one for one in found["garg"] if one.batch == found["garg"][0].batch])
         _rendon(panels[1], found["rendon"])
         _chavan(panels[2], [one for one in found["chavan"] if one.way == printed.OURS])
+        bars = panels[0].get_legend_handles_labels()  # the same in both
+        figure.legend(*bars, loc="outside lower left", ncols=2)
         try:
             figure.savefig(path, dpi=150)
         except OSError as error:
@@ -56,7 +58,7 @@ def draw(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
 def _garg(axes: "Axes", found: Sequence[Measured]) -> None:
     _bars(axes, found, [one.seconds for one in found], printed.GARG)
     axes.set_title(f"(a) garg, batch {found[0].batch}")
-    axes.set_xlabel("seconds a training iteration (as printed, parallel: 4 cores)")
+    axes.set_xlabel("seconds a training iteration")
 
 
 def _rendon(axes: "Axes", found: Sequence[Measured]) -> None:
@@ -74,14 +76,21 @@ def _bars(
     there = [place for place in places if theirs[place] is not None]
     bars = [axes.barh([place - 0.2 for place in places], seconds, 0.38, color=HERE, label="this machine")]
     shown = [value for value in theirs if value is not None]
-    bars.append(axes.barh([place + 0.2 for place in there], shown, 0.38, color=PRINTED, label="as printed"))
+    bars.append(
+        axes.barh(
+            [place + 0.2 for place in there],
+            shown,
+            0.38,
+            color=PRINTED,
+            label="as printed (parallel: 4 cores)",
+        )
+    )
     for those in bars:
         axes.bar_label(those, fmt=tables.in_seconds, padding=2, fontsize=7)
     axes.set_yticks(places, [one.way for one in found])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 5)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, fontsize=7)
 
 
 def _chavan(axes: "Axes", found: Sequence[Measured]) -> None:
@@ -96,7 +105,7 @@ def _chavan(axes: "Axes", found: Sequence[Measured]) -> None:
     axes.set_xlabel("filters F")
     axes.set_ylabel("milliseconds a training iteration")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left")
 
 
 def _size(one: Measured) -> tuple[int, int, int]:

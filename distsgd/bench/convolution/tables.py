@@ -70,10 +70,8 @@ def rendon(found: Sequence[Measured]) -> str:
         theirs = [show[1](one.way, said, one.batch) for show in (SECONDS, ACCURACY)]
         rows.append([one.way, *mine, "|", *theirs, said.label])
     first, many = found[0], f"{printed.RENDON_IMAGES:,}"
-    heading = (
-        f"\nrendon, an epoch of {first.epoch_images:,} images in batches of {first.batch}, scaled to {many}; "
-    )
-    heading += f"right of the bar, as printed by Rendon and Sanseviero: {many} of MNIST's"
+    heading = f"\nrendon, an epoch of {first.epoch_images:,} images in batches of {first.batch}, and scaled to {many}"
+    heading += f"\n(right of the bar, as printed by Rendon and Sanseviero: {many} of MNIST's)"
     return "\n".join([heading, *_aligned(rows), *_unfinished(found)])
 
 
