@@ -1,14 +1,19 @@
-"""Naive loops in float64: what every kernel, layer and network is compared with.
+"""In float64 what every kernel, layer and network is compared with: the slow ways of the benchmark, and what those leave out.
 
-Values are (channels, height, width, batch) as in the package; a border is (top, left, bottom, right) zeros around them. Nothing of
-the package is used but what its layers say of themselves.
+Values are (channels, height, width, batch) as in the package; a border is (top, left, bottom, right) zeros around them. No kernel
+is used, and of the layers only what they say of themselves.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from distsgd import layers, optim
+from distsgd.bench.convolution import steps, ways
+from distsgd.bench.convolution.steps import Passed
 
 Border = tuple[int, int, int, int]
 Back = Callable[[np.ndarray], tuple[np.ndarray, list[np.ndarray]]]
@@ -52,38 +57,18 @@ def same_border(size: int) -> Border:
     return before, before, size - 1 - before, size - 1 - before
 
 
-def bordered(x: np.ndarray, border: Border) -> np.ndarray:
-    """The values with zeros around them."""
-    top, left, bottom, right = border
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-
-
 def convolve(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, border: Border = NO_BORDER) -> np.ndarray:
     """y[k, i, j] = bias[k] + sum over c, r, s of weights[c, r, s, k] x[c, i + r, j + s]."""
-    x, size = bordered(x, border), weights.shape[1]
-    _, height, width, batch = x.shape
-    y = np.zeros((weights.shape[3], height - size + 1, width - size + 1, batch))
-    for i in range(y.shape[1]):
-        for j in range(y.shape[2]):
-            window = x[:, i : i + size, j : j + size]
-            y[:, i, j] = bias[:, None] + np.tensordot(weights, window, ([0, 1, 2], [0, 1, 2]))
-    return y
+    return steps.convolve(ways.matrix, x, weights, bias, layers.Border(*border))
 
 
 def convolve_gradient(
     x: np.ndarray, weights: np.ndarray, dy: np.ndarray, border: Border = NO_BORDER
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """dx, dw and db, each the sum of what every output position gives back."""
-    x, size = bordered(x, border), weights.shape[1]
-    dx, dw = np.zeros(x.shape), np.zeros(weights.shape)
-    for i in range(dy.shape[1]):
-        for j in range(dy.shape[2]):
-            window = (slice(None), slice(i, i + size), slice(j, j + size))
-            dx[window] += np.tensordot(weights, dy[:, i, j], (3, 0))
-            dw += np.tensordot(x[window], dy[:, i, j], (3, 1))
-    top, left, bottom, right = border
-    inside = dx[:, top : dx.shape[1] - bottom, left : dx.shape[2] - right]
-    return inside, dw, dy.sum((1, 2, 3))
+    """dx, dw and db."""
+    zeros = layers.Border(*border)
+    dx = steps.convolve_to_data(ways.matrix, weights, dy, zeros)
+    return dx, steps.convolve_to_weights(ways.matrix, x, dy, zeros), dy.sum((1, 2, 3))
 
 
 def strided_border(shape: Sequence[int], size: int, stride: int, padding: int | str) -> Border:
@@ -118,48 +103,21 @@ def strided_convolve_gradient(
     return np.concatenate(dx), np.stack(dw), np.concatenate(db)
 
 
-def pooling_windows(
-    shape: Sequence[int], size: tuple[int, int], stride: int
-) -> Iterator[tuple[tuple[int, int], tuple[slice, slice, slice]]]:
-    """Each window of an image: the output's row and column, and where in the image it is."""
-    for i in range((shape[1] - size[0]) // stride + 1):
-        for j in range((shape[2] - size[1]) // stride + 1):
-            place = slice(i * stride, i * stride + size[0]), slice(j * stride, j * stride + size[1])
-            yield (i, j), (slice(None), *place)
-
-
 def max_pool(x: np.ndarray, size: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The maximum of every window, a NaN if there is one, and the first place where it stands."""
-    found = dict(pooling_windows(x.shape, (size, size), stride or size))
-    height, width = (last + 1 for last in max(found))
-    y = np.zeros((len(x), height, width, x.shape[3]))
-    winner = np.zeros(y.shape, np.int64)
-    for (i, j), place in found.items():
-        window = x[place].reshape(len(x), -1, x.shape[3])
-        winner[:, i, j] = window.argmax(1)  # the first NaN, if there is one
-        y[:, i, j] = np.take_along_axis(window, winner[:, None, i, j], 1)[:, 0]
-    return y, winner
+    return steps.max_pool(x, size, stride or size)
 
 
 def max_pool_gradient(
     winner: np.ndarray, size: int, dy: np.ndarray, shape: tuple[int, ...], stride: int | None = None
 ) -> np.ndarray:
     """dx of the given shape: the winner of a window gets its gradient, the rest nothing."""
-    dx = np.zeros(shape)
-    for c, i, j, n in np.ndindex(dy.shape):
-        row, column = divmod(winner[c, i, j, n], size)
-        dx[c, i * (stride or size) + row, j * (stride or size) + column, n] += dy[c, i, j, n]
-    return dx
+    return steps.max_pool_gradient(winner, size, dy, shape, stride or size)
 
 
 def average_pool(x: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarray:
     """The mean of every window."""
-    found = dict(pooling_windows(x.shape, size, stride))
-    height, width = (last + 1 for last in max(found))
-    y = np.zeros((len(x), height, width, x.shape[3]))
-    for (i, j), place in found.items():
-        y[:, i, j] = x[place].mean((1, 2))
-    return y
+    return ways.windows(x, *size, stride).mean((1, 2))
 
 
 def average_pool_gradient(
@@ -167,8 +125,10 @@ def average_pool_gradient(
 ) -> np.ndarray:
     """dx of the given shape: every value of a window gets an equal share of its gradient."""
     dx = np.zeros(shape)
-    for (i, j), place in pooling_windows(shape, size, stride):
-        dx[place] += dy[:, None, None, i, j] / (size[0] * size[1])
+    for i, j in np.ndindex(dy.shape[1:3]):
+        dx[:, i * stride :, j * stride :][:, : size[0], : size[1]] += dy[:, None, None, i, j] / math.prod(
+            size
+        )
     return dx
 
 
@@ -177,17 +137,9 @@ def softmax_cross_entropy(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every image's loss, times the weight of its class if there are weights, and the gradient of their mean to the scores
     (classes, batch)."""
-    losses, gradient = np.zeros(len(labels)), np.zeros(scores.shape)
-    for n, label in enumerate(labels):
-        below = scores[:, n] - scores[:, n].max()
-        total = np.exp(below).sum()
-        losses[n] = np.log(total) - below[label]
-        gradient[:, n] = np.exp(below) / total
-        gradient[label, n] -= 1
-        if weights is not None:
-            losses[n] *= weights[label]
-            gradient[:, n] *= weights[label]
-    return losses, gradient / len(labels)
+    losses, gradient = steps.softmax_cross_entropy(scores, labels)
+    own = np.ones(len(labels)) if weights is None else weights[labels]
+    return losses * own, gradient * own
 
 
 def _mixed(x: int) -> int:
@@ -279,16 +231,11 @@ def adam(
     settings: Sequence[float],
     decay: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step of Adam, algorithm 1 of Kingma & Ba (2015), line by line, with the decay of Loshchilov & Hutter (2019), algorithm 2.
+    """One step of Adam with the decay of Loshchilov & Hutter (2019), algorithm 2.
 
     settings: rate, beta1, beta2, epsilon.
     """
-    rate, beta1, beta2, epsilon = settings
-    p = p - rate * decay * p
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g * g
-    m_hat, v_hat = m / (1 - beta1**number), v / (1 - beta2**number)
-    return p - rate * m_hat / (np.sqrt(v_hat) + epsilon), m, v
+    return steps.adam(p - settings[0] * decay * p, m, v, g, number, optim.Adam(*settings))
 
 
 def clipped(g: np.ndarray, most: float) -> np.ndarray:
@@ -296,97 +243,88 @@ def clipped(g: np.ndarray, most: float) -> np.ndarray:
     return g * min(1.0, most / math.sqrt(sum(float(value) ** 2 for value in g)))
 
 
-def _convolution(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+def _convolution(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> Passed:
     border = strided_border(x.shape, layer.size, layer.stride, layer.padding)
     given, bias = next(tensors), next(tensors)
     weights = given.reshape(layer.groups, *given.shape[-4:])
 
-    def back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        dx, dw, db = strided_convolve_gradient(x, weights, dy, border, layer.stride)
-        return dx, [dw.reshape(given.shape), db]
+    def back(dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return strided_convolve_gradient(x, weights, dy, border, layer.stride)
 
-    return strided_convolve(x, weights, bias, border, layer.stride), back
+    def to_tensors(dy: np.ndarray) -> list[np.ndarray]:
+        _, dw, db = back(dy)
+        return [dw.reshape(given.shape), db]
 
-
-def _dense(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
-    weights, flat = next(tensors), x.reshape(-1, x.shape[3])
-    bias = next(tensors) if layer.bias else np.zeros(layer.units)
-
-    def back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        dy = dy.reshape(layer.units, -1)
-        gradients = [flat @ dy.T, dy.sum(1)]
-        return (weights @ dy).reshape(x.shape), gradients[: 1 + layer.bias]
-
-    return (weights.T @ flat + bias[:, None]).reshape(layer.units, 1, 1, -1), back
+    y = strided_convolve(x, weights, bias, border, layer.stride)
+    return Passed(y, lambda dy: back(dy)[0], to_tensors)
 
 
-def _max_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
-    y, winner = max_pool(x, layer.size, layer.stride)
-    return y, lambda dy: (max_pool_gradient(winner, layer.size, dy, x.shape, layer.stride), [])
-
-
-def _average_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
+def _average_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> Passed:
     size = x.shape[1:3] if layer.size is None else (layer.size, layer.size)
     stride = layer.stride or max(size)
-    return average_pool(x, size, stride), lambda dy: (average_pool_gradient(size, stride, dy, x.shape), [])
+    y = average_pool(x, size, stride)
+    return Passed(y, lambda dy: average_pool_gradient(size, stride, dy, x.shape))
 
 
-def _rectifier(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> tuple[np.ndarray, Back]:
-    return np.maximum(x, 0), lambda dy: (dy * (x > 0), [])
+@dataclass(frozen=True)
+class Thinned:
+    """Dropout as the layer of that number; with no draw everything stays."""
+
+    number: int
+    rate: float
+    draw: Sequence[int] | None
+    lanes: int
 
 
+def _thinned(layer: Thinned, x: np.ndarray, tensors: Iterator[np.ndarray]) -> Passed:
+    if layer.draw is None:
+        return Passed(x, lambda dy: dy)
+    whole = dropout_mask((*x.shape[:3], layer.lanes), layer.draw, layer.number, layer.rate)
+    mask = whole[..., : x.shape[3]]
+    return Passed(x * mask, lambda dy: dy * mask)
+
+
+# Of every stride, in groups; what else the benchmark's networks do not have.
 _STEPS = {
-    "Convolution": _convolution,
-    "Dense": _dense,
-    "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
-    "Rectifier": _rectifier,
+    **steps.steps(ways.matrix),
+    layers.Convolution: _convolution,
+    layers.AveragePool: _average_pool,
+    Thinned: _thinned,
 }
 
 
 def forward(
-    layers: Sequence[Any],
+    stack: Sequence[Any],
     tensors: Sequence[np.ndarray],
     x: np.ndarray,
     draw: Sequence[int] | None = None,
     lanes: int = 0,
 ) -> tuple[np.ndarray, Back]:
     """A network's scores (classes, batch), and its way back; with a draw, dropout thins a batch of so many lanes."""
-    tensors, backs, number = iter(tensors), [], -1
-    for layer in layers:
-        kind = type(layer).__name__
-        number += kind != "Rectifier"  # it is a part of the layer before it
-        if kind == "Dropout":
-            mask = _thinned(x, draw, number, layer.rate, lanes)
-            x, back = x * mask, lambda dy, mask=mask: (dy * mask, [])
-        else:
-            x, back = _STEPS[kind](layer, x, tensors)
-        backs.append(back)
-    shape = x.shape
+    passed = steps.forward(_STEPS, list(_numbered(stack, draw, lanes)), tensors, x)
+    y = passed[-1].y
 
-    def way_back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        dy, gradients = dy.reshape(shape), []
-        for back in reversed(backs):
-            dy, own = back(dy)
-            gradients = own + gradients
-        return dy, gradients
+    def back(dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        dy, gradients = steps.backward(passed, dy.reshape(y.shape))
+        return passed[0].to_data(dy), gradients
 
-    return x.reshape(-1, x.shape[3]), way_back
+    return y.reshape(-1, y.shape[3]), back
 
 
-def _thinned(
-    x: np.ndarray, draw: Sequence[int] | None, number: int, rate: float, lanes: int
-) -> np.ndarray | float:
-    if draw is None:
-        return 1.0
-    return dropout_mask((*x.shape[:3], lanes), draw, number, rate)[..., : x.shape[3]]
+def _numbered(stack: Sequence[Any], draw: Sequence[int] | None, lanes: int) -> Iterator[Any]:
+    """The layers; a dropout with its number, for which a rectifier is a part of the layer before it."""
+    number = -1
+    for layer in stack:
+        number += not isinstance(layer, layers.Rectifier)
+        dropped = isinstance(layer, layers.Dropout)
+        yield Thinned(number, layer.rate, draw, lanes) if dropped else layer
 
 
 def learn(
-    layers: Sequence[Any], tensors: Sequence[np.ndarray], x: np.ndarray, labels: np.ndarray, **thinning: Any
+    stack: Sequence[Any], tensors: Sequence[np.ndarray], x: np.ndarray, labels: np.ndarray, **thinning: Any
 ) -> tuple[float, list[np.ndarray], np.ndarray]:
     """A network's mean loss, its gradients to the parameters, and that to the images."""
-    scores, back = forward(layers, tensors, x, **thinning)
+    scores, back = forward(stack, tensors, x, **thinning)
     losses, dz = softmax_cross_entropy(scores, labels)
     dx, gradients = back(dz)
     return float(losses.mean()), gradients, dx

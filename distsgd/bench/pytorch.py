@@ -18,7 +18,7 @@ from distsgd.comm import Ranks
 from distsgd.config import InputError
 from distsgd.layers import AveragePool, Convolution, Dense, Dropout, MaxPool, Shape, Tensor
 from distsgd.network import Stage, tensors
-from distsgd.optim import Sgd
+from distsgd.optim import Adam, Optimizer, Sgd
 
 LAYOUTS = ("NCHW", "channels_last")
 PATIENCE = timedelta(seconds=60)
@@ -137,7 +137,7 @@ class Peer:
         stages: Sequence[Stage],
         start: np.ndarray,
         batches: tuple[np.ndarray, np.ndarray],
-        settings: Sgd,
+        settings: Optimizer,
         layout: str,
         ranks: Ranks,
     ) -> None:
@@ -156,7 +156,7 @@ class Peer:
         _put(start, tensors(stages), list(model.parameters()))
         self._model = torch.nn.parallel.DistributedDataParallel(model) if ranks.size > 1 else model
         self._criterion = torch.nn.CrossEntropyLoss()
-        self._optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
+        self._optimizer = _optimizer(settings, model.parameters())
 
     def step(self, number: int) -> None:
         """Take the step of that number, counted from 0, on the batch whose turn it is."""
@@ -180,6 +180,17 @@ class Peer:
     def parameters(self) -> np.ndarray:
         """The parameters, a flat vector in the order of this package."""
         return _flat(parameter.detach() for parameter in self._model.parameters())
+
+
+def _optimizer(settings: Optimizer, parameters: Any) -> Any:
+    from torch import optim
+
+    match settings:
+        case Sgd():
+            return optim.SGD(parameters, settings.learning_rate, settings.momentum)
+        case Adam():
+            betas = settings.beta1, settings.beta2
+            return optim.Adam(parameters, settings.learning_rate, betas, settings.epsilon)
 
 
 def _put(start: np.ndarray, ours: Sequence[Tensor], theirs: Sequence[Any]) -> None:

@@ -26,7 +26,7 @@ from distsgd.kernels.vector import VECTOR
 from distsgd.machine.where import processor
 from distsgd.metrics import score
 from distsgd.network import Network, Stage, aligned
-from distsgd.optim import Sgd
+from distsgd.optim import Optimizer, Sgd
 from distsgd.record import write_whole
 
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
@@ -58,7 +58,7 @@ class Ours:
 
     def __init__(self, task: "Task", start: np.ndarray) -> None:
         """start: flat parameters, copied."""
-        state = aligned(2 * start.size)
+        state = aligned((1 + task.optimizer.moments) * start.size)
         self.parameters = state[: start.size]
         self.parameters[:] = start
         self._network = Network(task.stages, task.batch, self.parameters)
@@ -68,7 +68,7 @@ class Ours:
         sizes = [tensor.size for tensor in network.tensors(task.stages)]
         self._average = Exact(Allreduce(task.ranks), sizes)
         self.gradient = aligned(start.size) if task.ranks.size > 1 else self._network.gradient
-        self._optimizer = SGD.bind(state, self.gradient)
+        self._optimizer = task.optimizer.bind(state, self.gradient)
 
     def step(self, number: int) -> None:
         """Take the step of that number, counted from 0, on the batch whose turn it is."""
@@ -111,17 +111,19 @@ class Task:
     images: Images
     batch: int
     ranks: Ranks
+    optimizer: Optimizer = SGD
 
     def ours(self, seed: int) -> Ours:
         """Our side, at the start of that seed."""
-        return Ours(self, self._start(seed))
+        return Ours(self, self.start(seed))
 
     def peer(self, seed: int, layout: str) -> Peer:
         """PyTorch's side, at the same start."""
         batches = self.images.batches(self.batch)
-        return Peer(self.stages, self._start(seed), batches, SGD, layout, self.ranks)
+        return Peer(self.stages, self.start(seed), batches, self.optimizer, layout, self.ranks)
 
-    def _start(self, seed: int) -> np.ndarray:
+    def start(self, seed: int) -> np.ndarray:
+        """The flat parameters before the first step."""
         start = aligned(sum(tensor.size for tensor in network.tensors(self.stages)))
         network.initialize(start, self.stages, seed)
         return start

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
 from distsgd.cli import calibrate as cli_calibrate
+from distsgd.cli import convolution as cli_convolution
 from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
 from distsgd.cli import launch as cli_launch
@@ -174,6 +175,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "prediction", help="how well a machine file predicts runs that it was not made from"
     )
     cli_calibrate.add_bench(prediction, _add_set, _add_ranks)
+    cli_convolution.add(
+        commands.add_parser("convolution", help="ways to convolve, as the sources compared them")
+    )
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:

@@ -36,12 +36,12 @@ SHIFT = 3 if WIDE else 2
 _OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False, "nogil": True}
 
 
-def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(signature: str, kept: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function for exactly `signature` when it is defined, or load it from the cache. No fast-math: NaN stays visible.
 
-    In the signature `real` is the type of FLOAT.
+    In the signature `real` is the type of FLOAT. kept: in the cache; not where a module is not among those that fill it.
     """
-    return njit(re.sub(r"\breal\b", REAL.name, signature), cache=True, **_OPTIONS)
+    return njit(re.sub(r"\breal\b", REAL.name, signature), cache=kept, **_OPTIONS)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

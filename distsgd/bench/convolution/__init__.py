@@ -1,0 +1,1 @@
+"""Ways to convolve, from loops in Python to ours, as the source documents compared them."""
