@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distsgd import __version__, report
+from distsgd.api.foreseen import foresee
 from distsgd.api.start import Start
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
@@ -45,12 +46,17 @@ class Running:
         """`warn` is told of the disk. `asked`: seconds since this process was asked to stop; `writing` is entered to save."""
         self._start, self._ranks, self._clock, self._warn, self._writing = start, ranks, clock, warn, writing
         folder, lines, every = start.folder, start.facts.get("lines", []), start.settings.checkpoint.every
+        self._troubled = set[str]()
         self._record = Record(folder, start.settings, lines) if folder and ranks.rank == 0 else None
-        self.training = Training(experiment, ranks, clock, Pause(ranks, every if folder else 0.0, asked))
+        epochs = start.settings.train.epochs - int(start.facts.get("epoch", 0))
+        self.foreseen = foresee(start.settings, experiment, ranks, epochs)
+        """What the run will take."""
         self.checkpoint, self.saved = start.path, False
+        if self.foreseen.facts:
+            self._attempt("prediction.json", lambda record: record.prediction(self.foreseen.facts))
+        self.training = Training(experiment, ranks, clock, Pause(ranks, every if folder else 0.0, asked))
         """The last good one; and whether the last try to write one went well."""
         self.epochs: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self._troubled = set[str]()
         if start.path:
             self._restore(start.path)
 
@@ -97,6 +103,7 @@ class Running:
         summary = conclude(self.training, result, self._ranks, self._clock)
         if summary:
             summary["resumed"] = self._start.resumed(self._ranks.size)
+            summary |= self.foreseen.facts
         try:
             if self._record and summary and not why:
                 self._record.finish(summary)

@@ -12,11 +12,12 @@ from distsgd import config
 from distsgd import record as records
 from distsgd.comm import Ranks
 from distsgd.config import Config, InputError
+from distsgd.machine import where as machine_files
 from distsgd.record import checkpoint
 from distsgd.training import Experiment, check
 
 MAY_CHANGE = (
-    *("data.path", "data.prefetch", "averaging.topology"),
+    *("data.path", "data.prefetch", "averaging.topology", "prediction.machine"),
     *("train.epochs", "checkpoint.every", "checkpoint.keep"),
 )
 """Settings that a run may go on with others of: they change none of the numbers up to its end."""
@@ -78,11 +79,18 @@ def new(
 ) -> Start:
     """The beginning of a run, in a folder made for it if one is given. InputError with all that is wrong, `problems` first."""
     settings = settings.with_workers(check(settings, ranks, problems).workers)
+    _check_machine(settings)
     if folder is not None:
         records.make_folder(folder)
         held.enter_context(records.lock(folder))
         _check_writable(folder, settings)
     return Start(settings, folder)
+
+
+def _check_machine(settings: Config) -> None:
+    """InputError where the machine file that is to predict the run is none."""
+    if settings.prediction.machine:
+        machine_files.read(Path(settings.prediction.machine))
 
 
 def _check_writable(folder: Path, settings: Config) -> None:
@@ -114,6 +122,7 @@ def again(
     settings, problems = config.read(folder / "config.toml", changes)
     if problems:
         raise InputError("\n".join(problems))
+    _check_machine(settings)
     _check_not_over(folder, settings)
     path, facts = _last_good(folder, ranks, warn)
     _check_same(settings, facts)

@@ -67,6 +67,8 @@ def _train(start: Start, experiment: Experiment, stopping: Stopping, ranks: Rank
     if last:
         say(f"going on after {starts.place(start.facts)}, from {last}")
     running = Running(start, experiment, ranks, clock, _warn, stopping.asked, stopping.saving)
+    if running.foreseen.line:
+        say(running.foreseen.line)
     stopping.advice = lambda: starts.advice(folder, running.checkpoint, ranks.size)
     try:
         with progress.shown(say, ranks.rank, settings.train.epochs, clock) as display:

@@ -72,6 +72,10 @@ class Record:
         self._hashes: dict[str, str] = {}
         self._write("config.toml", to_toml(config).encode())
 
+    def prediction(self, facts: Mapping[str, Any]) -> None:
+        """Write prediction.json: what the run will take, before its first step."""
+        self._write("prediction.json", as_json(facts))
+
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         self.lines.append(_json(metrics))

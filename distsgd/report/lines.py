@@ -7,6 +7,9 @@ from distsgd.clock import PHASES
 from distsgd.config import Config
 from distsgd.training import EpochEnd, Progress, Result
 
+LEAST_SECONDS = 0.001
+"""Of a phase, below which the error of its prediction says nothing."""
+
 
 def opening(config: Config, images: str, ranks: int, workers: int) -> str:
     """A run's first line: what is trained how, on what."""
@@ -94,11 +97,19 @@ def number(value: float | None) -> str:
 
 
 def _seconds(summary: Mapping[str, Any]) -> list[str]:
-    every, mean = summary["seconds_by_rank"], summary["seconds"]
+    """Measured, and beside it what was predicted, if it was."""
+    every, mean, predicted = summary["seconds_by_rank"], summary["seconds"], summary.get("predicted_seconds")
     spread = len(every) > 1
-    lines = [f"  {'seconds':<16}{'mean':>9}{'share':>8}" + (f"{'least':>9}{'most':>9}" if spread else "")]
+    heading = f"  {'seconds':<16}{'mean':>9}{'share':>8}" + (f"{'least':>9}{'most':>9}" if spread else "")
+    lines = [heading + (f"{'predicted':>11}{'error':>9}" if predicted else "")]
     for phase in (*PHASES, "total"):
         line = f"  {phase:<16}{mean[phase]:>9.3f}{mean[phase] / mean['total']:>8.1%}"
         values = [seconds[phase] for seconds in every]
-        lines.append(line + (f"{min(values):>9.3f}{max(values):>9.3f}" if spread else ""))
+        line += f"{min(values):>9.3f}{max(values):>9.3f}" if spread else ""
+        lines.append(line + (_beside(predicted[phase], mean[phase]) if predicted else ""))
     return lines
+
+
+def _beside(predicted: float, measured: float) -> str:
+    error = f"{predicted / measured - 1:>+9.1%}" if measured >= LEAST_SECONDS else f"{'':>9}"
+    return f"{predicted:>11.3f}{error}"
