@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,20 @@ class Running:
         warn: Callable[[str], None],
         asked: Callable[[], float | None] = lambda: None,
         writing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        messages: Mapping[str, Any] | None = None,
     ) -> None:
-        """`warn` is told of the disk. `asked`: seconds since this process was asked to stop; `writing` is entered to save."""
+        """`warn` is told of the disk, and of the algorithm that was chosen by `messages` (distsgd.machine.averaging) or without.
+
+        `asked`: seconds since this process was asked to stop; `writing` is entered to save.
+        """
         self._start, self._ranks, self._clock, self._warn, self._writing = start, ranks, clock, warn, writing
         folder, lines, every = start.folder, start.facts.get("lines", []), start.settings.checkpoint.every
         self._record = Record(folder, start.settings, lines) if folder and ranks.rank == 0 else None
-        self.training = Training(experiment, ranks, clock, Pause(ranks, every if folder else 0.0, asked))
+        self.training = Training(
+            experiment, ranks, clock, Pause(ranks, every if folder else 0.0, asked), messages
+        )
+        if self.training.why_algorithm and ranks.rank == 0:
+            warn(self.training.why_algorithm)
         self.checkpoint, self.saved = start.path, False
         """The last good one; and whether the last try to write one went well."""
         self.epochs: list[dict[str, Any]] = [json.loads(line) for line in lines]

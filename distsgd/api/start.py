@@ -16,7 +16,7 @@ from distsgd.record import checkpoint
 from distsgd.training import Experiment, check
 
 MAY_CHANGE = (
-    *("data.path", "data.prefetch", "averaging.topology"),
+    *("data.path", "data.prefetch", "averaging.topology", "averaging.algorithm"),
     *("train.epochs", "checkpoint.every", "checkpoint.keep"),
 )
 """Settings that a run may go on with others of: they change none of the numbers up to its end."""

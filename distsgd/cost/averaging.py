@@ -33,7 +33,7 @@ class Averaging:
     """Seconds of one averaging, in the mean over ranks, as the phase `average` shows them.
 
     begin, add, finish: of one call each; a rank adds its first worker's state (`add`) and each further one (`again`). exchange:
-    from when all ranks are there. latest: by what factor the exchange of the last rank to end is longer, which others wait for.
+    from when all ranks are there. latest: by what factor the exchange of the last rank to end is longer: others wait for it.
     """
 
     begin: Estimate
@@ -63,9 +63,9 @@ def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
         name: _conversion(entry["conversion"][name], asked.values)
         for name in ("begin", "add", "again", "finish")
     }
-    exchange = _exchange(messages, entry, asked)
+    exchange = _exchange(messages, entry, asked).times(entry["share"])
     return Averaging(
-        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=entry["latest"], **conversion
+        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / entry["share"], **conversion
     )
 
 
@@ -156,9 +156,10 @@ def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Aske
 
 def _best_fit(fits: Sequence[Mapping[str, Any]], layout: Layout) -> Mapping[str, Any]:
     """The one that was made on these ranks, or else one whose formula reaches them, in memory or over a network as they are."""
-    mine = [layout.ranks, layout.hosts]
     for fit in fits:
-        if fit["formula"] == "whole" and mine in fit["layouts"]:
+        if fit["formula"] == "whole" and [layout.ranks, layout.hosts] in [
+            list(one) for one in fit["layouts"]
+        ]:
             return fit
     for fit in fits:
         if fit["formula"] != "whole" and (fit["layouts"][0][1] > 1) == (layout.hosts > 1):

@@ -1,7 +1,8 @@
 """Start-up and per-byte seconds from measured points, by least relative error, in as many pieces as the points show.
 
-A point's seconds are startups * alpha + sent * beta + known. alpha and beta may change where a step's message passes some length: a
-protocol's limit, or a cache's.
+A point's seconds are once + startups * alpha + sent * beta + known. These may change where a step's message passes some length: a
+protocol's limit, or a cache's. once and alpha may come out below zero, as where a network that was idle lets the first bytes pass
+early; then no step is predicted below the shortest that was measured. Where all points have as many startups, once is zero.
 """
 
 import itertools
@@ -43,18 +44,24 @@ class Piece:
     """Constants for steps of up to so many bytes (None: of any length), and their standard errors."""
 
     up_to: float | None
+    once: float
     alpha: float
     beta: float
+    once_error: float
     alpha_error: float
     beta_error: float
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Pieces in the order of their limits. `spread`: the relative standard deviation of points that were left out of a fit."""
+    """Pieces in the order of their limits.
+
+    spread: the relative standard deviation of points that were left out of a fit. shortest: seconds of the shortest step.
+    """
 
     pieces: tuple[Piece, ...]
     spread: float
+    shortest: float
 
     def seconds(self, terms: Terms) -> float:
         """Of one sum, without what was `known`."""
@@ -62,16 +69,23 @@ class Fit:
             return 0.0
         step = terms.sent / terms.startups
         piece = next(piece for piece in self.pieces if piece.up_to is None or step <= piece.up_to)
-        return terms.startups * piece.alpha + terms.sent * piece.beta
+        seconds = piece.once + terms.startups * piece.alpha + terms.sent * piece.beta
+        return max(seconds, terms.startups * self.shortest)
 
     def to_json(self) -> dict[str, Any]:
         """As a file holds it."""
-        return {"pieces": [vars(piece) for piece in self.pieces], "spread": self.spread}
+        return {
+            "pieces": [vars(piece) for piece in self.pieces],
+            "spread": self.spread,
+            "shortest": self.shortest,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Fit":
         """What `to_json` gave."""
-        return cls(tuple(Piece(**piece) for piece in content["pieces"]), content["spread"])
+        return cls(
+            tuple(Piece(**piece) for piece in content["pieces"]), content["spread"], content["shortest"]
+        )
 
 
 def fit(points: Sequence[Point], seed: int = 0) -> Fit:
@@ -80,7 +94,8 @@ def fit(points: Sequence[Point], seed: int = 0) -> Fit:
         raise ValueError("there are no points to fit")
     points = sorted(points, key=lambda point: point.step)
     rng = np.random.default_rng(seed)
-    return Fit(_pieces(points, rng), _spread(points, rng))
+    shortest = min((point.seconds - point.known) / point.terms.startups for point in points)
+    return Fit(_pieces(points, rng), _spread(points, rng), max(shortest, 0.0))
 
 
 def _pieces(points: Sequence[Point], rng: np.random.Generator) -> tuple[Piece, ...]:
@@ -90,10 +105,10 @@ def _pieces(points: Sequence[Point], rng: np.random.Generator) -> tuple[Piece, .
 
 
 def _piece(points: Sequence[Point], limit: float | None, rng: np.random.Generator) -> Piece:
-    alpha, beta = _constants(points)
+    constants = _constants(points)
     draws = rng.integers(len(points), size=(BOOTSTRAPS, len(points)))
     errors = np.std([_constants([points[i] for i in draw]) for draw in draws], axis=0)
-    return Piece(limit, float(alpha), float(beta), float(errors[0]), float(errors[1]))
+    return Piece(limit, *map(float, constants), *map(float, errors))
 
 
 def _split(points: Sequence[Point]) -> list[Sequence[Point]]:
@@ -114,35 +129,39 @@ def _split(points: Sequence[Point]) -> list[Sequence[Point]]:
 
 def _error(points: Sequence[Point]) -> float:
     """The mean relative error of these points' own fit."""
-    return float(np.mean(np.abs(_residuals(points, *_constants(points)))))
+    return float(np.mean(np.abs(_residuals(points, _constants(points)))))
 
 
-def _residuals(points: Sequence[Point], alpha: float, beta: float) -> Doubles:
-    predicted = np.array([p.terms.startups * alpha + p.terms.sent * beta + p.known for p in points])
-    return np.asarray(predicted / np.array([p.seconds for p in points]) - 1)
+def _residuals(points: Sequence[Point], constants: Doubles) -> Doubles:
+    known, seconds = (np.array([getattr(point, name) for point in points]) for name in ("known", "seconds"))
+    return np.asarray((_terms(points) @ constants + known) / seconds - 1)
 
 
-def _constants(points: Sequence[Point]) -> tuple[float, float]:
-    """alpha and beta, neither below zero, of the least sum of relative errors (not of their squares: outliers weigh little)."""
+def _terms(points: Sequence[Point]) -> Doubles:
+    return np.array([[1.0, point.terms.startups, point.terms.sent] for point in points])
+
+
+def _constants(points: Sequence[Point]) -> Doubles:
+    """once, alpha and beta of the least sum of relative errors, not of squares: outliers weigh little. beta is at least zero."""
     seconds = np.array([point.seconds for point in points])
-    terms = np.array([[point.terms.startups, point.terms.sent] for point in points]) / seconds[:, None]
+    terms = _terms(points) / seconds[:, None]
+    if len({point.terms.startups for point in points}) == 1:
+        terms[:, 0] = 0
     wanted = 1 - np.array([point.known for point in points]) / seconds
-    weights, constants = np.ones(len(points)), np.zeros(2)
+    weights, constants = np.ones(len(points)), np.zeros(3)
     for _ in range(12):
-        constants = _not_negative(terms * weights[:, None], wanted * weights)
+        constants = _least_squares(terms * weights[:, None], wanted * weights)
         weights = 1 / np.sqrt(np.maximum(np.abs(terms @ constants - wanted), 1e-3))
-    return float(constants[0]), float(constants[1])
+    return constants
 
 
-def _not_negative(terms: Doubles, wanted: Doubles) -> Doubles:
-    """Least squares; a constant that came out below zero is zero, and the other is fitted alone."""
+def _least_squares(terms: Doubles, wanted: Doubles) -> Doubles:
     scale = np.maximum(np.sqrt((terms * terms).sum(0)), 1e-300)
-    both = np.linalg.lstsq(terms / scale, wanted, rcond=None)[0] / scale
-    if (both >= 0).all():
-        return np.asarray(both)
-    alone = np.maximum(terms.T @ wanted / scale**2, 0)
-    choices = [np.array([alone[0], 0.0]), np.array([0.0, alone[1]])]
-    return min(choices, key=lambda constants: float(np.square(terms @ constants - wanted).sum()))
+    constants = np.linalg.lstsq(terms / scale, wanted, rcond=None)[0] / scale
+    if constants[2] < 0:
+        constants[2] = 0
+        constants[:2] = np.linalg.lstsq(terms[:, :2] / scale[:2], wanted, rcond=None)[0] / scale[:2]
+    return np.asarray(constants)
 
 
 def _spread(points: Sequence[Point], rng: np.random.Generator) -> float:
@@ -157,7 +176,7 @@ def _spread(points: Sequence[Point], rng: np.random.Generator) -> float:
         parts = _split(known)
         for point in left_out:
             near = min(parts, key=lambda part: _distance(part, point.step))
-            errors += list(_residuals([point], *_constants(near)))
+            errors += list(_residuals([point], _constants(near)))
     return float(np.quantile(np.abs(errors), 0.9) / NORMAL_90) if errors else 0.5
 
 

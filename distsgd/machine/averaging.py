@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Average, Exact, Fast, Master, Ranks
+from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Average, Exact, Fast, Master, Ranks, hosts
 from distsgd.cost.algorithms import Layout
 from distsgd.cost.averaging import BYTES
 
 CALLS = ("begin", "add", "again", "exchange", "finish")
 SIZES, REPEATS = 14, 5
 """How many random sizes, and how often each is measured after a warm-up."""
-FEWEST_VALUES, MOST_VALUES = 512, 4 * 2**20
+FEWEST_VALUES, MOST_VALUES = 2048, 4 * 2**20
 KINDS = {"exact": np.int64, "fast": np.float32}
 
 
@@ -46,9 +46,9 @@ class Measured:
     ran: str = ""
     values: list[int] = field(default_factory=list)
     mean: list[NDArray[np.float64]] = field(default_factory=list)
-    """For each size (calls,): the median over repeats."""
-    latest: list[float] = field(default_factory=list)
-    """For each size: the exchange of the last rank over the mean."""
+    """For each size (calls,): of all ranks, the median over repeats."""
+    last: list[float] = field(default_factory=list)
+    """For each size: the exchange of the last rank to end, the median over repeats."""
 
 
 def ways(ranks: int) -> list[Way]:
@@ -82,9 +82,7 @@ def measure(ranks: Ranks, seconds: float = 20.0, seed: int = 0) -> dict[str, Any
 
 def _on(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Measured]:
     """All ways on these ranks, sizes and ways in random order."""
-    hosts = np.array([ranks.on_node()[0] == 0], np.int64)
-    ranks.sum(hosts)
-    layout = Layout(ranks.size, int(hosts[0]))
+    layout = Layout(ranks.size, hosts(ranks))
     found = {way: Measured(way, layout) for way in ways(ranks.size)}
     for values in _sizes(ranks, list(found), seconds, rng):
         for way, (ran, times) in _times(ranks, list(found), values, REPEATS, rng).items():
@@ -92,17 +90,14 @@ def _on(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Measured
             one.ran = ran
             one.values.append(values)
             one.mean.append(np.median(times[0], axis=0))
-            late = times[1, :, CALLS.index("exchange")] / np.maximum(
-                times[0, :, CALLS.index("exchange")], 1e-9
-            )
-            one.latest.append(float(np.median(late)))
+            one.last.append(float(np.median(times[1, :, CALLS.index("exchange")])))
     return list(found.values())
 
 
 def _sizes(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> list[int]:
     """Log-uniform, one in each of equal parts, in random order; as large as there is time for, on all ranks alike."""
     small, large = (
-        sum(float(np.min(times[1].sum(1))) for _, times in _times(ranks, ways, values, 2, rng).values())
+        sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, ways, values, 2, rng).values())
         for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
     )
     per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)

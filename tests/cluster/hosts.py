@@ -27,6 +27,8 @@ MESSAGES = ("--prtemca", "prte_if_include", f"{NETWORK}.0/24", "--mca", "pml", "
 MESSAGES += ("--mca", "btl", "tcp,self,sm", "--mca", "btl_tcp_if_include", f"{NETWORK}.0/24")
 FRAME = 1514
 """Bytes of an Ethernet frame as the kernel counts them, of which 1448 are a message's: the rest are headers."""
+LATE = 250
+"""Microseconds."""
 QUEUE = 64 * 2**20
 ENTER = 'hostname "$0"; exec "$@"'
 
@@ -102,11 +104,11 @@ def _wire(switch: str, host: str, number: int) -> None:
 def _limit(namespace: str, card: str, megabits: float) -> None:
     """What a card sends leaves it at this rate: frame by frame, as cables carry them, and none is lost in the queue.
 
-    The bucket holds two frames, or what the kernel's clock lets through in 20 microseconds.
+    The bucket holds, beside a frame, what the cable carries until the kernel looks again: with less, some of the rate is lost.
     """
     _in(namespace, "ip", "link", "set", "dev", card, "gso_max_segs", "1", "gso_max_size", "1514")
     _in(namespace, "ip", "link", "set", "dev", card, "gro_max_size", "1514")
-    bucket = max(2 * FRAME, round(megabits / 8 * 20))
+    bucket = FRAME + max(FRAME, round(megabits / 8 * LATE))
     rate = ("rate", f"{round(megabits * 1e6)}bit", "burst", str(bucket), "limit", str(QUEUE))
     _in(namespace, "tc", "qdisc", "add", "dev", card, "root", "tbf", *rate)
     _in(namespace, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno")
