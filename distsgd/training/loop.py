@@ -127,7 +127,9 @@ class Training:
             return Single(segments)
         kind = Master if averaging.topology == "master" else Allreduce
         topology = kind(self._ranks, self.algorithm)
-        return Exact(topology, segments) if averaging.reduction == "exact" else Fast(topology, segments)
+        average = (Exact if averaging.reduction == "exact" else Fast)(topology, segments)
+        self.algorithm = topology.ran
+        return average
 
     def place(self) -> dict[str, Any]:
         """Where the run is: epochs, steps of the next one and rounds done, this epoch's totals over all ranks, the best epoch."""
