@@ -133,7 +133,16 @@ def _folded(links: Links, array: Array, among: Callable[[int, int, Callable[[int
     if folds:
         links.receive(links.rank + 1, array, add=True)
     place = links.rank // 2 if folds else links.rank - extra
-    among(place, places, lambda other: 2 * other if other < extra else other + extra)
+
+    def rank_of(other: int) -> int:
+        return 2 * other if other < extra else other + extra
+
+    if (
+        extra and places > 1
+    ):  # a partner waits for one who folds: together with what is folded it would come slower
+        partner = rank_of(place ^ 1)
+        links.swap(partner, array[:0], partner, array[:0], add=False)
+    among(place, places, rank_of)
     if folds:
         links.send(links.rank + 1, array)
 

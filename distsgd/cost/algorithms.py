@@ -47,14 +47,14 @@ def recursive_doubling(size: float, layout: Layout) -> Terms:
     """Partners swap all they have; beyond a power of two, ranks give all to a neighbour first and get it back in the end."""
     rounds, extra = _rounds(layout.far)
     sent = rounds * layout.sharing * size
-    return Terms(rounds + 2 * extra, sent + 2 * extra * size, (rounds + extra) * size)
+    return Terms(rounds + 3 * extra, sent + 2 * extra * size, (rounds + extra) * size)
 
 
 def rabenseifner(size: float, layout: Layout) -> Terms:
     """Partners swap halves, quarters and so on, and then what they know; near ones first, so that the least leaves a host."""
     rounds, extra = _rounds(layout.far)
     share = 1 - 0.5**rounds
-    return Terms(2 * (rounds + extra), 2 * (share + extra) * size, (share + extra) * size)
+    return Terms(2 * rounds + 3 * extra, 2 * (share + extra) * size, (share + extra) * size)
 
 
 def binomial(size: float, layout: Layout) -> Terms:

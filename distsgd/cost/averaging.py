@@ -11,6 +11,10 @@ from distsgd.cost.fit import Fit
 
 BYTES = {"exact": 8, "fast": 4}
 """Of a value on its way, by reduction."""
+LAUNCHES = 0.02
+"""The least relative deviation: between launches, which one calibration does not see."""
+GUESSED = 0.3
+"""The least where a library's own choice on other ranks is guessed from what it chose on some."""
 FURTHER = 0.5
 """The relative deviation grows by this part of it with every doubling of ranks or bytes beyond what was measured."""
 
@@ -63,9 +67,10 @@ def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
         name: _conversion(entry["conversion"][name], asked.values)
         for name in ("begin", "add", "again", "finish")
     }
-    exchange = _exchange(messages, entry, asked).times(entry["share"])
+    share = _share(entry["shares"], asked.ranks)
+    exchange = _exchange(messages, entry, asked).times(share)
     return Averaging(
-        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / entry["share"], **conversion
+        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / share, **conversion
     )
 
 
@@ -144,6 +149,15 @@ def _conversion(content: dict[str, Any], values: int) -> Estimate:
     return Estimate(seconds, seconds * fit.spread)
 
 
+def _share(shares: Sequence[Sequence[float]], ranks: int) -> float:
+    """What part of the last rank's exchange all have in the mean, between the numbers of ranks that were measured."""
+    known = sorted((count, share) for count, _, share in shares)
+    less = [one for one in known if one[0] <= ranks] or known[:1]
+    more = [one for one in known if one[0] >= ranks] or known[-1:]
+    (low, first), (high, last) = less[-1], more[0]
+    return first if low >= high else first + (last - first) * math.log(ranks / low) / math.log(high / low)
+
+
 def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Asked) -> Estimate:
     if asked.ranks == 1:
         return Estimate(0.0)
@@ -151,7 +165,9 @@ def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Aske
     content = _best_fit(entry["fits"], layout)
     fit, terms = Fit.from_json(content), FORMULAS[content["formula"]](size, layout)
     seconds = fit.seconds(terms) + messages["adding"][asked.reduction] * terms.added
-    return Estimate(seconds, seconds * fit.spread * _beyond(content, layout, size))
+    guess = entry["algorithm"] == "library" and content["formula"] not in ("whole", "shared")
+    deviation = max(fit.spread, GUESSED if guess else LAUNCHES) * _beyond(content, layout, size)
+    return Estimate(seconds, seconds * deviation)
 
 
 def _best_fit(fits: Sequence[Mapping[str, Any]], layout: Layout) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 A point's seconds are once + startups * alpha + sent * beta + known. These may change where a step's message passes some length: a
 protocol's limit, or a cache's. once and alpha may come out below zero, as where a network that was idle lets the first bytes pass
-early; then no step is predicted below the shortest that was measured. Where all points have as many startups, once is zero.
+early; then no less than half of sent * beta is predicted. Where all points have as many startups, once is zero.
 """
 
 import itertools
@@ -56,12 +56,11 @@ class Piece:
 class Fit:
     """Pieces in the order of their limits.
 
-    spread: the relative standard deviation of points that were left out of a fit. shortest: seconds of the shortest step.
+    spread: the relative standard deviation of points that were left out of a fit.
     """
 
     pieces: tuple[Piece, ...]
     spread: float
-    shortest: float
 
     def seconds(self, terms: Terms) -> float:
         """Of one sum, without what was `known`."""
@@ -70,22 +69,19 @@ class Fit:
         step = terms.sent / terms.startups
         piece = next(piece for piece in self.pieces if piece.up_to is None or step <= piece.up_to)
         seconds = piece.once + terms.startups * piece.alpha + terms.sent * piece.beta
-        return max(seconds, terms.startups * self.shortest)
+        return max(seconds, 0.5 * terms.sent * piece.beta)
 
     def to_json(self) -> dict[str, Any]:
         """As a file holds it."""
         return {
             "pieces": [vars(piece) for piece in self.pieces],
             "spread": self.spread,
-            "shortest": self.shortest,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Fit":
         """What `to_json` gave."""
-        return cls(
-            tuple(Piece(**piece) for piece in content["pieces"]), content["spread"], content["shortest"]
-        )
+        return cls(tuple(Piece(**piece) for piece in content["pieces"]), content["spread"])
 
 
 def fit(points: Sequence[Point], seed: int = 0) -> Fit:
@@ -94,8 +90,7 @@ def fit(points: Sequence[Point], seed: int = 0) -> Fit:
         raise ValueError("there are no points to fit")
     points = sorted(points, key=lambda point: point.step)
     rng = np.random.default_rng(seed)
-    shortest = min((point.seconds - point.known) / point.terms.startups for point in points)
-    return Fit(_pieces(points, rng), _spread(points, rng), max(shortest, 0.0))
+    return Fit(_pieces(points, rng), _spread(points, rng))
 
 
 def _pieces(points: Sequence[Point], rng: np.random.Generator) -> tuple[Piece, ...]:
@@ -156,7 +151,8 @@ def _constants(points: Sequence[Point]) -> Doubles:
 
 
 def _least_squares(terms: Doubles, wanted: Doubles) -> Doubles:
-    scale = np.maximum(np.sqrt((terms * terms).sum(0)), 1e-300)
+    scale = np.sqrt((terms * terms).sum(0))
+    scale[scale == 0] = 1
     constants = np.linalg.lstsq(terms / scale, wanted, rcond=None)[0] / scale
     if constants[2] < 0:
         constants[2] = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distsgd.comm import Ranks
-from distsgd.cost.algorithms import FORMULAS, Terms
+from distsgd.cost.algorithms import FORMULAS, Layout, Terms
 from distsgd.cost.averaging import BYTES
 from distsgd.cost.fit import Fit, Point, fit
 
@@ -43,14 +43,15 @@ def constants(measured: list["Measured"], adding: dict[str, float], library: str
 
 def _entry(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> dict[str, Any]:
     mine = [one for one in measured if one.way == way]
-    fits = [found for one in mine if one.layout.ranks > 1 for found in _fits_alone(one)]
+    same = [one for one in measured if _alike(one, mine[0])]
+    fits = [_fit("whole", [one for one in same if one.layout == layout], adding) for layout in _several(mine)]
     for several_hosts in (False, True):
         there = [one for one in measured if one.layout.ranks > 1 and (one.layout.hosts > 1) == several_hosts]
         fits += _fits_together(way, there, adding)
     return {
         **vars(way),
         "ran": _ran(mine, fits),
-        "share": _share(mine[-1]),
+        "shares": [(one.layout.ranks, one.layout.hosts, _share(one)) for one in mine],
         "conversion": _conversion(mine),
         "fits": fits,
         "points": [
@@ -62,7 +63,7 @@ def _entry(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> 
 
 
 def _share(one: "Measured") -> float:
-    """What part of the last rank's exchange that of all ranks in the mean is, on the most ranks that were measured."""
+    """What part of the last rank's exchange that of all ranks in the mean is."""
     parts = [float(seconds[3]) / last for seconds, last in zip(one.mean, one.last, strict=True) if last]
     return float(np.median(parts)) if parts else 1.0
 
@@ -74,22 +75,24 @@ def _ran(measured: list["Measured"], fits: list[dict[str, Any]]) -> str:
     return f"library, like {like[-1]}" if ran == "library" and like else ran
 
 
-def _fits_alone(one: "Measured") -> list[dict[str, Any]]:
-    """The library's way on one layout, whatever it is. Ours are known."""
-    return [_fit("whole", [one], {})] if one.ran == "library" else []
+def _several(measured: list["Measured"]) -> list[Layout]:
+    return [one.layout for one in measured if one.layout.ranks > 1]
+
+
+def _alike(one: "Measured", other: "Measured") -> bool:
+    """Whether two ways' messages take as long: ours do, whatever the numbers in them are."""
+    if other.way.algorithm == "library":
+        return one.way == other.way
+    return (one.way.topology, one.way.algorithm) == (other.way.topology, other.way.algorithm)
 
 
 def _fits_together(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> list[dict[str, Any]]:
-    """One for all layouts, by the formula of what ran, or by the one that a library's is most like.
-
-    Our messages take as long whatever the numbers in them are: both reductions are fitted as one.
-    """
-    same = [one for one in measured if (one.way.topology, one.way.algorithm) == (way.topology, way.algorithm)]
-    mine = [one for one in same if one.way == way]
+    """One for all layouts, by the formula of what ran, or by the one that a library's is most like."""
+    mine = [one for one in measured if one.way == way]
     if not mine:
         return []
     if mine[0].ran != "library":
-        return [_fit(mine[0].ran, same, adding)]
+        return [_fit(mine[0].ran, [one for one in measured if _alike(one, mine[0])], adding)]
     if len(mine) < 2:
         return []
     best = min((_fit(name, mine, adding) for name in LIKE), key=lambda found: float(found["spread"]))
@@ -101,7 +104,7 @@ def _fit(formula: str, measured: Sequence["Measured"], adding: dict[str, float])
     for one in measured:
         for values, last in zip(one.values, one.last, strict=True):
             terms = FORMULAS[formula](values * BYTES[one.way.reduction], one.layout)
-            points.append(Point(terms, last, adding.get(one.way.reduction, 0.0) * terms.added))
+            points.append(Point(terms, last, adding[one.way.reduction] * terms.added))
     sizes = [values * BYTES[one.way.reduction] for one in measured for values in one.values]
     return {
         "formula": formula,

@@ -69,10 +69,18 @@ def betas(messages: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def guessed(messages: dict[str, Any], one: dict[str, Any]) -> bool:
+    """Whether the library chose, on ranks that were not measured."""
+    return one["algorithm"] == "library" and [one["ranks"], one["hosts"]] not in messages["layouts"]
+
+
 def scored(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> tuple[list[Scored], int]:
-    """Each averaging that was measured, predicted; and how many can't be."""
+    """Each averaging that was measured, predicted; and how many are not: what the library chooses on other ranks."""
     found, unknown = [], 0
     for one in seen:
+        if guessed(messages, one):
+            unknown += 1
+            continue
         way = one["topology"], one["algorithm"], one["reduction"]
         try:
             estimate = averaging_estimate(messages, Asked(*way, one["values"], one["ranks"], one["hosts"], 2))
