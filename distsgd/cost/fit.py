@@ -22,7 +22,10 @@ FEWEST = 5
 WORTH = 0.8
 """A break is found where it lowers the mean error to this part of what it was, and by LEAST at least."""
 LEAST = 0.002
-BOOTSTRAPS = 40
+CUTS, ROUNDS, BOOTSTRAPS = 12, 10, 40
+"""How many places for a break are tried, how often points are weighed anew, and how often they are drawn anew for errors."""
+UNKNOWN = 0.5
+"""The spread where there are too few points to tell."""
 
 
 @dataclass(frozen=True)
@@ -84,69 +87,83 @@ class Fit:
         return cls(tuple(Piece(**piece) for piece in content["pieces"]), content["spread"])
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Points in the order of their steps. terms (points, 3) and wanted (points,) are over a point's seconds: errors are relative."""
+
+    steps: Doubles
+    terms: Doubles
+    wanted: Doubles
+
+    def part(self, rows: Any) -> "_Table":
+        return _Table(self.steps[rows], self.terms[rows], self.wanted[rows])
+
+    def errors(self, constants: Doubles) -> Doubles:
+        """Relative errors of predictions by these constants."""
+        return np.asarray(self.terms @ constants - self.wanted)
+
+
 def fit(points: Sequence[Point], seed: int = 0) -> Fit:
     """Fit all points; breaks are looked for where there are enough of them. ValueError for none."""
     if not points:
         raise ValueError("there are no points to fit")
     points = sorted(points, key=lambda point: point.step)
+    seconds = np.array([point.seconds for point in points])
+    terms = np.array([[1.0, point.terms.startups, point.terms.sent] for point in points]) / seconds[:, None]
+    wanted = 1 - np.array([point.known for point in points]) / seconds
+    table = _Table(np.array([point.step for point in points]), terms, wanted)
     rng = np.random.default_rng(seed)
-    return Fit(_pieces(points, rng), _spread(points, rng))
+    return Fit(_pieces(table, rng), _spread(table, rng))
 
 
-def _pieces(points: Sequence[Point], rng: np.random.Generator) -> tuple[Piece, ...]:
-    parts = _split(points)
-    limits = [float((a[-1].step * b[0].step) ** 0.5) for a, b in itertools.pairwise(parts)]
+def _pieces(table: _Table, rng: np.random.Generator) -> tuple[Piece, ...]:
+    parts = _split(table)
+    limits = [float((a.steps[-1] * b.steps[0]) ** 0.5) for a, b in itertools.pairwise(parts)]
     return tuple(_piece(part, limit, rng) for part, limit in zip(parts, [*limits, None], strict=True))
 
 
-def _piece(points: Sequence[Point], limit: float | None, rng: np.random.Generator) -> Piece:
-    constants = _constants(points)
-    draws = rng.integers(len(points), size=(BOOTSTRAPS, len(points)))
-    errors = np.std([_constants([points[i] for i in draw]) for draw in draws], axis=0)
-    return Piece(limit, *map(float, constants), *map(float, errors))
+def _piece(table: _Table, limit: float | None, rng: np.random.Generator) -> Piece:
+    count = len(table.steps)
+    draws = rng.integers(count, size=(BOOTSTRAPS, count))
+    errors = np.std([_constants(table.part(draw)) for draw in draws], axis=0)
+    return Piece(limit, *map(float, _constants(table)), *map(float, errors))
 
 
-def _split(points: Sequence[Point]) -> list[Sequence[Point]]:
+def _split(table: _Table) -> list[_Table]:
     """Cut in two where that makes the error smallest, if it is worth it; and those again."""
-    now = _error(points)
-    cuts = [n for n in range(FEWEST, len(points) - FEWEST + 1) if points[n - 1].step < points[n].step]
-    if not cuts:
-        return [points]
-    errors = [
-        (_error(points[:cut]) * cut + _error(points[cut:]) * (len(points) - cut)) / len(points)
-        for cut in cuts
-    ]
-    best = int(np.argmin(errors))
-    if errors[best] > WORTH * now or errors[best] > now - LEAST:
-        return [points]
-    return [*_split(points[: cuts[best]]), *_split(points[cuts[best] :])]
+    count, now = len(table.steps), _error(table)
+    cuts = [n for n in range(FEWEST, count - FEWEST + 1) if table.steps[n - 1] < table.steps[n]]
+    if not cuts or now < LEAST:
+        return [table]
+    stride = -(-len(cuts) // CUTS)
+    near = int(np.argmin([_cut_error(table, cut) for cut in cuts[::stride]])) * stride
+    around = cuts[max(near - stride + 1, 0) : near + stride]
+    errors = [_cut_error(table, cut) for cut in around]
+    best = around[int(np.argmin(errors))]
+    if min(errors) > min(WORTH * now, now - LEAST):
+        return [table]
+    return [*_split(table.part(slice(best))), *_split(table.part(slice(best, None)))]
 
 
-def _error(points: Sequence[Point]) -> float:
+def _cut_error(table: _Table, cut: int) -> float:
+    first, rest = table.part(slice(cut)), table.part(slice(cut, None))
+    return (_error(first) * cut + _error(rest) * len(rest.steps)) / len(table.steps)
+
+
+def _error(table: _Table) -> float:
     """The mean relative error of these points' own fit."""
-    return float(np.mean(np.abs(_residuals(points, _constants(points)))))
+    return float(np.mean(np.abs(table.errors(_constants(table)))))
 
 
-def _residuals(points: Sequence[Point], constants: Doubles) -> Doubles:
-    known, seconds = (np.array([getattr(point, name) for point in points]) for name in ("known", "seconds"))
-    return np.asarray((_terms(points) @ constants + known) / seconds - 1)
-
-
-def _terms(points: Sequence[Point]) -> Doubles:
-    return np.array([[1.0, point.terms.startups, point.terms.sent] for point in points])
-
-
-def _constants(points: Sequence[Point]) -> Doubles:
+def _constants(table: _Table) -> Doubles:
     """once, alpha and beta of the least sum of relative errors, not of squares: outliers weigh little. beta is at least zero."""
-    seconds = np.array([point.seconds for point in points])
-    terms = _terms(points) / seconds[:, None]
-    if len({point.terms.startups for point in points}) == 1:
+    terms, weights = table.terms.copy(), np.ones(len(table.steps))
+    startups = terms[:, 1] / terms[:, 0]
+    if np.ptp(startups) < 1e-9:
         terms[:, 0] = 0
-    wanted = 1 - np.array([point.known for point in points]) / seconds
-    weights, constants = np.ones(len(points)), np.zeros(3)
-    for _ in range(12):
-        constants = _least_squares(terms * weights[:, None], wanted * weights)
-        weights = 1 / np.sqrt(np.maximum(np.abs(terms @ constants - wanted), 1e-3))
+    for _ in range(ROUNDS):
+        constants = _least_squares(terms * weights[:, None], table.wanted * weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(terms @ constants - table.wanted), 1e-3))
     return constants
 
 
@@ -160,21 +177,22 @@ def _least_squares(terms: Doubles, wanted: Doubles) -> Doubles:
     return np.asarray(constants)
 
 
-def _spread(points: Sequence[Point], rng: np.random.Generator) -> float:
+def _spread(table: _Table, rng: np.random.Generator) -> float:
     """Relative, of points that a fit has not seen: every fourth is left out, in turn, at random."""
-    groups = rng.permutation(len(points)) % 4
-    errors = []
+    groups = rng.permutation(len(table.steps)) % 4
+    errors: list[float] = []
     for group in range(4):
-        known = [point for point, g in zip(points, groups, strict=True) if g != group]
-        left_out = [point for point, g in zip(points, groups, strict=True) if g == group]
-        if len(known) < 2 or not left_out:
-            continue
-        parts = _split(known)
-        for point in left_out:
-            near = min(parts, key=lambda part: _distance(part, point.step))
-            errors += list(_residuals([point], _constants(near)))
-    return float(np.quantile(np.abs(errors), 0.9) / NORMAL_90) if errors else 0.5
+        known, left_out = table.part(groups != group), table.part(groups == group)
+        if len(known.steps) > 1:
+            parts = _split(known)
+            fitted = [_constants(part) for part in parts]
+            errors += [
+                _nearest_error(parts, fitted, left_out.part([row])) for row in range(len(left_out.steps))
+            ]
+    return float(np.quantile(np.abs(errors), 0.9) / NORMAL_90) if errors else UNKNOWN
 
 
-def _distance(part: Sequence[Point], step: float) -> float:
-    return max(part[0].step - step, step - part[-1].step, 0.0)
+def _nearest_error(parts: list[_Table], fitted: list[Doubles], one: _Table) -> float:
+    step = one.steps[0]
+    away = [max(part.steps[0] - step, step - part.steps[-1], 0.0) for part in parts]
+    return float(one.errors(fitted[int(np.argmin(away))])[0])
