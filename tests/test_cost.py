@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distsgd.cost.algorithms import FORMULAS, Layout, Terms
+from distsgd.cost.algorithms import FORMULAS, Layout, Terms, ended
 from distsgd.cost.averaging import Asked, advice, averaging_estimate, choices, fastest
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit, Point, fit
@@ -32,6 +32,18 @@ def test_ranks_of_a_host_share_its_cable() -> None:
     assert FORMULAS["rabenseifner"](size, layout).sent == size
     assert FORMULAS["binomial"](size, layout).sent == 2 * size
     assert FORMULAS["ring"](size, layout).sent == 2 * 7 / 8 * size
+
+
+def test_ranks_that_fold_end_later_than_the_others() -> None:
+    """Three ranks: of 3 messages one by one the last goes back to the neighbour; of a tree's 4 rank 2 has what it needs after 3."""
+    assert ended("recursive-doubling", Layout(3, 3)) == pytest.approx((3 + 3 + 2) / 3 / 3)
+    assert ended("binomial", Layout(3, 3)) == pytest.approx((4 + 3 + 4) / 3 / 4)
+    assert (
+        ended("binomial", Layout(2, 2))
+        == ended("rabenseifner", Layout(8, 8))
+        == ended("ring", Layout(3, 3))
+        == 1
+    )
 
 
 def points(alpha: float, beta: float, knee: float | None = None, noise: float = 0.0) -> list[Point]:

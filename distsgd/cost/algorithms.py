@@ -83,6 +83,31 @@ def whole(size: float, layout: Layout) -> Terms:
     return Terms(1.0, size, 0.0)
 
 
+def ended(name: str, layout: Layout) -> float:
+    """When a rank has ended, in the mean over ranks, as a part of when the last one has; counted in bytes alone."""
+    ranks = layout.far
+    if name == "binomial" and ranks > 1:
+        rounds = (ranks - 1).bit_length()
+        ends = _ends(0, 1 << rounds, rounds, ranks)
+        return sum(ends) / len(ends) / (2 * rounds)
+    if name in ("recursive-doubling", "rabenseifner"):
+        folded = 2 * (ranks - (1 << _rounds(ranks)[0]))
+        early = 1 - folded / ranks if folded else 0.0  # these do not give anything back in the end
+        return 1 - early / max(FORMULAS[name](1.0, layout).sent, 1.0)
+    return 1.0
+
+
+def _ends(rank: int, distance: int, began: int, ranks: int) -> list[int]:
+    """When a rank of a tree has sent to all below it, and when they have to those below them, in messages of all bytes."""
+    below = []
+    while distance > 1:
+        distance //= 2
+        if rank + distance < ranks:
+            began += 1
+            below += _ends(rank + distance, distance, began, ranks)
+    return [began, *below]
+
+
 def _rounds(ranks: int) -> tuple[int, int]:
     """The power of two that ranks hold, and whether there are more."""
     rounds = ranks.bit_length() - 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distsgd.cost.algorithms import FORMULAS, Layout
+from distsgd.cost.algorithms import FORMULAS, Layout, ended
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit
 
@@ -67,7 +67,7 @@ def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
         name: _conversion(entry["conversion"][name], asked.values)
         for name in ("begin", "add", "again", "finish")
     }
-    share = _share(entry["shares"], asked.ranks)
+    share = _share(entry, Layout(asked.ranks, asked.hosts))
     exchange = _exchange(messages, entry, asked).times(share)
     return Averaging(
         exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / share, **conversion
@@ -149,13 +149,13 @@ def _conversion(content: dict[str, Any], values: int) -> Estimate:
     return Estimate(seconds, seconds * fit.spread)
 
 
-def _share(shares: Sequence[Sequence[float]], ranks: int) -> float:
-    """What part of the last rank's exchange all have in the mean, between the numbers of ranks that were measured."""
-    known = sorted((count, share) for count, _, share in shares)
-    less = [one for one in known if one[0] <= ranks] or known[:1]
-    more = [one for one in known if one[0] >= ranks] or known[-1:]
-    (low, first), (high, last) = less[-1], more[0]
-    return first if low >= high else first + (last - first) * math.log(ranks / low) / math.log(high / low)
+def _share(entry: Mapping[str, Any], layout: Layout) -> float:
+    """What part of the last rank's exchange all have in the mean: measured, or by the formula and what was measured near by."""
+    near = min(entry["shares"], key=lambda one: abs(math.log(one[0] / layout.ranks)))
+    if list(near[:2]) == [layout.ranks, layout.hosts]:
+        return float(near[2])
+    name = entry["algorithm"]
+    return float(near[2]) * ended(name, layout) / ended(name, Layout(near[0], near[1]))
 
 
 def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Asked) -> Estimate:

@@ -89,7 +89,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Table:
-    """Points in the order of their steps. terms (points, 3) and wanted (points,) are over a point's seconds: errors are relative."""
+    """Points in the order of their steps. terms (points, 3) and wanted (points,) are parts of a point's seconds."""
 
     steps: Doubles
     terms: Doubles
