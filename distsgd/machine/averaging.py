@@ -86,8 +86,8 @@ def on_these(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Mea
     """All ways on these ranks, sizes and ways in random order."""
     layout = Layout(ranks.size, hosts(ranks))
     found = {way: Measured(way, layout) for way in ways(ranks.size)}
-    for values in _sizes(ranks, list(found), seconds, rng):
-        for way, (ran, times) in _times(ranks, _some(list(found), rng), values, REPEATS, rng).items():
+    for turn, values in enumerate(_sizes(ranks, list(found), seconds, rng)):
+        for way, (ran, times) in _times(ranks, _some(list(found), turn), values, REPEATS, rng).items():
             one = found[way]
             one.ran = ran
             one.values.append(values)
@@ -96,19 +96,20 @@ def on_these(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Mea
     return list(found.values())
 
 
-def _some(ways: list[Way], rng: np.random.Generator) -> list[Way]:
-    """The library's ways, and of each of ours one of both reductions: its messages take as long in either."""
-    kept = {(way.topology, way.algorithm): rng.choice(list(BYTES)) for way in ways}
+def _some(ways: list[Way], turn: int) -> list[Way]:
+    """The library's ways, and of each of ours one reduction, the other one next time: its messages take as long in either."""
+    ours = list(dict.fromkeys((way.topology, way.algorithm) for way in ways))
+    turns = {name: list(BYTES)[(turn + place) % len(BYTES)] for place, name in enumerate(ours)}
     return [
         way
         for way in ways
-        if way.algorithm == "library" or way.reduction == kept[way.topology, way.algorithm]
+        if way.algorithm == "library" or way.reduction == turns[way.topology, way.algorithm]
     ]
 
 
 def _sizes(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> list[int]:
     """Log-uniform, one in each of equal parts, in random order; as large as there is time for, on all ranks alike."""
-    few = _some(ways, rng)
+    few = _some(ways, 0)
     small, large = (
         sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
         for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
