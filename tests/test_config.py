@@ -134,6 +134,13 @@ def test_gradients_are_averaged_at_every_step(period: str) -> None:
         ("optimizer.final=2", ["optimizer.final = 2", "less than or equal to 1"]),
         ("averaging.workers=0", ["averaging.workers = 0", "greater than or equal to 1"]),
         ("averaging.topology=ring", ["averaging.topology = 'ring'", "'allreduce' or 'master'"]),
+        ("averaging.algorithm=tree", ["averaging.algorithm = 'tree'", "'ring', 'recursive-doubling'"]),
+        (
+            "averaging.algorithm=binomial",
+            [
+                "averaging.algorithm = 'binomial': with topology 'allreduce' it must be one of 'library', 'ring'"
+            ],
+        ),
         ("averaging.reduction=slow", ["averaging.reduction = 'slow'", "'exact' or 'fast'"]),
         ("averaging.what=weights", ["averaging.what = 'weights'", "'parameters' or 'gradients'"]),
         ("data.train_images=0", ["data.train_images = 0", "greater than or equal to 1"]),

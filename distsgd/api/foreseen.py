@@ -1,5 +1,6 @@
 """What a run will take, said before it begins, where this machine was measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ class Foreseen:
     line: str
     facts: dict[str, Any] = field(default_factory=dict)
     """What run.json gets; nothing without a prediction."""
+    messages: Mapping[str, Any] | None = None
+    """What the machine file says of averages."""
 
 
 def foresee(settings: Config, experiment: Experiment, ranks: Ranks, epochs: int) -> Foreseen:
@@ -37,8 +40,9 @@ def foresee(settings: Config, experiment: Experiment, ranks: Ranks, epochs: int)
     try:
         run = predict_run(machine, job, epochs)
     except LookupError as error:
-        return Foreseen(f"not predicted: {path} does not tell: {error.args[0]} (make a new one: {make})")
-    return Foreseen(_line(run), {"machine_file": str(path), **run.facts})
+        line = f"not predicted: {path} does not tell: {error.args[0]} (make a new one: {make})"
+        return Foreseen(line, messages=machine.averaging)
+    return Foreseen(_line(run), {"machine_file": str(path), **run.facts}, machine.averaging)
 
 
 def _line(run: Run) -> str:

@@ -43,7 +43,10 @@ class Running:
         asked: Callable[[], float | None] = lambda: None,
         writing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """`warn` is told of the disk. `asked`: seconds since this process was asked to stop; `writing` is entered to save."""
+        """`warn` is told of the disk, and of the algorithm where "auto" chose it.
+
+        `asked`: seconds since this process was asked to stop; `writing` is entered to save.
+        """
         self._start, self._ranks, self._clock, self._warn, self._writing = start, ranks, clock, warn, writing
         folder, lines, every = start.folder, start.facts.get("lines", []), start.settings.checkpoint.every
         self._troubled = set[str]()
@@ -52,11 +55,14 @@ class Running:
         self.foreseen = foresee(start.settings, experiment, ranks, epochs)
         """What the run will take."""
         self.checkpoint, self.saved = start.path, False
-        if self.foreseen.facts:
-            self._attempt("prediction.json", lambda record: record.prediction(self.foreseen.facts))
-        self.training = Training(experiment, ranks, clock, Pause(ranks, every if folder else 0.0, asked))
         """The last good one; and whether the last try to write one went well."""
         self.epochs: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        if self.foreseen.facts:
+            self._attempt("prediction.json", lambda record: record.prediction(self.foreseen.facts))
+        pause = Pause(ranks, every if folder else 0.0, asked)
+        self.training = Training(experiment, ranks, clock, pause, self.foreseen.messages)
+        if self.training.why_algorithm and ranks.rank == 0:
+            warn(self.training.why_algorithm)
         if start.path:
             self._restore(start.path)
 

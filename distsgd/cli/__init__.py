@@ -93,6 +93,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)"
     )
     parser.add_argument(
+        "--mpi-algorithm",
+        metavar="NAME",
+        help="the same as --set averaging.algorithm=NAME; auto: the one predicted to be the fastest here",
+    )
+    parser.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
@@ -199,6 +204,8 @@ def _networks(given: argparse.Namespace, clock: Clock) -> int:
 
 
 def _train(given: argparse.Namespace, clock: Clock) -> int:
+    if given.mpi_algorithm:
+        given.set = [*given.set, f"averaging.algorithm={given.mpi_algorithm}"]
     arguments = ["train", *([str(given.config)] if given.config else [])]
     arguments += [part for change in given.set for part in ("--set", change)]
     arguments += ["--out", str(given.out)] if given.out else []

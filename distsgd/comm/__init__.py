@@ -12,7 +12,7 @@ from distsgd.comm.average import (
     Verdict,
 )
 from distsgd.comm.links import OF_ALL, OF_MASTER
-from distsgd.comm.ranks import Alone, Ranks, World, world, wrap
+from distsgd.comm.ranks import Alone, Ranks, World, hosts, world, wrap
 
 __all__ = [
     "MOST_WIDENINGS",
@@ -29,6 +29,7 @@ __all__ = [
     "Topology",
     "Verdict",
     "World",
+    "hosts",
     "world",
     "wrap",
 ]

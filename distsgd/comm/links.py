@@ -34,32 +34,35 @@ class Links:
         self._communicator.Free()
 
     def send(self, to: int, sent: Array) -> None:
-        """Send an array."""
-        for request in self._going(to, sent):
+        """Send an array, and return when it is there: otherwise it shares its way with what is sent next."""
+        *parts, last = _segments(sent)
+        going = [self._communicator.Isend(part, to) for part in parts]
+        for request in [*going, self._communicator.Issend(last, to)]:
             request.Wait()
 
     def receive(self, source: int, place: Array, add: bool) -> None:
         """Receive an array, or add it."""
-        self.swap(source, place[:0], source, place, add)
+        self._take(source, place, add, lambda: [])
 
     def swap(self, to: int, sent: Array, source: int, place: Array, add: bool) -> None:
         """Send an array to one rank while another's comes into its place, or is added to what is there: the same array perhaps."""
+        self._take(
+            source, place, add, lambda: [self._communicator.Isend(part, to) for part in _segments(sent)]
+        )
+
+    def _take(self, source: int, place: Array, add: bool, send: Callable[[], list[Any]]) -> None:
         into = self._beside(place) if add else place
         coming = [self._communicator.Irecv(part, source) for part in _segments(into)]
-        going = self._going(to, sent)
-        for number, (request, part, mine) in enumerate(
-            zip(coming, _segments(into), _segments(place), strict=True)
-        ):
+        going = send()
+        parts = zip(coming, _segments(into), _segments(place), strict=True)
+        for number, (request, part, mine) in enumerate(parts):
             request.Wait()
             if add:
-                if number < len(going):
-                    going[number].Wait()  # what is not sent yet must not change
+                for sent in going[number : number + 1]:
+                    sent.Wait()  # what is not sent yet must not change
                 mine += part
-        for request in going:
-            request.Wait()
-
-    def _going(self, to: int, sent: Array) -> list[Any]:
-        return [self._communicator.Isend(part, to) for part in _segments(sent)]
+        for sent in going:
+            sent.Wait()
 
     def _beside(self, place: Array) -> Array:
         if self._scratch.nbytes < place.nbytes:
@@ -68,8 +71,9 @@ class Links:
 
 
 def _segments(array: Array) -> Iterator[Array]:
+    """One at least, empty if the array is."""
     length = SEGMENT // array.itemsize
-    return (array[first : first + length] for first in range(0, len(array), length))
+    return (array[first : first + length] for first in range(0, max(len(array), 1), length))
 
 
 def ring(links: Links, array: Array) -> None:
@@ -129,7 +133,16 @@ def _folded(links: Links, array: Array, among: Callable[[int, int, Callable[[int
     if folds:
         links.receive(links.rank + 1, array, add=True)
     place = links.rank // 2 if folds else links.rank - extra
-    among(place, places, lambda other: 2 * other if other < extra else other + extra)
+
+    def rank_of(other: int) -> int:
+        return 2 * other if other < extra else other + extra
+
+    if (
+        extra and places > 1
+    ):  # a partner waits for one who folds: together with what is folded it would come slower
+        partner = rank_of(place ^ 1)
+        links.swap(partner, array[:0], partner, array[:0], add=False)
+    among(place, places, rank_of)
     if folds:
         links.send(links.rank + 1, array)
 

@@ -219,10 +219,8 @@ class World:
 
     def first(self, count: int) -> "World | None":
         """Return a world of the first so many."""
-        part = self._communicator.Split(0 if self.rank < count else self._mpi.UNDEFINED)
-        if part == self._mpi.COMM_NULL:
-            return None
-        first = World(cast("MPI.Intracomm", part))
+        part = self._communicator.Split(0 if self.rank < count else 1)
+        first = World(cast("MPI.Intracomm", part)) if self.rank < count else None
         part.Free()
         return first
 
@@ -287,6 +285,13 @@ def world(environ: Mapping[str, str]) -> Ranks:
             "that library (pip puts one beside python), or load the MPI module that this launcher is from."
         )
     return World(MPI.COMM_WORLD)
+
+
+def hosts(ranks: Ranks) -> int:
+    """On how many nodes these ranks are; all of them ask together."""
+    first = np.array([ranks.on_node()[0] == 0], np.int64)
+    ranks.sum(first)
+    return int(first[0])
 
 
 def wrap(communicator: "MPI.Intracomm") -> World:

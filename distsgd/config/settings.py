@@ -39,6 +39,13 @@ class Augment(Section):
 Period = Annotated[int, Field(ge=1)] | Literal["epoch", "once"]
 
 
+ALGORITHMS = {
+    "allreduce": ("library", "ring", "recursive-doubling", "rabenseifner", "auto"),
+    "master": ("library", "binomial", "auto"),
+}
+"""By topology."""
+
+
 class Averaging(Section):
     """How many workers there are, and when and how they are averaged."""
 
@@ -49,6 +56,11 @@ class Averaging(Section):
     what: Literal["parameters", "gradients"] = "parameters"
     topology: Literal["allreduce", "master"] = "allreduce"
     reduction: Literal["exact", "fast"] = "exact"
+    algorithm: Literal["library", "ring", "recursive-doubling", "rabenseifner", "binomial", "auto"] = (
+        "library"
+    )
+    """How ranks add: as the MPI library sees fit (in memory that they share where they are on one node), by an algorithm of our own
+    ("binomial" is for topology "master"), or "auto": the one predicted to be the fastest here."""
 
     @property
     def rounds_of(self) -> int | Literal["epoch", "once"]:
@@ -65,6 +77,9 @@ class Train(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     patience: int | None = Field(None, ge=1)
     """End after so many epochs without a better loss on the validation images; not given: after all epochs."""
+    replay: str | None = None
+    """A JSON file with a list of seconds: every step sleeps for one of them, drawn by seed, worker and step. Nothing is learned;
+    averages and waiting are real."""
     class_weights: Literal["none", "balanced"] = "none"
     """What an image's loss is multiplied with; balanced: with the inverse frequency of its class, one in the mean over images."""
 
@@ -112,6 +127,11 @@ class Config(Section):
         if averaging.what == "gradients" and averaging.rounds_of != 1:
             problems.append(
                 f"averaging.period = {averaging.period!r}: gradients are averaged at every step, so it must be 1"
+            )
+        if averaging.algorithm not in ALGORITHMS[averaging.topology]:
+            wanted = ", ".join(map(repr, ALGORITHMS[averaging.topology]))
+            problems.append(
+                f"averaging.algorithm = {averaging.algorithm!r}: with topology {averaging.topology!r} it must be one of {wanted}"
             )
         if network.layers == ():
             problems.append("network.layers = []: must hold at least one layer, the last of kind 'dense'")

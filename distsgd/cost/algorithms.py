@@ -47,14 +47,14 @@ def recursive_doubling(size: float, layout: Layout) -> Terms:
     """Partners swap all they have; beyond a power of two, ranks give all to a neighbour first and get it back in the end."""
     rounds, extra = _rounds(layout.far)
     sent = rounds * layout.sharing * size
-    return Terms(rounds + 2 * extra, sent + 2 * extra * size, (rounds + extra) * size)
+    return Terms(rounds + 3 * extra, sent + 2 * extra * size, (rounds + extra) * size)
 
 
 def rabenseifner(size: float, layout: Layout) -> Terms:
     """Partners swap halves, quarters and so on, and then what they know; near ones first, so that the least leaves a host."""
     rounds, extra = _rounds(layout.far)
     share = 1 - 0.5**rounds
-    return Terms(2 * (rounds + extra), 2 * (share + extra) * size, (share + extra) * size)
+    return Terms(2 * rounds + 3 * extra, 2 * (share + extra) * size, (share + extra) * size)
 
 
 def binomial(size: float, layout: Layout) -> Terms:
@@ -81,6 +81,31 @@ def shared(size: float, layout: Layout) -> Terms:
 def whole(size: float, layout: Layout) -> Terms:
     """One message that takes as long as it does: for sums whose algorithm is not known, on ranks that were measured."""
     return Terms(1.0, size, 0.0)
+
+
+def ended(name: str, layout: Layout) -> float:
+    """When a rank has ended, in the mean over ranks, as a part of when the last one has; counted in bytes alone."""
+    ranks = layout.far
+    if name == "binomial" and ranks > 1:
+        rounds = (ranks - 1).bit_length()
+        ends = _ends(0, 1 << rounds, rounds, ranks)
+        return sum(ends) / len(ends) / (2 * rounds)
+    if name in ("recursive-doubling", "rabenseifner"):
+        folded = 2 * (ranks - (1 << _rounds(ranks)[0]))
+        early = 1 - folded / ranks if folded else 0.0  # these do not give anything back in the end
+        return 1 - early / max(FORMULAS[name](1.0, layout).sent, 1.0)
+    return 1.0
+
+
+def _ends(rank: int, distance: int, began: int, ranks: int) -> list[int]:
+    """When a rank of a tree has sent to all below it, and when they have to those below them, in messages of all bytes."""
+    below = []
+    while distance > 1:
+        distance //= 2
+        if rank + distance < ranks:
+            began += 1
+            below += _ends(rank + distance, distance, began, ranks)
+    return [began, *below]
 
 
 def _rounds(ranks: int) -> tuple[int, int]:

@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distsgd.cost.algorithms import FORMULAS, Layout
+from distsgd.cost.algorithms import FORMULAS, Layout, ended
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit
 
 BYTES = {"exact": 8, "fast": 4}
 """Of a value on its way, by reduction."""
+LAUNCHES = 0.02
+"""The least relative deviation: between launches, which one calibration does not see."""
+GUESSED = 0.3
+"""The least where a library's own choice on other ranks is guessed from what it chose on some."""
 FURTHER = 0.5
 """The relative deviation grows by this part of it with every doubling of ranks or bytes beyond what was measured."""
 
@@ -33,7 +37,7 @@ class Averaging:
     """Seconds of one averaging, in the mean over ranks, as the phase `average` shows them.
 
     begin, add, finish: of one call each; a rank adds its first worker's state (`add`) and each further one (`again`). exchange:
-    from when all ranks are there. latest: by what factor the exchange of the last rank to end is longer, which others wait for.
+    from when all ranks are there. latest: by what factor the exchange of the last rank to end is longer: others wait for it.
     """
 
     begin: Estimate
@@ -63,9 +67,10 @@ def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
         name: _conversion(entry["conversion"][name], asked.values)
         for name in ("begin", "add", "again", "finish")
     }
-    exchange = _exchange(messages, entry, asked)
+    share = _share(entry, Layout(asked.ranks, asked.hosts))
+    exchange = _exchange(messages, entry, asked).times(share)
     return Averaging(
-        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=entry["latest"], **conversion
+        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / share, **conversion
     )
 
 
@@ -144,6 +149,15 @@ def _conversion(content: dict[str, Any], values: int) -> Estimate:
     return Estimate(seconds, seconds * fit.spread)
 
 
+def _share(entry: Mapping[str, Any], layout: Layout) -> float:
+    """What part of the last rank's exchange all have in the mean: measured, or by the formula and what was measured near by."""
+    near = min(entry["shares"], key=lambda one: abs(math.log(one[0] / layout.ranks)))
+    if list(near[:2]) == [layout.ranks, layout.hosts]:
+        return float(near[2])
+    name = entry["algorithm"]
+    return float(near[2]) * ended(name, layout) / ended(name, Layout(near[0], near[1]))
+
+
 def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Asked) -> Estimate:
     if asked.ranks == 1:
         return Estimate(0.0)
@@ -151,14 +165,17 @@ def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Aske
     content = _best_fit(entry["fits"], layout)
     fit, terms = Fit.from_json(content), FORMULAS[content["formula"]](size, layout)
     seconds = fit.seconds(terms) + messages["adding"][asked.reduction] * terms.added
-    return Estimate(seconds, seconds * fit.spread * _beyond(content, layout, size))
+    guess = entry["algorithm"] == "library" and content["formula"] not in ("whole", "shared")
+    deviation = max(fit.spread, GUESSED if guess else LAUNCHES) * _beyond(content, layout, size)
+    return Estimate(seconds, seconds * deviation)
 
 
 def _best_fit(fits: Sequence[Mapping[str, Any]], layout: Layout) -> Mapping[str, Any]:
     """The one that was made on these ranks, or else one whose formula reaches them, in memory or over a network as they are."""
-    mine = [layout.ranks, layout.hosts]
     for fit in fits:
-        if fit["formula"] == "whole" and mine in fit["layouts"]:
+        if fit["formula"] == "whole" and [layout.ranks, layout.hosts] in [
+            list(one) for one in fit["layouts"]
+        ]:
             return fit
     for fit in fits:
         if fit["formula"] != "whole" and (fit["layouts"][0][1] > 1) == (layout.hosts > 1):

@@ -1,7 +1,8 @@
 """Start-up and per-byte seconds from measured points, by least relative error, in as many pieces as the points show.
 
-A point's seconds are startups * alpha + sent * beta + known. alpha and beta may change where a step's message passes some length: a
-protocol's limit, or a cache's.
+A point's seconds are once + startups * alpha + sent * beta + known. These may change where a step's message passes some length: a
+protocol's limit, or a cache's. once and alpha may come out below zero, as where a network that was idle lets the first bytes pass
+early; then no less than half of sent * beta is predicted. Where all points have as many startups, once is zero.
 """
 
 import itertools
@@ -21,7 +22,10 @@ FEWEST = 5
 WORTH = 0.8
 """A break is found where it lowers the mean error to this part of what it was, and by LEAST at least."""
 LEAST = 0.002
-BOOTSTRAPS = 40
+CUTS, ROUNDS, BOOTSTRAPS = 12, 10, 40
+"""How many places for a break are tried, how often points are weighed anew, and how often they are drawn anew for errors."""
+UNKNOWN = 0.5
+"""The spread where there are too few points to tell."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,20 @@ class Piece:
     """Constants for steps of up to so many bytes (None: of any length), and their standard errors."""
 
     up_to: float | None
+    once: float
     alpha: float
     beta: float
+    once_error: float
     alpha_error: float
     beta_error: float
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Pieces in the order of their limits. `spread`: the relative standard deviation of points that were left out of a fit."""
+    """Pieces in the order of their limits.
+
+    spread: the relative standard deviation of points that were left out of a fit.
+    """
 
     pieces: tuple[Piece, ...]
     spread: float
@@ -62,11 +71,15 @@ class Fit:
             return 0.0
         step = terms.sent / terms.startups
         piece = next(piece for piece in self.pieces if piece.up_to is None or step <= piece.up_to)
-        return terms.startups * piece.alpha + terms.sent * piece.beta
+        seconds = piece.once + terms.startups * piece.alpha + terms.sent * piece.beta
+        return max(seconds, 0.5 * terms.sent * piece.beta)
 
     def to_json(self) -> dict[str, Any]:
         """As a file holds it."""
-        return {"pieces": [vars(piece) for piece in self.pieces], "spread": self.spread}
+        return {
+            "pieces": [vars(piece) for piece in self.pieces],
+            "spread": self.spread,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Fit":
@@ -74,92 +87,112 @@ class Fit:
         return cls(tuple(Piece(**piece) for piece in content["pieces"]), content["spread"])
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Points in the order of their steps. terms (points, 3) and wanted (points,) are parts of a point's seconds."""
+
+    steps: Doubles
+    terms: Doubles
+    wanted: Doubles
+
+    def part(self, rows: Any) -> "_Table":
+        return _Table(self.steps[rows], self.terms[rows], self.wanted[rows])
+
+    def errors(self, constants: Doubles) -> Doubles:
+        """Relative errors of predictions by these constants."""
+        return np.asarray(self.terms @ constants - self.wanted)
+
+
 def fit(points: Sequence[Point], seed: int = 0) -> Fit:
     """Fit all points; breaks are looked for where there are enough of them. ValueError for none."""
     if not points:
         raise ValueError("there are no points to fit")
     points = sorted(points, key=lambda point: point.step)
+    seconds = np.array([point.seconds for point in points])
+    terms = np.array([[1.0, point.terms.startups, point.terms.sent] for point in points]) / seconds[:, None]
+    wanted = 1 - np.array([point.known for point in points]) / seconds
+    table = _Table(np.array([point.step for point in points]), terms, wanted)
     rng = np.random.default_rng(seed)
-    return Fit(_pieces(points, rng), _spread(points, rng))
+    return Fit(_pieces(table, rng), _spread(table, rng))
 
 
-def _pieces(points: Sequence[Point], rng: np.random.Generator) -> tuple[Piece, ...]:
-    parts = _split(points)
-    limits = [float((a[-1].step * b[0].step) ** 0.5) for a, b in itertools.pairwise(parts)]
+def _pieces(table: _Table, rng: np.random.Generator) -> tuple[Piece, ...]:
+    parts = _split(table)
+    limits = [float((a.steps[-1] * b.steps[0]) ** 0.5) for a, b in itertools.pairwise(parts)]
     return tuple(_piece(part, limit, rng) for part, limit in zip(parts, [*limits, None], strict=True))
 
 
-def _piece(points: Sequence[Point], limit: float | None, rng: np.random.Generator) -> Piece:
-    alpha, beta = _constants(points)
-    draws = rng.integers(len(points), size=(BOOTSTRAPS, len(points)))
-    errors = np.std([_constants([points[i] for i in draw]) for draw in draws], axis=0)
-    return Piece(limit, float(alpha), float(beta), float(errors[0]), float(errors[1]))
+def _piece(table: _Table, limit: float | None, rng: np.random.Generator) -> Piece:
+    count = len(table.steps)
+    draws = rng.integers(count, size=(BOOTSTRAPS, count))
+    errors = np.std([_constants(table.part(draw)) for draw in draws], axis=0)
+    return Piece(limit, *map(float, _constants(table)), *map(float, errors))
 
 
-def _split(points: Sequence[Point]) -> list[Sequence[Point]]:
+def _split(table: _Table) -> list[_Table]:
     """Cut in two where that makes the error smallest, if it is worth it; and those again."""
-    now = _error(points)
-    cuts = [n for n in range(FEWEST, len(points) - FEWEST + 1) if points[n - 1].step < points[n].step]
-    if not cuts:
-        return [points]
-    errors = [
-        (_error(points[:cut]) * cut + _error(points[cut:]) * (len(points) - cut)) / len(points)
-        for cut in cuts
-    ]
-    best = int(np.argmin(errors))
-    if errors[best] > WORTH * now or errors[best] > now - LEAST:
-        return [points]
-    return [*_split(points[: cuts[best]]), *_split(points[cuts[best] :])]
+    count, now = len(table.steps), _error(table)
+    cuts = [n for n in range(FEWEST, count - FEWEST + 1) if table.steps[n - 1] < table.steps[n]]
+    if not cuts or now < LEAST:
+        return [table]
+    stride = -(-len(cuts) // CUTS)
+    near = int(np.argmin([_cut_error(table, cut) for cut in cuts[::stride]])) * stride
+    around = cuts[max(near - stride + 1, 0) : near + stride]
+    errors = [_cut_error(table, cut) for cut in around]
+    best = around[int(np.argmin(errors))]
+    if min(errors) > min(WORTH * now, now - LEAST):
+        return [table]
+    return [*_split(table.part(slice(best))), *_split(table.part(slice(best, None)))]
 
 
-def _error(points: Sequence[Point]) -> float:
+def _cut_error(table: _Table, cut: int) -> float:
+    first, rest = table.part(slice(cut)), table.part(slice(cut, None))
+    return (_error(first) * cut + _error(rest) * len(rest.steps)) / len(table.steps)
+
+
+def _error(table: _Table) -> float:
     """The mean relative error of these points' own fit."""
-    return float(np.mean(np.abs(_residuals(points, *_constants(points)))))
+    return float(np.mean(np.abs(table.errors(_constants(table)))))
 
 
-def _residuals(points: Sequence[Point], alpha: float, beta: float) -> Doubles:
-    predicted = np.array([p.terms.startups * alpha + p.terms.sent * beta + p.known for p in points])
-    return np.asarray(predicted / np.array([p.seconds for p in points]) - 1)
+def _constants(table: _Table) -> Doubles:
+    """once, alpha and beta of the least sum of relative errors, not of squares: outliers weigh little. beta is at least zero."""
+    terms, weights = table.terms.copy(), np.ones(len(table.steps))
+    startups = terms[:, 1] / terms[:, 0]
+    if np.ptp(startups) < 1e-9:
+        terms[:, 0] = 0
+    for _ in range(ROUNDS):
+        constants = _least_squares(terms * weights[:, None], table.wanted * weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(terms @ constants - table.wanted), 1e-3))
+    return constants
 
 
-def _constants(points: Sequence[Point]) -> tuple[float, float]:
-    """alpha and beta, neither below zero, of the least sum of relative errors (not of their squares: outliers weigh little)."""
-    seconds = np.array([point.seconds for point in points])
-    terms = np.array([[point.terms.startups, point.terms.sent] for point in points]) / seconds[:, None]
-    wanted = 1 - np.array([point.known for point in points]) / seconds
-    weights, constants = np.ones(len(points)), np.zeros(2)
-    for _ in range(12):
-        constants = _not_negative(terms * weights[:, None], wanted * weights)
-        weights = 1 / np.sqrt(np.maximum(np.abs(terms @ constants - wanted), 1e-3))
-    return float(constants[0]), float(constants[1])
+def _least_squares(terms: Doubles, wanted: Doubles) -> Doubles:
+    scale = np.sqrt((terms * terms).sum(0))
+    scale[scale == 0] = 1
+    constants = np.linalg.lstsq(terms / scale, wanted, rcond=None)[0] / scale
+    if constants[2] < 0:
+        constants[2] = 0
+        constants[:2] = np.linalg.lstsq(terms[:, :2] / scale[:2], wanted, rcond=None)[0] / scale[:2]
+    return np.asarray(constants)
 
 
-def _not_negative(terms: Doubles, wanted: Doubles) -> Doubles:
-    """Least squares; a constant that came out below zero is zero, and the other is fitted alone."""
-    scale = np.maximum(np.sqrt((terms * terms).sum(0)), 1e-300)
-    both = np.linalg.lstsq(terms / scale, wanted, rcond=None)[0] / scale
-    if (both >= 0).all():
-        return np.asarray(both)
-    alone = np.maximum(terms.T @ wanted / scale**2, 0)
-    choices = [np.array([alone[0], 0.0]), np.array([0.0, alone[1]])]
-    return min(choices, key=lambda constants: float(np.square(terms @ constants - wanted).sum()))
-
-
-def _spread(points: Sequence[Point], rng: np.random.Generator) -> float:
+def _spread(table: _Table, rng: np.random.Generator) -> float:
     """Relative, of points that a fit has not seen: every fourth is left out, in turn, at random."""
-    groups = rng.permutation(len(points)) % 4
-    errors = []
+    groups = rng.permutation(len(table.steps)) % 4
+    errors: list[float] = []
     for group in range(4):
-        known = [point for point, g in zip(points, groups, strict=True) if g != group]
-        left_out = [point for point, g in zip(points, groups, strict=True) if g == group]
-        if len(known) < 2 or not left_out:
-            continue
-        parts = _split(known)
-        for point in left_out:
-            near = min(parts, key=lambda part: _distance(part, point.step))
-            errors += list(_residuals([point], *_constants(near)))
-    return float(np.quantile(np.abs(errors), 0.9) / NORMAL_90) if errors else 0.5
+        known, left_out = table.part(groups != group), table.part(groups == group)
+        if len(known.steps) > 1:
+            parts = _split(known)
+            fitted = [_constants(part) for part in parts]
+            errors += [
+                _nearest_error(parts, fitted, left_out.part([row])) for row in range(len(left_out.steps))
+            ]
+    return float(np.quantile(np.abs(errors), 0.9) / NORMAL_90) if errors else UNKNOWN
 
 
-def _distance(part: Sequence[Point], step: float) -> float:
-    return max(part[0].step - step, step - part[-1].step, 0.0)
+def _nearest_error(parts: list[_Table], fitted: list[Doubles], one: _Table) -> float:
+    step = one.steps[0]
+    away = [max(part.steps[0] - step, step - part.steps[-1], 0.0) for part in parts]
+    return float(one.errors(fitted[int(np.argmin(away))])[0])

@@ -4,21 +4,21 @@ All ranks call `measure` together. The real classes of distsgd.comm are timed, c
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Average, Exact, Fast, Master, Ranks
+from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Average, Exact, Fast, Master, Ranks, hosts
 from distsgd.cost.algorithms import Layout
 from distsgd.cost.averaging import BYTES
 
 CALLS = ("begin", "add", "again", "exchange", "finish")
-SIZES, REPEATS = 14, 5
+SIZES, REPEATS = 12, 4
 """How many random sizes, and how often each is measured after a warm-up."""
-FEWEST_VALUES, MOST_VALUES = 512, 4 * 2**20
+FEWEST_VALUES, MOST_VALUES = 2048, 4 * 2**20
 KINDS = {"exact": np.int64, "fast": np.float32}
 
 
@@ -46,9 +46,9 @@ class Measured:
     ran: str = ""
     values: list[int] = field(default_factory=list)
     mean: list[NDArray[np.float64]] = field(default_factory=list)
-    """For each size (calls,): the median over repeats."""
-    latest: list[float] = field(default_factory=list)
-    """For each size: the exchange of the last rank over the mean."""
+    """For each size (calls,): of all ranks, the median over repeats."""
+    last: list[float] = field(default_factory=list)
+    """For each size: the exchange of the last rank to end, the median over repeats."""
 
 
 def ways(ranks: int) -> list[Way]:
@@ -65,7 +65,10 @@ def layouts(ranks: int) -> list[int]:
 
 
 def measure(ranks: Ranks, seconds: float = 20.0, seed: int = 0) -> dict[str, Any]:
-    """Return the constants as `distsgd.cost.averaging` reads them, the same on every rank; takes about so many seconds."""
+    """Return the constants as `distsgd.cost.averaging` reads them, the same on every rank; takes about so many seconds.
+
+    On a slow network more of them let larger averages be measured.
+    """
     from distsgd.machine.constants import agreed
 
     counts = layouts(ranks.size)
@@ -73,36 +76,42 @@ def measure(ranks: Ranks, seconds: float = 20.0, seed: int = 0) -> dict[str, Any
     for number, count in enumerate(counts):
         part = ranks.first(count)
         if part:
-            measured += _on(part, seconds / len(counts), np.random.default_rng([seed, number]))
-            if count > 1:
-                part.close()
+            measured += on_these(part, seconds / len(counts), np.random.default_rng([seed, number]))
+            part.close()
         ranks.barrier()
     return agreed(ranks, measured, adding())
 
 
-def _on(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Measured]:
+def on_these(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Measured]:
     """All ways on these ranks, sizes and ways in random order."""
-    hosts = np.array([ranks.on_node()[0] == 0], np.int64)
-    ranks.sum(hosts)
-    layout = Layout(ranks.size, int(hosts[0]))
+    layout = Layout(ranks.size, hosts(ranks))
     found = {way: Measured(way, layout) for way in ways(ranks.size)}
-    for values in _sizes(ranks, list(found), seconds, rng):
-        for way, (ran, times) in _times(ranks, list(found), values, REPEATS, rng).items():
+    for turn, values in enumerate(_sizes(ranks, list(found), seconds, rng)):
+        for way, (ran, times) in _times(ranks, _some(list(found), turn), values, REPEATS, rng).items():
             one = found[way]
             one.ran = ran
             one.values.append(values)
             one.mean.append(np.median(times[0], axis=0))
-            late = times[1, :, CALLS.index("exchange")] / np.maximum(
-                times[0, :, CALLS.index("exchange")], 1e-9
-            )
-            one.latest.append(float(np.median(late)))
+            one.last.append(float(np.median(times[1, :, CALLS.index("exchange")])))
     return list(found.values())
+
+
+def _some(ways: list[Way], turn: int) -> list[Way]:
+    """The library's ways, and of each of ours one reduction, the other one next time: its messages take as long in either."""
+    ours = list(dict.fromkeys((way.topology, way.algorithm) for way in ways))
+    turns = {name: list(BYTES)[(turn + place) % len(BYTES)] for place, name in enumerate(ours)}
+    return [
+        way
+        for way in ways
+        if way.algorithm == "library" or way.reduction == turns[way.topology, way.algorithm]
+    ]
 
 
 def _sizes(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> list[int]:
     """Log-uniform, one in each of equal parts, in random order; as large as there is time for, on all ranks alike."""
+    few = _some(ways, 0)
     small, large = (
-        sum(float(np.min(times[1].sum(1))) for _, times in _times(ranks, ways, values, 2, rng).values())
+        sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
         for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
     )
     per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)
@@ -182,9 +191,3 @@ def _timed_add(total: NDArray[Any], part: NDArray[Any]) -> float:
     began = time.perf_counter()
     total += part
     return time.perf_counter() - began
-
-
-def sizes_of(measured: Sequence[Measured]) -> tuple[int, int]:
-    """The fewest and the most values that were measured."""
-    values = [value for one in measured for value in one.values]
-    return min(values), max(values)

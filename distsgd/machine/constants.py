@@ -42,23 +42,30 @@ def constants(measured: list["Measured"], adding: dict[str, float], library: str
 
 
 def _entry(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> dict[str, Any]:
-    gamma = adding[way.reduction]
-    fits = [found for one in measured if one.layout.ranks > 1 for found in _fits_alone(one)]
+    mine = [one for one in measured if one.way == way]
+    same = [one for one in measured if _alike(one, mine[0])]
+    fits = [_fit("whole", [one for one in same if one.layout == layout], adding) for layout in _several(mine)]
     for several_hosts in (False, True):
-        alike = [one for one in measured if one.layout.ranks > 1 and (one.layout.hosts > 1) == several_hosts]
-        fits += _fits_together(way, alike, gamma)
+        there = [one for one in measured if one.layout.ranks > 1 and (one.layout.hosts > 1) == several_hosts]
+        fits += _fits_together(way, there, adding)
     return {
         **vars(way),
-        "ran": _ran(measured, fits),
-        "latest": float(np.median([late for one in measured for late in one.latest])),
-        "conversion": _conversion(measured),
+        "ran": _ran(mine, fits),
+        "shares": [(one.layout.ranks, one.layout.hosts, _share(one)) for one in mine],
+        "conversion": _conversion(mine),
         "fits": fits,
         "points": [
-            [one.layout.ranks, one.layout.hosts, values, *map(float, seconds)]
-            for one in measured
-            for values, seconds in zip(one.values, one.mean, strict=True)
+            [one.layout.ranks, one.layout.hosts, values, *map(float, seconds), last]
+            for one in mine
+            for values, seconds, last in zip(one.values, one.mean, one.last, strict=True)
         ],
     }
+
+
+def _share(one: "Measured") -> float:
+    """What part of the last rank's exchange that of all ranks in the mean is."""
+    parts = [float(seconds[3]) / last for seconds, last in zip(one.mean, one.last, strict=True) if last]
+    return float(np.median(parts)) if parts else 1.0
 
 
 def _ran(measured: list["Measured"], fits: list[dict[str, Any]]) -> str:
@@ -68,35 +75,40 @@ def _ran(measured: list["Measured"], fits: list[dict[str, Any]]) -> str:
     return f"library, like {like[-1]}" if ran == "library" and like else ran
 
 
-def _fits_alone(one: "Measured") -> list[dict[str, Any]]:
-    """The library's way on one layout, whatever it is. Ours are known."""
-    return [_fit("whole", [one], 0.0)] if one.ran == "library" else []
+def _several(measured: list["Measured"]) -> list[Layout]:
+    return [one.layout for one in measured if one.layout.ranks > 1]
 
 
-def _fits_together(way: "Way", measured: list["Measured"], gamma: float) -> list[dict[str, Any]]:
+def _alike(one: "Measured", other: "Measured") -> bool:
+    """Whether two ways' messages take as long: ours do, whatever the numbers in them are."""
+    if other.way.algorithm == "library":
+        return one.way == other.way
+    return (one.way.topology, one.way.algorithm) == (other.way.topology, other.way.algorithm)
+
+
+def _fits_together(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> list[dict[str, Any]]:
     """One for all layouts, by the formula of what ran, or by the one that a library's is most like."""
-    if not measured:
+    mine = [one for one in measured if one.way == way]
+    if not mine:
         return []
-    ran = measured[0].ran
-    if ran != "library":
-        return [_fit(ran, measured, gamma)]
-    if len(measured) < 2:
+    if mine[0].ran != "library":
+        return [_fit(mine[0].ran, [one for one in measured if _alike(one, mine[0])], adding)]
+    if len(mine) < 2:
         return []
-    best = min((_fit(name, measured, gamma) for name in LIKE), key=lambda found: float(found["spread"]))
+    best = min((_fit(name, mine, adding) for name in LIKE), key=lambda found: float(found["spread"]))
     return [best] if best["spread"] < ALIKE else []
 
 
-def _fit(formula: str, measured: Sequence["Measured"], gamma: float) -> dict[str, Any]:
+def _fit(formula: str, measured: Sequence["Measured"], adding: dict[str, float]) -> dict[str, Any]:
     points = []
     for one in measured:
-        for values, seconds in zip(one.values, one.mean, strict=True):
-            size = values * BYTES[one.way.reduction]
-            terms = FORMULAS[formula](size, one.layout)
-            points.append(Point(terms, float(seconds[3]), gamma * terms.added))
+        for values, last in zip(one.values, one.last, strict=True):
+            terms = FORMULAS[formula](values * BYTES[one.way.reduction], one.layout)
+            points.append(Point(terms, last, adding[one.way.reduction] * terms.added))
     sizes = [values * BYTES[one.way.reduction] for one in measured for values in one.values]
     return {
         "formula": formula,
-        "layouts": [[one.layout.ranks, one.layout.hosts] for one in measured],
+        "layouts": sorted({(one.layout.ranks, one.layout.hosts) for one in measured}),
         "bytes": [min(sizes), max(sizes)],
         **fit(points).to_json(),
     }
@@ -115,6 +127,3 @@ def _conversion_fit(measured: Sequence["Measured"], call: int) -> Fit:
         for values, seconds in zip(one.values, one.mean, strict=True):
             points.append(Point(Terms(1.0, values, 0.0), max(float(seconds[call]), 1e-8)))
     return fit(points)
-
-
-__all__ = ["FORMAT", "Layout", "agreed", "constants"]

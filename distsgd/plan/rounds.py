@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from distsgd.cost import Estimate
-from distsgd.cost.averaging import Asked, Averaging, averaging_estimate
+from distsgd.cost.averaging import Asked, Averaging, averaging_estimate, fastest
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing, nearest
@@ -79,7 +79,10 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     values = job.parameters if averaging.what == "gradients" else job.state
     hosts = -(-job.ranks // job.ranks_per_node)
     per_rank = job.workers / job.ranks
-    asked = Asked(averaging.topology, "library", averaging.reduction, values, job.ranks, hosts, per_rank)
+    way = averaging.topology, averaging.algorithm, averaging.reduction
+    asked = Asked(*way, values, job.ranks, hosts, per_rank)
+    if averaging.algorithm == "auto":
+        asked = replace(asked, algorithm=fastest(machine.averaging, asked).algorithm)
     found: Averaging = averaging_estimate(machine.averaging, asked)
     return found.whole, (found.latest - 1) * found.exchange.seconds
 

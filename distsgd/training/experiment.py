@@ -11,6 +11,7 @@ from distsgd.config import Sgd as SgdSettings
 from distsgd.data import Description
 from distsgd.network import Stage
 from distsgd.record import MOST_PARAMETERS
+from distsgd.training import replay
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
         images = data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
         problems += _validation_problems(config, workers, images)
+        if config.train.replay:
+            replay.read(config.train.replay, config.train.seed)
         height, width = _seen_size(config, images)
         stages = model.stages(config.network, images.classes, (images.channels, height, width))
         problems += _too_many_parameters(config, stages) + _other_classes(config, stages, images)
@@ -117,7 +120,7 @@ def _no_patience(config: Config) -> str:
 
 
 def _about_network(error: InputError, config: Config, images: Description | None) -> str:
-    if images is None or str(error).startswith(("network.name", "augment.")):
+    if images is None or str(error).startswith(("network.name", "augment.", "train.replay")):
         return str(error)
     size = "x".join(map(str, (*_seen_size(config, images), images.channels)))
     return f"{_called(config)} does not fit images of {size}: {error}"

@@ -1,7 +1,7 @@
 """The loop: epochs of rounds, and after each epoch a look at the test images."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,12 @@ from distsgd.clock import Clock
 from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
 from distsgd.metrics import ByClass, Score, Tally, by_class, score
 from distsgd.network import Network, aligned
+from distsgd.training.algorithm import chosen
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.prefetch import Prefetch, prefetches
+from distsgd.training.replay import read as read_replay
 from distsgd.training.rounds import (
     GradientRounds,
     Local,
@@ -60,8 +62,14 @@ class Training:
     """A run of an experiment on the ranks there are."""
 
     def __init__(
-        self, experiment: Experiment, ranks: Ranks, clock: Clock, pause: Pause | None = None
+        self,
+        experiment: Experiment,
+        ranks: Ranks,
+        clock: Clock,
+        pause: Pause | None = None,
+        messages: Mapping[str, Any] | None = None,
     ) -> None:
+        """`messages`: what distsgd.machine.averaging measured, for averaging.algorithm "auto" to choose by."""
         self.experiment, self._ranks, self._clock = experiment, ranks, clock
         self._pause = pause or Pause(ranks)
         self._workers = Workers(experiment, ranks, clock)
@@ -83,7 +91,11 @@ class Training:
         windows = Windows(experiment, self._workers.batch)
         working = self._network, state, steps, self._workers, self.scaling, windows, seed, clock, self._pause
         self._local = Local(*working)
+        self.algorithm, self.why_algorithm = chosen(experiment, ranks, messages)
+        """By which sums over ranks are made; and what to tell of that, if anything."""
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
+        replay = experiment.config.train.replay
+        self._local.replay = read_replay(replay, seed) if replay else None
         self._tally = Tally(experiment.images.classes)
         self.rounds_done, self._rounds_before, self._samples, self._seconds = 0, 0, 0, 0.0
         self._step = 0
@@ -113,8 +125,11 @@ class Training:
         averaging = self.experiment.config.averaging
         if self.experiment.workers == 1:
             return Single(segments)
-        topology = Master(self._ranks) if averaging.topology == "master" else Allreduce(self._ranks)
-        return Exact(topology, segments) if averaging.reduction == "exact" else Fast(topology, segments)
+        kind = Master if averaging.topology == "master" else Allreduce
+        topology = kind(self._ranks, self.algorithm)
+        average = (Exact if averaging.reduction == "exact" else Fast)(topology, segments)
+        self.algorithm = topology.ran
+        return average
 
     def place(self) -> dict[str, Any]:
         """Where the run is: epochs, steps of the next one and rounds done, this epoch's totals over all ranks, the best epoch."""

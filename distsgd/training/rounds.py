@@ -18,6 +18,7 @@ from distsgd.network import Network, aligned
 from distsgd.optim import Steps
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.prefetch import Prefetch
+from distsgd.training.replay import Replay
 from distsgd.training.windows import Windows
 from distsgd.training.workers import Worker, Workers
 
@@ -44,6 +45,8 @@ class Local:
     pause: Pause
     prefetch: Prefetch | None = None
     """While the run goes on, if it prefetches."""
+    replay: Replay | None = None
+    """Where steps only take time."""
     epoch: int = 0
     reached: int = 0
     """The step of the epoch before which the last worker that ran stands: `last`, or an earlier one if it was told to stop."""
@@ -55,11 +58,18 @@ class Local:
     def learn(self, worker: Worker, step: int) -> int:
         """The gradient of a worker's batch. Returns the number of images in it: 0, doing nothing, if its shard is used up."""
         count = self.workers.seen(worker.number, step, step + 1)
-        if count:
+        if count and self.replay:
+            self.replay.sleep(worker.number, self.number(step))
+        elif count:
             with self.clock.phase("data"):
                 self._load(worker, step)
             self.network.learn(self.seed, worker.number, self.number(step))
         return count
+
+    def update(self, step: int) -> None:
+        """Change the state by the gradient of a step."""
+        if not self.replay:
+            self.optimizer.step(self.number(step) + 1)
 
     def _load(self, worker: Worker, step: int) -> None:
         """Make a worker's images the batch, prefetched or not; what was not foreseen, as a round done again, is not."""
@@ -86,7 +96,7 @@ class Local:
                     return
                 if self.learn(worker, self.reached) == 0:
                     break
-                self.optimizer.step(self.number(self.reached) + 1)
+                self.update(self.reached)
             self.reached = last
 
 
@@ -243,7 +253,7 @@ class GradientRounds:
             if self._attempt(step):
                 np.copyto(self._last, self._local.network.gradient)
                 with self._local.clock.phase("compute"):
-                    self._local.optimizer.step(self._local.number(step) + 1)
+                    self._local.update(step)
                 return
             np.copyto(self._local.network.totals, totals)
         raise Diverged

@@ -36,7 +36,7 @@ def conclude(training: Training, result: Result, ranks: Ranks, clock: Clock) -> 
         ranks.barrier()
     part = {"seconds": clock.seconds(), "peak_memory_bytes": peak_memory()}
     parts = [json.loads(part) for part in ranks.gather_bytes(json.dumps(part).encode())]
-    return _summary(training.experiment, ranks, result, parts) if parts else None
+    return _summary(training.experiment, training.algorithm, ranks, result, parts) if parts else None
 
 
 def diverged(training: Training, ranks: Ranks) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def diverged(training: Training, ranks: Ranks) -> dict[str, Any]:
 
 
 def _summary(
-    experiment: Experiment, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
+    experiment: Experiment, algorithm: str, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """`parts` are the ranks' own, in their order."""
     best, settings = result.best, experiment.config
@@ -61,6 +61,7 @@ def _summary(
         "workers": experiment.workers,
         "ranks_lost": 0,
         "resumed": [],
+        "replay": settings.train.replay,
         "epochs": settings.train.epochs,
         "epochs_done": result.last.epoch,
         "best_epoch": best.epoch,
@@ -86,6 +87,7 @@ def _summary(
             "vector_lanes": VECTOR,
             "fused": FUSED,
             "mpi": ranks.mpi_library(),
+            "algorithm": algorithm,
             "host": platform.node(),
         },
     }

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cluster.patience import FIRST, build
+
 if TYPE_CHECKING:
     from conftest import Finished, Launch
 
@@ -25,8 +27,10 @@ NAMES = Path("/etc/netns")
 """What lies here in a folder named like a namespace is seen in /etc by what runs there."""
 MESSAGES = ("--prtemca", "prte_if_include", f"{NETWORK}.0/24", "--mca", "pml", "ob1")
 MESSAGES += ("--mca", "btl", "tcp,self,sm", "--mca", "btl_tcp_if_include", f"{NETWORK}.0/24")
-FRAME = 1514
-"""Bytes of an Ethernet frame as the kernel counts them, of which 1448 are a message's: the rest are headers."""
+FRAME, PAYLOAD = 1514, 1448
+"""Bytes of an Ethernet frame as the kernel counts them, and of a message in it: the rest are headers."""
+LATE = 250
+"""Microseconds."""
 QUEUE = 64 * 2**20
 ENTER = 'hostname "$0"; exec "$@"'
 
@@ -38,6 +42,8 @@ class Cluster:
     hosts: tuple[str, ...]
     agent: Path
     """The script that Open MPI starts in place of ssh."""
+    patience: Path | None = None
+    """What makes ranks wait without using a core, where that can be built."""
 
     def inside(self, host: str, *command: str) -> list[str]:
         """The command line that runs a command on a host."""
@@ -46,6 +52,10 @@ class Cluster:
     def mpirun(self, launch: "Launch", ranks_per_host: int, *arguments: str, **options: Any) -> "Finished":
         """Run `mpiexec ... python ARGUMENTS` on the first host, with ranks on all of them; options are those of `finish`."""
         from conftest import finish
+
+        if self.patience:
+            arguments = "-c", FIRST, *arguments
+            options["environment"] = {"LD_PRELOAD": str(self.patience), **options.get("environment", {})}
 
         hosts = ",".join(f"{host}:{ranks_per_host}" for host in self.hosts)
         started = [launch.launcher, "--host", hosts, "-n", str(ranks_per_host * len(self.hosts))]
@@ -78,7 +88,7 @@ def cluster(count: int, folder: Path, megabits: float | None = None) -> Iterator
             f"#!/bin/sh\nhost=$1; shift\nexec ip netns exec $host unshare --uts sh -c '{AGENT}' $host \"$*\"\n"
         )
         agent.chmod(0o700)
-        yield Cluster(tuple(hosts), agent)
+        yield Cluster(tuple(hosts), agent, build(folder) if megabits else None)
 
 
 AGENT = 'hostname "$0"; exec sh -c "$1"'
@@ -102,11 +112,11 @@ def _wire(switch: str, host: str, number: int) -> None:
 def _limit(namespace: str, card: str, megabits: float) -> None:
     """What a card sends leaves it at this rate: frame by frame, as cables carry them, and none is lost in the queue.
 
-    The bucket holds two frames, or what the kernel's clock lets through in 20 microseconds.
+    The bucket holds, beside a frame, what the cable carries until the kernel looks again: with less, some of the rate is lost.
     """
     _in(namespace, "ip", "link", "set", "dev", card, "gso_max_segs", "1", "gso_max_size", "1514")
     _in(namespace, "ip", "link", "set", "dev", card, "gro_max_size", "1514")
-    bucket = max(2 * FRAME, round(megabits / 8 * 20))
+    bucket = FRAME + max(FRAME, round(megabits / 8 * LATE))
     rate = ("rate", f"{round(megabits * 1e6)}bit", "burst", str(bucket), "limit", str(QUEUE))
     _in(namespace, "tc", "qdisc", "add", "dev", card, "root", "tbf", *rate)
     _in(namespace, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno")

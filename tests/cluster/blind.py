@@ -1,0 +1,195 @@
+"""The blind test: cables of a rate that nobody told the calibration; it finds the rate, and predicts what it has not seen.
+
+    python -m tests.cluster.blind [--seed S] [--draws N] [--hosts 2,4] [--unseen 3,8] [--rates 10,100] [--seconds 60] [--json FILE]
+
+Truth: what a cable carries of a message is 1448 bytes of every frame of 1514 (Ethernet 14, IP 20, TCP 20 + 12 of time stamps), so
+beta is 8 / rate * 1514 / 1448 seconds per byte. Acknowledgements that go the other way take up to 2 % more and are not in it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distsgd.cost.averaging import Asked, averaging_estimate, choices
+from tests.cluster.hosts import FRAME, PAYLOAD, Cluster, cluster
+
+if TYPE_CHECKING:
+    from conftest import Launch
+
+PROGRAM = str(Path(__file__).with_name("averages.py"))
+OURS = ("ring", "recursive-doubling", "rabenseifner", "binomial")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One averaging that was predicted: its seconds and the prediction's, with the interval's ends."""
+
+    way: tuple[str, str, str]
+    ranks: int
+    values: int
+    measured: float
+    predicted: float
+    low: float
+    high: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+def on(hosts: Cluster, count: int, launch: "Launch", what: str, seconds: float, seed: int) -> Any:
+    """What averages.py writes, run on so many of the hosts."""
+    file = hosts.agent.with_name(f"{what}-{count}-{seed}.json")
+    some = replace(hosts, hosts=hosts.hosts[:count])
+    done = some.mpirun(
+        launch, 1, PROGRAM, what, str(file), str(seconds), str(seed), timeout=10 * seconds + 60
+    )
+    assert done.rc == 0, done.stderr
+    return json.loads(file.read_text())
+
+
+def true_beta(megabits: float) -> float:
+    return 8e-6 / megabits * FRAME / PAYLOAD
+
+
+def betas(messages: dict[str, Any]) -> dict[str, float]:
+    """Of each algorithm of ours, for its longest messages."""
+    return {
+        entry["algorithm"]: entry["fits"][-1]["pieces"][-1]["beta"]
+        for entry in messages["exchanges"]
+        if entry["algorithm"] in OURS
+    }
+
+
+def guessed(messages: dict[str, Any], one: dict[str, Any]) -> bool:
+    """Whether the library chose, on ranks that were not measured."""
+    return one["algorithm"] == "library" and [one["ranks"], one["hosts"]] not in messages["layouts"]
+
+
+def scored(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> tuple[list[Scored], int]:
+    """Each averaging that was measured, predicted; and how many are not: what the library chooses on other ranks."""
+    found, unknown = [], 0
+    for one in seen:
+        if guessed(messages, one):
+            unknown += 1
+            continue
+        way = one["topology"], one["algorithm"], one["reduction"]
+        try:
+            estimate = averaging_estimate(messages, Asked(*way, one["values"], one["ranks"], one["hosts"], 2))
+        except LookupError:
+            unknown += 1
+            continue
+        measured = sum(one[call] for call in ("begin", "add", "again", "exchange", "finish"))
+        low, high = estimate.whole.interval
+        found.append(Scored(way, one["ranks"], one["values"], measured, estimate.whole.seconds, low, high))
+    return found, unknown
+
+
+def summary(scores: Sequence[Scored]) -> dict[str, float]:
+    """Of the errors: median and 95th percentile of their size, bias, and how many intervals hold what was measured."""
+    errors = np.array([one.error for one in scores])
+    inside = [one.low <= one.measured <= one.high for one in scores]
+    return {
+        "median": float(np.median(np.abs(errors))),
+        "p95": float(np.quantile(np.abs(errors), 0.95)),
+        "bias": float(np.median(errors)),
+        "coverage": float(np.mean(inside)),
+        "count": len(scores),
+    }
+
+
+def advised(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """For the largest exact average that was measured in every way: how much faster than the library the advice is, and was."""
+    values = max(one["values"] for one in seen)
+    times = {
+        (one["topology"], one["algorithm"]): one["begin"]
+        + one["add"]
+        + one["again"]
+        + one["last"]
+        + one["finish"]
+        for one in seen
+        if one["values"] == values and (one["reduction"] == "exact" or one["algorithm"] != "library")
+    }
+    first = next(one for one in seen if one["values"] == values)
+    asked = Asked("allreduce", "library", "exact", values, first["ranks"], first["hosts"], 2)
+    ranked = [choice for choice in choices(messages, asked)]
+    library = next(
+        choice for choice in ranked if (choice.topology, choice.algorithm) == ("allreduce", "library")
+    )
+    return {
+        "values": values,
+        "advice": f"{ranked[0].topology} {ranked[0].algorithm}",
+        "predicted_gain": library.seconds.seconds / ranked[0].seconds.seconds,
+        "times": {" ".join(way): seconds for way, seconds in times.items()},
+    }
+
+
+def blind(
+    launch: "Launch", megabits: float, seen: Sequence[int], unseen: Sequence[int], seconds: float, seed: int
+) -> dict[str, Any]:
+    """One draw: calibrate on the most hosts that may be seen, predict other sizes there, and what unseen host counts do."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cluster(max(*seen, *unseen), Path(folder), megabits) as hosts,
+    ):
+        messages = on(hosts, max(seen), launch, "calibrate", seconds, seed)
+        known, counted = [], {}
+        for count in (*seen, *unseen):
+            averages = on(hosts, count, launch, "held-out", seconds / 2, seed + count)
+            scores, unknown = scored(messages, averages)
+            counted[count] = {**summary(scores), "unpredicted": unknown}
+            known += scores if count in seen else []
+            if count == max(seen):
+                advice = advised(messages, averages)
+    found = {name: beta / true_beta(megabits) - 1 for name, beta in betas(messages).items()}
+    return {
+        "megabits": megabits,
+        "beta_errors": found,
+        "seen": summary(known),
+        "by_hosts": counted,
+        "advice": advice,
+    }
+
+
+def numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--hosts", type=numbers, default=[2, 4])
+    parser.add_argument("--unseen", type=numbers, default=[3, 8])
+    parser.add_argument("--rates", type=numbers, default=[10, 100], help="megabits a second, least and most")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    sys.path.append(str(Path(__file__).parent.parent))
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    from conftest import library
+
+    launch = library("Open MPI", sys.executable, "Open MPI")
+    rng = np.random.default_rng(given.seed)
+    results = []
+    for draw in range(given.draws):
+        megabits = float(np.exp(rng.uniform(*np.log(given.rates))))
+        counts = [int(count) for count in given.hosts], [int(count) for count in given.unseen]
+        results.append(blind(launch, megabits, *counts, given.seconds, 100 * draw))
+        print(json.dumps(results[-1], indent=1), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Cables of a rate that nobody knows: what calibration finds, what it predicts, and a run whose steps only take time.
+
+A short form of tests/cluster/blind.py; with DISTSGD_TEST_LONG set, all of it (a quarter of an hour).
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from distsgd.cost.averaging import Asked, averaging_estimate
+from tests.cluster.blind import betas, blind, on, scored, summary, true_beta
+from tests.cluster.hosts import Cluster, cluster, skip_unless_possible
+
+if TYPE_CHECKING:
+    from conftest import Launch
+
+TRAIN = ("-m", "distsgd", "train", "--set", "network.name=rendon", "--set", "data.train_images=128")
+TRAIN += ("--set", "averaging.workers=4", "--set", "averaging.period=2", "--set", "train.epochs=2")
+TRAIN += ("--set", "train.batch=4", "--set", "checkpoint.every=0", "--set", "optimizer.name=sgd")
+
+
+@pytest.fixture(scope="module")
+def secret() -> float:
+    """Megabits a second."""
+    return float(np.exp(np.random.default_rng(secrets.randbits(32)).uniform(np.log(20), np.log(60))))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory, secret: float) -> Iterator[Cluster]:
+    skip_unless_possible()
+    with cluster(4, tmp_path_factory.mktemp("links"), secret) as hosts:
+        if hosts.patience is None:
+            pytest.skip(
+                "NOT TESTED ON CABLES OF A RATE: there is no C compiler for what lets ranks wait (cc)"
+            )
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def messages(four: Cluster, openmpi: "Launch") -> dict[str, Any]:
+    """What a calibration on two and on four hosts finds."""
+    found: dict[str, Any] = on(four, 4, openmpi, "calibrate", 12, 0)
+    return found
+
+
+def test_calibration_finds_the_secret_rate(messages: dict[str, Any], secret: float) -> None:
+    errors = {name: beta / true_beta(secret) - 1 for name, beta in betas(messages).items()}
+    assert set(errors) == {"ring", "recursive-doubling", "rabenseifner", "binomial"}
+    assert abs(float(np.median(list(errors.values())))) < 0.05, (secret, errors)
+    assert max(map(abs, errors.values())) < 0.1, (secret, errors)
+
+
+def test_it_predicts_what_it_has_not_seen(
+    four: Cluster, openmpi: "Launch", messages: dict[str, Any], secret: float
+) -> None:
+    seen, _ = scored(messages, on(four, 4, openmpi, "held-out", 6, 4))
+    unseen, _ = scored(messages, on(four, 3, openmpi, "held-out", 6, 3))
+    known, new = summary(seen), summary(unseen)
+    print(f"\n{secret:.1f} Mbit/s, four hosts: {known}\nthree, never seen: {new}")
+    assert known["median"] < 0.05
+    assert known["p95"] < 0.15
+    assert new["median"] < 0.08
+
+
+def test_a_run_averages_in_the_predicted_time(
+    four: Cluster, openmpi: "Launch", messages: dict[str, Any], tmp_path: Path
+) -> None:
+    trace = tmp_path / "steps.json"
+    trace.write_text(json.dumps(list(np.random.default_rng(1).uniform(0.01, 0.03, 50))))
+    chosen = ("--mpi-algorithm", "ring", "--set", f"train.replay={trace}", "--out", str(tmp_path / "run"))
+    done = four.mpirun(openmpi, 1, *TRAIN, *chosen)
+    assert done.rc == 0, done.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["replay"], run["machine"]["algorithm"], run["rounds"]) == (str(trace), "ring", 8)
+    assert "NOTHING IS LEARNED" in done.stdout
+    assert run["seconds"]["compute"] == pytest.approx(16 * 0.02, rel=0.4)
+    values = 2 * run["parameters"]
+    estimate = averaging_estimate(messages, Asked("allreduce", "ring", "exact", values, 4, 4, 1))
+    assert run["seconds"]["average"] / run["rounds"] == pytest.approx(estimate.whole.seconds, rel=0.2)
+
+
+@pytest.mark.skipif("DISTSGD_TEST_LONG" not in os.environ, reason="a quarter of an hour: DISTSGD_TEST_LONG=1")
+def test_eight_hosts_are_predicted_from_two_and_four(openmpi: "Launch") -> None:
+    skip_unless_possible()
+    rng = np.random.default_rng(secrets.randbits(32))
+    for draw in range(3):
+        result = blind(openmpi, float(np.exp(rng.uniform(np.log(10), np.log(40)))), [2, 4], [3, 8], 60, draw)
+        print(json.dumps(result, indent=1))
+        assert abs(float(np.median(list(result["beta_errors"].values())))) < 0.05
+        assert result["seen"]["median"] < 0.05
+        assert result["seen"]["p95"] < 0.15
+        assert result["by_hosts"][8]["median"] < 0.08

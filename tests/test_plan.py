@@ -1,0 +1,237 @@
+"""Predictions from made-up constants: what is known is found again, what is not is put together from its parts."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distsgd import data
+from distsgd.clock import PHASES
+from distsgd.config import Config
+from distsgd.cost.curve import between
+from distsgd.cost.estimate import Estimate, total
+from distsgd.cost.machine import Filling, Machine, Operation, Step, Where
+from distsgd.plan import layers
+from distsgd.plan.compute import computing
+from distsgd.plan.rounds import predict_round
+from distsgd.plan.runs import predict_run
+from distsgd.plan.work import Job, network_text
+from distsgd.training import check
+
+LANES = (16, 32, 64)
+PER_FLOP, START = 1e-11, 2e-6
+"""Of the made-up machine: every pass takes START + PER_FLOP * flops * lanes."""
+
+
+def job(name: str = "chavan-3-16-100", ranks: int = 1, **averaging: Any) -> Job:
+    sections = {"network": {"name": name}, "train": {"batch": 32}, "averaging": averaging}
+    experiment = check(Config.model_validate(sections), ranks, [])
+    stages = tuple(experiment.stages)
+    return Job(stages, experiment.config, experiment.images, experiment.workers, ranks, ranks)
+
+
+def passes(name: str, together: int = 1) -> list[Operation]:
+    found = []
+    for one in layers.operations(job(name)):
+        seconds = tuple(START + PER_FLOP * one.flops * lanes for lanes in LANES)
+        found.append(Operation(**vars(one), together=together, lanes=LANES, seconds=seconds))
+    return found
+
+
+def updates() -> list[Operation]:
+    made = [layers.update_of(size, name) for size in (1000, 1_000_000) for name in ("sgd", "adam")]
+    slow = {"sgd": 1.0, "adam": 2.0}
+    return [
+        Operation(**vars(one), together=1, lanes=(16,), seconds=(slow[one.kind] * one.weights * 1e-10,))
+        for one in made
+    ]
+
+
+def fit(per_value: float) -> dict[str, Any]:
+    piece = {"up_to": None, "alpha": 1e-6, "beta": per_value, "alpha_error": 0.0, "beta_error": 0.0}
+    return {"pieces": [piece], "spread": 0.05}
+
+
+def machine(*networks: str, steps: tuple[Step, ...] = ()) -> Machine:
+    where = Where(processor="one", cores=2, vector_lanes=16, ranks=2, ranks_per_node=2, mpi="none")
+    return Machine(
+        version="0",
+        where=where,
+        steps=steps or (step("garg"),),
+        operations=tuple([one for name in networks for one in passes(name)] + updates()),
+        filling=(
+            Filling(channels=1, windows=False, together=1, start=1e-6, per_byte=1e-10),
+            Filling(channels=1, windows=True, together=1, start=2e-6, per_byte=2e-10),
+        ),
+        overhead=5e-6,
+        once=dict.fromkeys(("open", "read", "deal", "file", "byte", "start", "compile", "copy"), 1e-9),
+        averaging={},
+    )
+
+
+def step(name: str, together: int = 1, seconds: tuple[float, ...] = (1e-3, 2e-3, 4e-3)) -> Step:
+    one = job(name)
+    return Step(
+        network=network_text(one.stages),
+        optimizer="adam",
+        together=together,
+        parameters=one.parameters,
+        lanes=LANES,
+        compute=seconds,
+        deviation=0.02,
+        turn=1e-4,
+        passing=0.1,
+        lasting=0.01,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [(16, 1.0), (24, 1.5), (32, 2.0), (48, 4.0), (64, 6.0), (128, 14.0), (8, 0.5), (1, 0.5)],
+)
+def test_seconds_between_sizes_lie_on_lines(size: int, wanted: float) -> None:
+    assert between((16, 32, 64), (1.0, 2.0, 6.0), size) == pytest.approx(wanted)
+
+
+def test_one_size_alone_is_proportional() -> None:
+    assert between((10.0,), (2.0,), 30.0) == pytest.approx(6.0)
+
+
+def test_independent_errors_add_in_squares() -> None:
+    both = total([Estimate(1.0, 0.3), Estimate(2.0, 0.4)])
+    assert (both.seconds, both.deviation) == (3.0, pytest.approx(0.5))
+    low, high = Estimate(1.0, 0.1).interval
+    assert (low, high) == (pytest.approx(1 - 0.16449), pytest.approx(1 + 0.16449))
+
+
+def test_a_measured_network_is_read_off() -> None:
+    found = computing(machine("garg", steps=(step("garg"),)), job("garg"))
+    assert found.known
+    assert found.step.seconds == pytest.approx(2e-3)
+
+
+def test_another_optimizer_exchanges_the_update() -> None:
+    plain = job("garg")
+    sgd = Job(
+        plain.stages,
+        plain.config.model_copy(
+            update={"optimizer": Config.model_validate({"optimizer": {"name": "sgd"}}).optimizer}
+        ),
+        plain.images,
+        1,
+        1,
+        1,
+    )
+    made = machine("garg", steps=(step("garg"),))
+    wanted = 2e-3 - 4 * plain.parameters * 1e-10
+    assert computing(made, sgd).step.seconds == pytest.approx(wanted)
+
+
+def test_the_nearest_number_of_ranks_is_taken() -> None:
+    both = machine("garg", steps=(step("garg"), step("garg", 2, (3e-3, 5e-3, 9e-3))))
+    assert computing(both, job("garg", 2)).step.seconds == pytest.approx(5e-3)
+    assert computing(both, job("garg", 8)).step.seconds == pytest.approx(5e-3)
+    assert computing(both, job("garg", 1)).step.seconds == pytest.approx(2e-3)
+
+
+def test_an_unknown_network_of_known_layers_is_their_sum() -> None:
+    found = computing(machine("chavan-3-16-100"), job())
+    wanted = sum(START + PER_FLOP * one.flops * 32 for one in layers.operations(job()))
+    wanted += 2 * 4 * job().parameters * 1e-10 + 5e-6
+    assert not found.known
+    assert found.step.seconds == pytest.approx(wanted)
+
+
+def test_unknown_layers_are_told_from_layers_like_theirs() -> None:
+    names = [f"chavan-{k}-{f}-{h}" for k in (3, 5, 7) for f in (8, 16, 32, 48) for h in (50, 100, 200)]
+    found = computing(machine(*names), job("chavan-4-24-140"))
+    one = job("chavan-4-24-140")
+    wanted = sum(START + PER_FLOP * part.flops * 32 for part in layers.operations(one))
+    wanted += 2 * 4 * one.parameters * 1e-10 + 5e-6
+    assert found.step.seconds == pytest.approx(wanted, rel=0.05)
+    assert found.step.deviation > 0.02 * wanted
+
+
+def test_a_pass_that_nothing_resembles_is_not_guessed() -> None:
+    with pytest.raises(LookupError, match="Convolution"):
+        computing(
+            machine("garg", steps=(step("garg"),)).model_copy(update={"operations": tuple(updates())}), job()
+        )
+
+
+def test_a_round_of_one_worker() -> None:
+    one = job("garg", period=8)
+    found = predict_round(machine("garg"), one)
+    assert found.phases["compute"].seconds == pytest.approx(8 * 2e-3 + 1e-4)
+    assert found.phases["data"].seconds == pytest.approx(8 * (1e-6 + 1e-10 * 784 * 32))
+    assert found.phases["wait"].seconds == 0
+    assert found.whole.seconds == pytest.approx(sum(part.seconds for part in found.phases.values()))
+
+
+def averages(ranks: int) -> dict[str, Any]:
+    one = {
+        **{"topology": "allreduce", "algorithm": "library", "reduction": "exact", "ran": "shared"},
+        "shares": [(ranks, 1, 1.0)],
+        "conversion": {name: fit(1e-10) for name in ("begin", "add", "again", "finish")},
+        "fits": [{"formula": "whole", "layouts": [[ranks, 1]], "bytes": [1e3, 1e8], **fit(2e-10)}],
+        "points": [],
+    }
+    return {
+        "format": 1,
+        "mpi": "none",
+        "layouts": [[ranks, 1]],
+        "adding": {"exact": 0.0, "fast": 0.0},
+        "exchanges": [one],
+    }
+
+
+def test_ranks_with_fewer_workers_wait_for_those_with_more() -> None:
+    made = machine("garg").model_copy(update={"averaging": averages(2)})
+    even, odd = (predict_round(made, job("garg", 2, workers=w, period=4)) for w in (4, 3))
+    assert odd.phases["compute"].seconds == pytest.approx(0.75 * even.phases["compute"].seconds)
+    turn = 4 * 2e-3 + 1e-4 + 4 * (1e-6 + 1e-10 * 784 * 32)
+    assert odd.phases["wait"].seconds - even.phases["wait"].seconds == pytest.approx(turn / 2, rel=1e-6)
+    assert even.phases["wait"].seconds > 0
+    assert even.phases["average"].seconds > 3 * 2e-10 * 8 * even.computing.step.seconds
+
+
+def test_gradients_are_averaged_before_the_update() -> None:
+    made = machine("garg").model_copy(update={"averaging": averages(2)})
+    found = predict_round(made, job("garg", 2, workers=4, what="gradients"))
+    update = 2 * 4 * job("garg").parameters * 1e-10
+    assert found.phases["compute"].seconds == pytest.approx(2 * (2e-3 - update) + update)
+
+
+def test_a_run_has_the_phases_of_the_clock() -> None:
+    one = job("garg", workers=1)
+    run = predict_run(machine("garg"), one)
+    assert tuple(run.phases) == PHASES
+    epoch = one.steps * 2e-3 + one.rounds * 1e-4
+    assert run.phases["compute"].seconds == pytest.approx(one.config.train.epochs * epoch)
+    facts = run.facts
+    assert set(facts["predicted_seconds"]) == {"total", *PHASES} == set(facts["predicted_interval"])
+    assert facts["predicted_seconds"]["total"] == pytest.approx(sum(p.seconds for p in run.phases.values()))
+
+
+@pytest.mark.parametrize("workers", [1, 3, 7])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_job_counts_as_training_does(workers: int, ranks: int) -> None:
+    if workers < ranks:
+        pytest.skip("each rank wants a worker")
+    one = job("garg", ranks, workers=workers)
+    labels = data.read_labels(one.images.path, "train")
+    sizes = [len(shard) for shard in data.deal(labels, workers, 0, 0)]
+    assert one.shard == max(sizes)
+    assert one.steps == math.ceil(max(sizes) / 32)
+    assert sum(one.hosted) == workers
+
+
+def test_the_process_goes_through_what_it_knows() -> None:
+    rng = np.random.default_rng(3)
+    points = [((a, b, 1.0, 2.0), 0.5 * a + 0.2 * math.sin(b)) for a, b in rng.uniform(0, 4, (40, 2))]
+    process = layers._Process(points)
+    for features, value in points[::7]:
+        assert math.log(process.at(features).seconds) == pytest.approx(value, abs=0.05)
+    near, far = process.at(points[0][0]), process.at((30.0, 30.0, 1.0, 2.0))
+    assert near.deviation / near.seconds < far.deviation / far.seconds
