@@ -49,7 +49,7 @@ def updates() -> list[Operation]:
 
 
 def fit(per_value: float) -> dict[str, Any]:
-    piece = {"up_to": None, "alpha": 1e-6, "beta": per_value, "alpha_error": 0.0, "beta_error": 0.0}
+    piece = {"up_to": None, "alpha": 1e-6, "beta": per_value, "alpha_error": 0.0, "beta_error": 0.0, "once": 0.0}
     return {"pieces": [piece], "spread": 0.05}
 
 
@@ -65,7 +65,8 @@ def machine(*networks: str, steps: tuple[Step, ...] = ()) -> Machine:
             Filling(channels=1, windows=True, together=1, start=2e-6, per_byte=2e-10),
         ),
         overhead=5e-6,
-        once=dict.fromkeys(("open", "read", "deal", "file", "byte", "start", "compile", "copy"), 1e-9),
+        once=dict.fromkeys(("open", "read", "deal", "file", "byte", "start", "compile"), 1e-9),
+        copying=((100_000, 1e-5), (1_000_000, 1e-4)),
         averaging={},
     )
 
@@ -79,6 +80,7 @@ def step(name: str, together: int = 1, seconds: tuple[float, ...] = (1e-3, 2e-3,
         parameters=one.parameters,
         lanes=LANES,
         compute=seconds,
+        data=(1e-5, 2e-5, 4e-5),
         deviation=0.02,
         turn=1e-4,
         passing=0.1,
@@ -164,7 +166,7 @@ def test_a_round_of_one_worker() -> None:
     one = job("garg", period=8)
     found = predict_round(machine("garg"), one)
     assert found.phases["compute"].seconds == pytest.approx(8 * 2e-3 + 1e-4)
-    assert found.phases["data"].seconds == pytest.approx(8 * (1e-6 + 1e-10 * 784 * 32))
+    assert found.phases["data"].seconds == pytest.approx(8 * 2e-5)
     assert found.phases["wait"].seconds == 0
     assert found.whole.seconds == pytest.approx(sum(part.seconds for part in found.phases.values()))
 
@@ -190,7 +192,7 @@ def test_ranks_with_fewer_workers_wait_for_those_with_more() -> None:
     made = machine("garg").model_copy(update={"averaging": averages(2)})
     even, odd = (predict_round(made, job("garg", 2, workers=w, period=4)) for w in (4, 3))
     assert odd.phases["compute"].seconds == pytest.approx(0.75 * even.phases["compute"].seconds)
-    turn = 4 * 2e-3 + 1e-4 + 4 * (1e-6 + 1e-10 * 784 * 32)
+    turn = 4 * 2e-3 + 1e-4 + 4 * 2e-5
     assert odd.phases["wait"].seconds - even.phases["wait"].seconds == pytest.approx(turn / 2, rel=1e-6)
     assert even.phases["wait"].seconds > 0
     assert even.phases["average"].seconds > 3 * 2e-10 * 8 * even.computing.step.seconds

@@ -110,7 +110,7 @@ def _experiment(drawn: Draw, path: Path) -> Experiment:
 def _measured(drawn: Draw, path: Path, ranks: Ranks) -> dict[str, float]:
     """Medians over rounds, of each phase in the mean over ranks; ranks that have no part sleep meanwhile, and know nothing."""
     ranks.barrier()
-    part = Alone() if drawn.ranks == 1 and ranks.rank == 0 else ranks.first(drawn.ranks)
+    part = _part(drawn.ranks, ranks)
     found: dict[str, float] = {}
     if part is None:
         sleep_until(ranks.hears)
@@ -129,6 +129,13 @@ def _measured(drawn: Draw, path: Path, ranks: Ranks) -> dict[str, float]:
     if part is not ranks and part.size > 1:
         part.close()
     return found
+
+
+def _part(count: int, ranks: Ranks) -> Ranks | None:
+    """The ranks that run a configuration, None on the others; all call this."""
+    if count == 1:
+        return Alone() if ranks.rank == 0 else None
+    return ranks if count == ranks.size else ranks.first(count)
 
 
 def _scored(drawn: Draw, predicted: Predicted, runs: Sequence[Mapping[str, float]]) -> Scored:

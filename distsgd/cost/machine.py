@@ -33,6 +33,8 @@ class Step(Section):
     lanes: tuple[int, ...] = Field(strict=False)
     """Room for so many images in a batch: what a step's time depends on, however many are in it."""
     compute: tuple[float, ...] = Field(strict=False)
+    data: tuple[float, ...] = Field(strict=False)
+    """Of making the batches, where all of each image is seen."""
     deviation: float
     """Of the logarithm of a median, from one measurement of the same to another."""
     turn: float
@@ -83,5 +85,7 @@ class Machine(Section):
     """Seconds of a step that belong to none of its operations."""
     once: dict[str, float]
     """Seconds, or seconds a piece, of what is done once a run or epoch: see machine.once."""
+    copying: tuple[tuple[int, float], ...] = Field(strict=False)
+    """Values of a state, and seconds of the average of one worker alone, which copies it."""
     averaging: dict[str, Any]
     """See machine.averaging."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,16 @@ from distsgd.machine.once import once
 from distsgd.machine.operations import LOSS
 from distsgd.machine.passes import merged, passes
 from distsgd.machine.rounds import made_up
-from distsgd.machine.steps import Seconds, filling_of, steps_of
+from distsgd.machine.steps import Seconds, copying_of, filling_of, steps_of
 from distsgd.machine.where import where
 
-SWEEPS = 2
+SWEEPS = 3
 """How often steps are measured, so that what passes by does not fall on one network alone."""
-STATES = {"sgd": 2, "adam": 3}
-"""Values that an optimizer keeps for each parameter, itself included."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
 
-Files = Mapping[tuple[int, int, int], Path]
+Shape = tuple[int, int, int]
+Files = Mapping[Shape, Path]
 
 
 class Calibration:
@@ -41,7 +41,7 @@ class Calibration:
         self._steps: list[Step] = []
         self._operations: list[Operation] = []
         self._filling: list[Filling] = []
-        self._copy = 0.0
+        self._copying: list[tuple[int, float]] = []
 
     def machine(self, seconds: Mapping[str, float]) -> Machine | None:
         """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
@@ -49,22 +49,22 @@ class Calibration:
         with ExitStack() as stack:
             shapes = dict.fromkeys(map(images_of, self._names))
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
-            self._say("one rank computes")
-            if self._ranks.rank == 0:
-                self._computing(Alone(), files, 1)
-                self._ranks.shout()
-            else:
-                sleep_until(self._ranks.hears)
-            if self._ranks.size > 1:
-                self._say(f"{here} ranks of a node compute together")
-                self._computing(self._ranks, files, here)
+            sides = [1, here] if self._ranks.size > 1 else [1]
+            found = {side: {shape: Seconds() for shape in files} for side in sides}
+            for sweep in range(SWEEPS):
+                self._say(f"steps of training, {sweep + 1} of {SWEEPS}")
+                for side in sides:
+                    self._together(side, partial(self._sweep, found[side], files))
+            self._say("passes of layers")
+            for side in sides:
+                self._together(side, partial(self._told, found[side], files, side))
             self._say("averages")
             messages = averaging.measure(self._ranks)
             place = where(self._ranks)
             if self._ranks.rank != 0:
                 return None
             shape, path = next(iter(files.items()))
-            times = {**once(path, int(np.prod(shape))), **seconds, "copy": self._copy}
+            times = {**once(path, int(np.prod(shape))), **seconds}
         return Machine(
             version=__version__,
             where=place,
@@ -72,22 +72,36 @@ class Calibration:
             operations=tuple(self._operations),
             filling=tuple(self._filling),
             overhead=self._overhead(),
+            copying=tuple(sorted(self._copying)),
             once=times,
             averaging=messages,
         )
 
-    def _computing(self, ranks: Ranks, files: Files, together: int) -> None:
-        """Steps and passes, all of these ranks at once."""
-        found = {shape: Seconds() for shape in files}
-        for _ in range(SWEEPS):
-            for shape, path in files.items():
-                found[shape].sweep(path, self._of(shape), ranks)
+    def _together(self, side: int, do: Callable[[Ranks], None]) -> None:
+        """On rank 0 alone while the others sleep, or on all ranks."""
+        self._ranks.barrier()
+        if side > 1:
+            do(self._ranks)
+        elif self._ranks.rank == 0:
+            do(Alone())
+            self._ranks.shout()
+        else:
+            sleep_until(self._ranks.hears)
+
+    def _sweep(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
+        for shape, path in files.items():
+            found[shape].sweep(path, self._of(shape), ranks)
+
+    def _told(self, found: Mapping[Shape, Seconds], files: Files, together: int, ranks: Ranks) -> None:
+        """What the sweeps come to, and the passes of layers."""
         for shape, path in files.items():
             of_ranks = [Seconds(**content) for content in _gathered(ranks, asdict(found[shape]))]
             if of_ranks:
-                self._steps += steps_of(path, self._of(shape), together, of_ranks)
-                self._filling += filling_of(shape, self._of(shape), together, of_ranks)
-                self._copy = _copied(self._steps, of_ranks, self._of(shape))
+                names = self._of(shape)
+                steps = list(steps_of(path, names, together, of_ranks))
+                self._steps += steps
+                self._filling += filling_of(shape, names, together, of_ranks)
+                self._copying += copying_of(names, steps, of_ranks)
         for name in dict.fromkeys([*self._names, *LAYERS_OF]):
             ranks.barrier()
             own = [operation.model_dump() for operation in passes(name, FEW_LANES, together)]
@@ -120,10 +134,3 @@ def sleep_until(done: Callable[[], bool]) -> None:
     """Wait without taking anything from those that compute."""
     while not done():
         time.sleep(SLEEP)
-
-
-def _copied(steps: Sequence[Step], of_ranks: Sequence[Seconds], names: Sequence[str]) -> float:
-    """Seconds a value of copying a worker's state where there is no other to average with."""
-    values = [step.parameters * STATES[step.optimizer] for step in steps[-len(names) :]]
-    seconds = [np.median([rank.copy[name] for rank in of_ranks]) for name in names]
-    return float(np.median(np.array(seconds) / values))

@@ -15,7 +15,7 @@ OTHERS = (28, 28, 1)
 """Images (height, width, channels) of networks that take any."""
 LAYERS_OF = ("chavan-3-8-32", "chavan-7-24-64", "chavan-5-12-200", "chavan-4-40-48")
 """Networks whose layers alone are measured, so that others can be told from layers like theirs."""
-LANES = (16, 32, 64, 128, 256)
+LANES = (16, 32, 64, 96, 128, 192, 256)
 FEW_LANES = (16, 64, 256)
 
 

@@ -60,9 +60,8 @@ class _Watch:
         """Keep a round of full length. Raises _Enough."""
         now, length = self._now(), progress.steps_done - self._done
         self._rounds += 1
-        if self._rounds > WARM and length == (
-            self._length if isinstance(self._length, int) else progress.steps
-        ):
+        full = min(self._length, progress.steps) if isinstance(self._length, int) else progress.steps
+        if self._rounds > WARM and length == full:
             self.kept.append(now - self._last)
         if self._rounds == WARM + 1:
             self._wanted = self._agreed(float((now - self._last).sum()))

@@ -15,12 +15,16 @@ from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import network_text
 from distsgd.training import Experiment, check
 
-SECONDS = 0.1
+SECONDS = 0.06
 """For each network and batch, each time."""
 LARGE = 64
 """Lanes beyond which rounds have fewer steps, so that there are several in that time."""
-LEAST_DEVIATION = 0.01
-"""Of a step's seconds from one measurement to another: two sweeps may agree by chance."""
+LEAST_DEVIATION = 0.02
+"""Of the logarithm of a step's seconds from one run to another: a few sweeps may agree by chance."""
+
+
+STATES = {"sgd": 2, "adam": 3}
+"""Values that an optimizer keeps for each parameter, itself included."""
 
 
 def experiment(path: Path, name: str, batch: int, averaging: dict[str, Any], **more: Any) -> Experiment:
@@ -63,7 +67,7 @@ class Seconds:
                 self._steps(path, name, lanes)
             ranks.barrier()
             self._turn(path, name, 32)
-        for lanes in LANES[1::2]:
+        for lanes in LANES[1::3]:
             ranks.barrier()
             self._windows(path, names[0], lanes)
 
@@ -99,36 +103,48 @@ def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence
         stages = experiment(path, name, LANES[0], {"workers": 1})
         keys = [f"{name} {lanes}" for lanes in LANES]
         compute = np.array([[rank.compute[key] for key in keys] for rank in of_ranks])  # (rank, lanes, sweep)
-        middle = np.median(compute, axis=2)
+        data = np.array([[rank.data[f"{key} {False}"] for key in keys] for rank in of_ranks])
+        calm = quiet(compute)
         yield Step(
             network=network_text(stages.stages),
             optimizer=stages.config.optimizer.name,
             together=together,
             parameters=sum(stages.segments),
             lanes=LANES,
-            compute=tuple(middle.mean(axis=0).tolist()),
-            deviation=_repeated(compute),
+            compute=tuple(calm.mean(axis=0).tolist()),
+            data=tuple(quiet(data).mean(axis=0).tolist()),
+            deviation=_repeated(compute, calm),
             turn=float(np.mean([np.median(rank.turn[name]) for rank in of_ranks])),
-            passing=float(np.median([rank.passing[key] for rank in of_ranks for key in keys])),
-            lasting=float(np.log(middle).std(axis=0).mean()) if len(of_ranks) > 1 else 0.0,
+            passing=float(np.median([np.median(rank.passing[key]) for rank in of_ranks for key in keys])),
+            lasting=float(np.log(calm).std(axis=0).mean()) if len(of_ranks) > 1 else 0.0,
         )
 
 
-def _repeated(compute: np.ndarray) -> float:
-    """Relative deviation of a median over sweeps, from how sweeps differ."""
-    between = np.log(compute).std(axis=2, ddof=1)
-    return max(
-        LEAST_DEVIATION, float(np.median(between)) / 0.6745
-    )  # a standard deviation from its median for two numbers
+def quiet(sweeps: np.ndarray) -> np.ndarray:
+    """Of sweeps, the last axis: the mean of the lower half. What else a machine does makes some longer, and none shorter."""
+    fewest = -(-sweeps.shape[-1] // 2)
+    calm: np.ndarray = np.sort(sweeps, axis=-1)[..., :fewest].mean(axis=-1)
+    return calm
+
+
+def _repeated(compute: np.ndarray, calm: np.ndarray) -> float:
+    """Deviation of a sweep's logarithm from what is taken for it."""
+    return max(LEAST_DEVIATION, 1.4826 * float(np.median(np.abs(np.log(compute / calm[..., None])))))
+
+
+def copying_of(names: Sequence[str], steps: Sequence[Step], of_ranks: Sequence[Seconds]) -> Iterator[tuple[int, float]]:
+    """Values of a worker's state, and seconds of an average that has no other worker and copies it."""
+    for name, step in zip(names, steps, strict=True):
+        yield step.parameters * STATES[step.optimizer], float(np.median([rank.copy[name] for rank in of_ranks]))
 
 
 def filling_of(
     shape: tuple[int, int, int], names: Sequence[str], together: int, of_ranks: Sequence[Seconds]
 ) -> Iterator[Filling]:
     """Seconds to fill a batch of images of (height, width, channels): a start and so many a byte, by relative least squares."""
-    for windows, lanes in ((False, LANES), (True, LANES[1::2])):
+    for windows, lanes in ((False, LANES), (True, LANES[1::3])):
         keys = [(f"{name} {n} {windows}", n) for name in (names[:1] if windows else names) for n in lanes]
-        points = [(n * np.prod(shape), np.median(rank.data[key])) for rank in of_ranks for key, n in keys]
+        points = [(n * np.prod(shape), min(rank.data[key])) for rank in of_ranks for key, n in keys]
         size, seconds = np.array(points).T
         start, per_byte = np.linalg.lstsq(
             np.stack([1 / seconds, size / seconds], 1), np.ones(len(size)), rcond=None

@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 from distsgd.cost import Estimate
 from distsgd.cost.averaging import Asked, Averaging, averaging_estimate, fastest
+from distsgd.cost.curve import between
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing, nearest
@@ -54,14 +55,17 @@ def _computed(found: Computing, job: Job, hosted: int, length: int) -> Estimate:
 
 
 def fill(machine: Machine, job: Job) -> Estimate:
-    """Making a step's batch."""
-    entries = [f for f in machine.filling if f.windows == job.windows]
+    """Making a step's batch: as the network's own steps showed it, or by its bytes."""
     together = min(job.ranks, job.ranks_per_node)
-    near = nearest(entries, together)
+    same = nearest([step for step in machine.steps if step.network == job.network], together)
+    if same and not job.windows:
+        seconds = between(same[0].lanes, same[0].data, job.lanes)
+        return Estimate(seconds, 0.1 * seconds)
+    near = nearest([f for f in machine.filling if f.windows == job.windows], together)
     channels = job.stages[0].shape[0]
     best: Filling = min(near, key=lambda entry: abs(entry.channels - channels))
     seconds = best.start + best.per_byte * job.image_bytes * job.batch
-    return Estimate(seconds, 0.15 * seconds)
+    return Estimate(seconds, 0.2 * seconds)
 
 
 def _mean(parts: list[Estimate]) -> Estimate:
@@ -73,10 +77,11 @@ def _mean(parts: list[Estimate]) -> Estimate:
 def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     """The average, in the mean over ranks; and the seconds by which the last rank leaves it after the mean one."""
     averaging = job.config.averaging
-    if job.workers == 1:
-        single = machine.once["copy"] * job.state
-        return Estimate(single, 0.3 * single), 0.0
     values = job.parameters if averaging.what == "gradients" else job.state
+    if job.workers == 1:
+        sizes, seconds = zip(*sorted(machine.copying), strict=True)
+        single = between(sizes, seconds, values)
+        return Estimate(single, 0.3 * single), 0.0
     hosts = -(-job.ranks // job.ranks_per_node)
     per_rank = job.workers / job.ranks
     way = averaging.topology, averaging.algorithm, averaging.reduction
