@@ -27,10 +27,11 @@ NAN = np.array([0x7FC00000, 0xFFC00000], np.uint32).view(np.float32)
 HASH = """
 import hashlib, os
 import numpy as np
-from distsgd.comm import Allreduce, Exact, Master, world
+from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Exact, Master, world
 ranks, rng = world(os.environ), np.random.default_rng(5)
 reference, states = rng.normal(size=5000).astype(np.float32), rng.normal(size=(7, 5000)).astype(np.float32)
-for topology in (Allreduce(ranks), Master(ranks)):
+ours = [Allreduce(ranks, name) for name in OF_ALL] + [Master(ranks, name) for name in OF_MASTER]
+for topology in (Allreduce(ranks), Master(ranks), *ours):
     average, out = Exact(topology, [4000, 990, 10]), np.zeros(5000, np.float32)
     average.begin(reference, sum(range(1, 8)))
     for worker in np.array_split(np.arange(7), ranks.size)[ranks.rank]:
@@ -281,7 +282,7 @@ def test_each_mpi_library_gives_the_same_bits(mpiexec: Launch, tmp_path: Path) -
     for ranks in (2, 3):
         done = mpiexec(ranks, script)
         assert done.rc == 0, done.stderr
-        assert done.stdout.splitlines() == [f"{ranks} {expected}"] * 2 * ranks
+        assert done.stdout.splitlines() == [f"{ranks} {expected}"] * 6 * ranks
 
 
 def test_a_rank_whose_workers_saw_nothing_adds_nothing() -> None:

@@ -16,8 +16,8 @@ from distsgd.cost.algorithms import Layout
 from distsgd.cost.averaging import BYTES
 
 CALLS = ("begin", "add", "again", "exchange", "finish")
-SIZES, REPEATS = 12, 4
-"""How many random sizes, and how often each is measured after a warm-up."""
+SIZES, REPEATS, MOST_REPEATS = 12, 4, 20
+"""How many random sizes, and how often each is measured after a warm-up: more often where there is time."""
 FEWEST_VALUES, MOST_VALUES = 2048, 4 * 2**20
 KINDS = {"exact": np.int64, "fast": np.float32}
 
@@ -86,8 +86,9 @@ def on_these(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Mea
     """All ways on these ranks, sizes and ways in random order."""
     layout = Layout(ranks.size, hosts(ranks))
     found = {way: Measured(way, layout) for way in ways(ranks.size)}
-    for turn, values in enumerate(_sizes(ranks, list(found), seconds, rng)):
-        for way, (ran, times) in _times(ranks, _some(list(found), turn), values, REPEATS, rng).items():
+    sizes, repeats = _plan(ranks, list(found), seconds, rng)
+    for turn, values in enumerate(sizes):
+        for way, (ran, times) in _times(ranks, _some(list(found), turn), values, repeats, rng).items():
             one = found[way]
             one.ran = ran
             one.values.append(values)
@@ -107,8 +108,11 @@ def _some(ways: list[Way], turn: int) -> list[Way]:
     ]
 
 
-def _sizes(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> list[int]:
-    """Log-uniform, one in each of equal parts, in random order; as large as there is time for, on all ranks alike."""
+def _plan(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> tuple[list[int], int]:
+    """Sizes, as large as there is time for, and how often to measure each; on all ranks alike.
+
+    Sizes are log-uniform, one in each of equal parts, in random order.
+    """
     few = _some(ways, 0)
     small, large = (
         sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
@@ -119,11 +123,13 @@ def _sizes(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generat
     most = float(8 * FEWEST_VALUES)
     for _ in range(20):  # the mean of log-uniform sizes is (most - fewest) / log(most / fewest)
         most = max(each / per_value * np.log(most / FEWEST_VALUES), 8.0 * FEWEST_VALUES)
-    agreed = np.array([min(most, MOST_VALUES)], np.int64)
+    most = min(most, MOST_VALUES)
+    once = SIZES * (small + per_value * most / np.log(most / FEWEST_VALUES))
+    agreed = np.array([most, np.clip(seconds / once - 1, REPEATS, max(REPEATS, MOST_REPEATS))], np.int64)
     ranks.broadcast(agreed)
     places = (np.arange(SIZES) + rng.random(SIZES)) / SIZES
     sizes = FEWEST_VALUES * (int(agreed[0]) / FEWEST_VALUES) ** places
-    return [int(size) for size in rng.permutation(sizes)]
+    return [int(size) for size in rng.permutation(sizes)], int(agreed[1])
 
 
 def _times(

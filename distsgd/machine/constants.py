@@ -37,7 +37,7 @@ def constants(measured: list["Measured"], adding: dict[str, float], library: str
         "mpi": library,
         "layouts": sorted({(one.layout.ranks, one.layout.hosts) for one in measured}),
         "adding": adding,
-        "exchanges": [_entry(way, [one for one in measured if one.way == way], adding) for way in all_ways],
+        "exchanges": [_entry(way, measured, adding) for way in all_ways],
     }
 
 
