@@ -49,7 +49,15 @@ def updates() -> list[Operation]:
 
 
 def fit(per_value: float) -> dict[str, Any]:
-    piece = {"up_to": None, "alpha": 1e-6, "beta": per_value, "alpha_error": 0.0, "beta_error": 0.0, "once": 0.0}
+    piece = {
+        "up_to": None,
+        "alpha": 1e-6,
+        "beta": per_value,
+        "alpha_error": 0.0,
+        "beta_error": 0.0,
+        "once": 0.0,
+        "once_error": 0.0,
+    }
     return {"pieces": [piece], "spread": 0.05}
 
 
@@ -67,6 +75,7 @@ def machine(*networks: str, steps: tuple[Step, ...] = ()) -> Machine:
         overhead=5e-6,
         once=dict.fromkeys(("open", "read", "deal", "file", "byte", "start", "compile"), 1e-9),
         copying=((100_000, 1e-5), (1_000_000, 1e-4)),
+        in_place=(),
         averaging={},
     )
 

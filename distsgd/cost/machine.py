@@ -60,6 +60,20 @@ class Operation(Section):
     """Bytes for one image."""
     weights: float
     """Bytes of parameters."""
+    inputs: float
+    """Values that each of its sums is over."""
+    outputs: float
+    """Filters, or units."""
+
+
+class InPlace(Section):
+    """How much longer averages take between steps of training than one after another."""
+
+    topology: str
+    reduction: str
+    ranks: int
+    values: int
+    factor: float
 
 
 class Filling(Section):
@@ -87,5 +101,6 @@ class Machine(Section):
     """Seconds, or seconds a piece, of what is done once a run or epoch: see machine.once."""
     copying: tuple[tuple[int, float], ...] = Field(strict=False)
     """Values of a state, and seconds of the average of one worker alone, which copies it."""
+    in_place: tuple[InPlace, ...] = Field(strict=False)
     averaging: dict[str, Any]
     """See machine.averaging."""

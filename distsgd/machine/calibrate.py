@@ -14,9 +14,10 @@ import numpy as np
 from distsgd import __version__
 from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
-from distsgd.cost.machine import Filling, Machine, Operation, Step
+from distsgd.cost.machine import Filling, InPlace, Machine, Operation, Step
 from distsgd.machine import averaging
-from distsgd.machine.networks import FEW_LANES, LAYERS_OF, NETWORKS, images_of
+from distsgd.machine.between import in_place
+from distsgd.machine.networks import LANES, LAYERS_OF, MODERATE, NETWORKS, images_of
 from distsgd.machine.once import once
 from distsgd.machine.operations import LOSS
 from distsgd.machine.passes import merged, passes
@@ -26,6 +27,8 @@ from distsgd.machine.where import where
 
 SWEEPS = 3
 """How often steps are measured, so that what passes by does not fall on one network alone."""
+AVERAGING_SECONDS = 10.0
+"""For all ways to average, about."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
 
@@ -38,14 +41,16 @@ class Calibration:
 
     def __init__(self, ranks: Ranks, names: Sequence[str], say: Callable[[str], None]) -> None:
         self._ranks, self._names, self._say = ranks, list(names) or list(NETWORKS), say
+        self._here = ranks.on_node()[1]
         self._steps: list[Step] = []
         self._operations: list[Operation] = []
         self._filling: list[Filling] = []
+        self._in_place: list[InPlace] = []
         self._copying: list[tuple[int, float]] = []
 
     def machine(self, seconds: Mapping[str, float]) -> Machine | None:
         """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
-        here = self._ranks.on_node()[1]
+        here = self._here
         with ExitStack() as stack:
             shapes = dict.fromkeys(map(images_of, self._names))
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
@@ -54,16 +59,19 @@ class Calibration:
             for sweep in range(SWEEPS):
                 self._say(f"steps of training, {sweep + 1} of {SWEEPS}")
                 for side in sides:
-                    self._together(side, partial(self._sweep, found[side], files))
+                    most = MODERATE if sweep == SWEEPS - 1 else max(LANES)
+                    self._together(side, partial(self._sweep, found[side], files, most))
             self._say("passes of layers")
             for side in sides:
                 self._together(side, partial(self._told, found[side], files, side))
             self._say("averages")
-            messages = averaging.measure(self._ranks)
+            messages = averaging.measure(self._ranks, AVERAGING_SECONDS)
+            shape, path = next(iter(files.items()))
+            for side in sides:
+                self._together(side, partial(self._between, path, self._of(shape), messages))
             place = where(self._ranks)
             if self._ranks.rank != 0:
                 return None
-            shape, path = next(iter(files.items()))
             times = {**once(path, int(np.prod(shape))), **seconds}
         return Machine(
             version=__version__,
@@ -72,6 +80,7 @@ class Calibration:
             operations=tuple(self._operations),
             filling=tuple(self._filling),
             overhead=self._overhead(),
+            in_place=tuple(self._in_place),
             copying=tuple(sorted(self._copying)),
             once=times,
             averaging=messages,
@@ -88,9 +97,13 @@ class Calibration:
         else:
             sleep_until(self._ranks.hears)
 
-    def _sweep(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
+    def _sweep(self, found: Mapping[Shape, Seconds], files: Files, most: int, ranks: Ranks) -> None:
         for shape, path in files.items():
-            found[shape].sweep(path, self._of(shape), ranks)
+            found[shape].sweep(path, self._of(shape), ranks, most)
+
+    def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
+        if ranks.size <= self._here:  # over a network they wait for it, not for memory
+            self._in_place += in_place(path, names, messages, ranks)
 
     def _told(self, found: Mapping[Shape, Seconds], files: Files, together: int, ranks: Ranks) -> None:
         """What the sweeps come to, and the passes of layers."""
@@ -102,9 +115,10 @@ class Calibration:
                 self._steps += steps
                 self._filling += filling_of(shape, names, together, of_ranks)
                 self._copying += copying_of(names, steps, of_ranks)
-        for name in dict.fromkeys([*self._names, *LAYERS_OF]):
+        others = LAYERS_OF if together == self._here else ()
+        for name in dict.fromkeys([*self._names, *others]):
             ranks.barrier()
-            own = [operation.model_dump() for operation in passes(name, FEW_LANES, together)]
+            own = [operation.model_dump() for operation in passes(name, LANES, together)]
             of_each = _gathered(ranks, own)
             self._operations += merged([Operation(**each) for each in one] for one in of_each)
 
@@ -120,9 +134,9 @@ class Calibration:
             mine += [o for o in alike if o.kind == step.optimizer and o.weights == 4 * step.parameters]
             unique = {(o.key, o.what): o for o in mine}.values()
             for place, lanes in enumerate(step.lanes):
-                if lanes in FEW_LANES:
-                    of_passes = sum(between(o.lanes, o.seconds, lanes) for o in unique)
-                    found.append(step.compute[place] - of_passes)
+                of_passes = sum(between(o.lanes, o.seconds, lanes) for o in unique if len(o.lanes) > 1)
+                of_passes += sum(o.seconds[0] for o in unique if len(o.lanes) == 1)
+                found.append(step.compute[place] - of_passes)
         return max(float(np.median(found)), 0.0)
 
 

@@ -13,10 +13,29 @@ MADE_FOR = {
 }
 OTHERS = (28, 28, 1)
 """Images (height, width, channels) of networks that take any."""
-LAYERS_OF = ("chavan-3-8-32", "chavan-7-24-64", "chavan-5-12-200", "chavan-4-40-48")
+LAYERS_OF = (
+    *(
+        "chavan-2-8-64",
+        "chavan-2-24-128",
+        "chavan-3-8-32",
+        "chavan-3-32-64",
+        "chavan-3-64-48",
+        "chavan-4-16-200",
+    ),
+    *(
+        "chavan-4-40-48",
+        "chavan-5-12-200",
+        "chavan-5-32-80",
+        "chavan-6-8-128",
+        "chavan-6-24-50",
+        "chavan-7-16-100",
+    ),
+)
 """Networks whose layers alone are measured, so that others can be told from layers like theirs."""
 LANES = (16, 32, 64, 96, 128, 192, 256)
-FEW_LANES = (16, 64, 256)
+"""Images that a batch has room for."""
+MODERATE = 128
+"""Larger batches are measured less often: they take the longest, and vary the least."""
 
 
 def images_of(name: str) -> tuple[int, int, int]:

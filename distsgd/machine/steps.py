@@ -12,7 +12,7 @@ from distsgd.config import Config
 from distsgd.cost.machine import Filling, Step
 from distsgd.machine.networks import LANES
 from distsgd.machine.rounds import timed_rounds
-from distsgd.plan.work import network_text
+from distsgd.plan.work import STATES, network_text
 from distsgd.training import Experiment, check
 
 SECONDS = 0.06
@@ -23,11 +23,9 @@ LEAST_DEVIATION = 0.02
 """Of the logarithm of a step's seconds from one run to another: a few sweeps may agree by chance."""
 
 
-STATES = {"sgd": 2, "adam": 3}
-"""Values that an optimizer keeps for each parameter, itself included."""
-
-
-def experiment(path: Path, name: str, batch: int, averaging: dict[str, Any], **more: Any) -> Experiment:
+def experiment(
+    path: Path, name: str, batch: int, averaging: dict[str, Any], ranks: int = 1, **more: Any
+) -> Experiment:
     """A network on made-up images; `more`: other sections of the config."""
     settings = {
         "data": {"path": str(path)},
@@ -36,7 +34,7 @@ def experiment(path: Path, name: str, batch: int, averaging: dict[str, Any], **m
         "averaging": averaging,
         **more,
     }
-    return check(Config.model_validate(settings), 1, [])
+    return check(Config.model_validate(settings), ranks, [])
 
 
 def period(lanes: int) -> int:
@@ -59,10 +57,10 @@ class Seconds:
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
 
-    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks) -> None:
-        """Measure all once; ranks begin each measurement together."""
+    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks, most: int) -> None:
+        """Measure all once, batches of at most so many; ranks begin each measurement together."""
         for name in names:
-            for lanes in LANES:
+            for lanes in (size for size in LANES if size <= most):
                 ranks.barrier()
                 self._steps(path, name, lanes)
             ranks.barrier()
@@ -102,9 +100,8 @@ def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence
     for name in names:
         stages = experiment(path, name, LANES[0], {"workers": 1})
         keys = [f"{name} {lanes}" for lanes in LANES]
-        compute = np.array([[rank.compute[key] for key in keys] for rank in of_ranks])  # (rank, lanes, sweep)
-        data = np.array([[rank.data[f"{key} {False}"] for key in keys] for rank in of_ranks])
-        calm = quiet(compute)
+        calm = np.array([[quiet(rank.compute[key]) for key in keys] for rank in of_ranks])
+        data = np.array([[quiet(rank.data[f"{key} {False}"]) for key in keys] for rank in of_ranks])
         yield Step(
             network=network_text(stages.stages),
             optimizer=stages.config.optimizer.name,
@@ -112,30 +109,34 @@ def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence
             parameters=sum(stages.segments),
             lanes=LANES,
             compute=tuple(calm.mean(axis=0).tolist()),
-            data=tuple(quiet(data).mean(axis=0).tolist()),
-            deviation=_repeated(compute, calm),
-            turn=float(np.mean([np.median(rank.turn[name]) for rank in of_ranks])),
+            data=tuple(data.mean(axis=0).tolist()),
+            deviation=_repeated([rank.compute[key] for rank in of_ranks for key in keys]),
+            turn=float(np.mean([quiet(rank.turn[name]) for rank in of_ranks])),
             passing=float(np.median([np.median(rank.passing[key]) for rank in of_ranks for key in keys])),
             lasting=float(np.log(calm).std(axis=0).mean()) if len(of_ranks) > 1 else 0.0,
         )
 
 
-def quiet(sweeps: np.ndarray) -> np.ndarray:
-    """Of sweeps, the last axis: the mean of the lower half. What else a machine does makes some longer, and none shorter."""
-    fewest = -(-sweeps.shape[-1] // 2)
-    calm: np.ndarray = np.sort(sweeps, axis=-1)[..., :fewest].mean(axis=-1)
-    return calm
+def quiet(sweeps: Sequence[float]) -> float:
+    """The mean of the lower half: what else a machine does makes some sweeps longer, and none shorter."""
+    return float(np.mean(sorted(sweeps)[: -(-len(sweeps) // 2)]))
 
 
-def _repeated(compute: np.ndarray, calm: np.ndarray) -> float:
+def _repeated(sweeps: Sequence[Sequence[float]]) -> float:
     """Deviation of a sweep's logarithm from what is taken for it."""
-    return max(LEAST_DEVIATION, 1.4826 * float(np.median(np.abs(np.log(compute / calm[..., None])))))
+    away = [abs(np.log(seconds / quiet(each))) for each in sweeps for seconds in each]
+    return max(LEAST_DEVIATION, 1.4826 * float(np.median(away)))
 
 
-def copying_of(names: Sequence[str], steps: Sequence[Step], of_ranks: Sequence[Seconds]) -> Iterator[tuple[int, float]]:
+def copying_of(
+    names: Sequence[str], steps: Sequence[Step], of_ranks: Sequence[Seconds]
+) -> Iterator[tuple[int, float]]:
     """Values of a worker's state, and seconds of an average that has no other worker and copies it."""
     for name, step in zip(names, steps, strict=True):
-        yield step.parameters * STATES[step.optimizer], float(np.median([rank.copy[name] for rank in of_ranks]))
+        yield (
+            step.parameters * STATES[step.optimizer],
+            float(np.median([rank.copy[name] for rank in of_ranks])),
+        )
 
 
 def filling_of(

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from distsgd.cost import Estimate
 from distsgd.cost.curve import between
 from distsgd.cost.machine import Machine, Step
 from distsgd.plan import layers
-from distsgd.plan.work import Job
+from distsgd.plan.measured import nearest
+from distsgd.plan.work import STATES, Job
 
+READ = 0.03
+"""Relative deviation of what is read off between sizes that were measured."""
 COMPOSED = 0.05
 """Relative deviation of what is put together from layers that were measured in other networks."""
 
@@ -28,23 +30,6 @@ class Computing:
     """Whether the network itself was measured."""
 
 
-class _Measured(Protocol):
-    @property
-    def together(self) -> int: ...
-
-
-Kind = TypeVar("Kind", bound=_Measured)
-
-
-def nearest(entries: Sequence[Kind], together: int) -> list[Kind]:
-    """Those measured with as many ranks computing at once, or with the nearest number of them."""
-    counts = {entry.together for entry in entries}
-    if not counts:
-        return []
-    best = min(counts, key=lambda count: (abs(math.log(count / together)), -count))
-    return [entry for entry in entries if entry.together == best]
-
-
 def computing(machine: Machine, job: Job) -> Computing:
     """What a worker's step takes where as many ranks of a node compute as the job has there."""
     together = min(job.ranks, job.ranks_per_node)
@@ -56,7 +41,7 @@ def computing(machine: Machine, job: Job) -> Computing:
     seconds = between(step.lanes, step.compute, job.lanes)
     if step.optimizer != job.config.optimizer.name:
         seconds += update.seconds - layers.update(machine, job, together, step.optimizer).seconds
-    return _told(step, Estimate(seconds, step.deviation * seconds), update, True)
+    return _told(job, step, Estimate(seconds, math.hypot(step.deviation, READ) * seconds), update, True)
 
 
 def _composed(machine: Machine, job: Job, together: int, update: Estimate) -> Computing:
@@ -65,7 +50,7 @@ def _composed(machine: Machine, job: Job, together: int, update: Estimate) -> Co
     seconds = sum(part.seconds for part in parts) + update.seconds + machine.overhead
     deviation = math.hypot(COMPOSED * seconds, *(part.deviation for part in parts))
     like = _like(nearest(machine.steps, together), job.parameters)
-    return _told(like, Estimate(seconds, deviation), update, False)
+    return _told(job, like, Estimate(seconds, deviation), update, False)
 
 
 def _like(steps: Sequence[Step], parameters: int) -> Step:
@@ -73,5 +58,6 @@ def _like(steps: Sequence[Step], parameters: int) -> Step:
     return min(steps, key=lambda step: abs(math.log(step.parameters / parameters)))
 
 
-def _told(like: Step, step: Estimate, update: Estimate, known: bool) -> Computing:
-    return Computing(step, update, Estimate(like.turn, 0.3 * like.turn), like.passing, like.lasting, known)
+def _told(job: Job, like: Step, step: Estimate, update: Estimate, known: bool) -> Computing:
+    turn = like.turn * job.state / (like.parameters * STATES[like.optimizer])  # it copies the state
+    return Computing(step, update, Estimate(turn, 0.3 * turn), like.passing, like.lasting, known)

@@ -13,6 +13,7 @@ from distsgd.cost.machine import Machine
 from distsgd.cost.machine import Operation as Measured
 from distsgd.layers import Convolution, Dense
 from distsgd.network import Stage
+from distsgd.plan.measured import nearest
 from distsgd.plan.work import Job, text_of
 
 FORWARD, TO_WEIGHTS, TO_DATA, LOSS, UPDATE = "forward", "to weights", "to data", "loss", "update"
@@ -34,6 +35,10 @@ class Operation:
     flops: float
     moved: float
     weights: float
+    inputs: float
+    """Values that each of its sums is over."""
+    outputs: float
+    """Filters, or units."""
 
 
 def operations(job: Job) -> Iterator[Operation]:
@@ -54,17 +59,19 @@ def of_stage(stage: Stage, what: str) -> Operation:
     flops = layer.flops(stage.shape) if isinstance(layer, Convolution | Dense) else 0
     moved = 4 * (math.prod(stage.shape) + math.prod(stage.output))
     weights = 4 * sum(tensor.size for tensor in stage.tensors)
-    return Operation(text_of(stage), what, type(layer).__name__, flops, moved, weights)
+    inputs = stage.tensors[0].fan_in if stage.tensors else 0
+    sizes = flops, moved, weights, inputs, stage.output[0]
+    return Operation(text_of(stage), what, type(layer).__name__, *sizes)
 
 
 def loss_of(classes: int) -> Operation:
     """The loss."""
-    return Operation(f"{classes} classes", LOSS, LOSS, 0, 8 * classes, 0)
+    return Operation(f"{classes} classes", LOSS, LOSS, 0, 8 * classes, 0, 0, classes)
 
 
 def update_of(parameters: int, optimizer: str) -> Operation:
     """An update of so many parameters."""
-    return Operation(f"{parameters} parameters", UPDATE, optimizer, 0, 0, 4 * parameters)
+    return Operation(f"{parameters} parameters", UPDATE, optimizer, 0, 0, 4 * parameters, 0, 0)
 
 
 def update(machine: Machine, job: Job, together: int, optimizer: str | None = None) -> Estimate:
@@ -83,27 +90,27 @@ def update(machine: Machine, job: Job, together: int, optimizer: str | None = No
 def seconds(machine: Machine, wanted: Operation, job: Job, together: int) -> Estimate:
     """One pass on a batch of the job's."""
     alike = [o for o in machine.operations if (o.kind, o.what) == (wanted.kind, wanted.what)]
-    counts = sorted({o.together for o in alike}, key=lambda count: (abs(math.log(count / together)), -count))
-    alike = [o for o in alike if o.together == counts[0]] if counts else []
     same = [o for o in alike if o.key == wanted.key]
     if same:
+        same = nearest(same, together)
         found = float(np.median([between(o.lanes, o.seconds, job.lanes) for o in same]))
         return Estimate(found, MEASURED * found)
     if not alike:
         raise LookupError(f"no pass {wanted.what!r} of a {wanted.kind} was measured")
-    return _process(tuple(alike)).at(_features(wanted, job.lanes))
+    return _process(tuple(alike)).at(_features(wanted, job.lanes, together))
 
 
-def _features(operation: Operation | Measured, lanes: int) -> tuple[float, ...]:
+def _features(operation: Operation | Measured, lanes: int, together: int) -> tuple[float, ...]:
     """Logarithms of what a pass's time follows from."""
-    numbers = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
-    return tuple(math.log(number + 1) for number in numbers)
+    amounts = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
+    shapes = operation.inputs, operation.outputs, float(together)
+    return tuple(math.log(number + 1) for number in (*amounts, *shapes))
 
 
 @lru_cache(maxsize=64)
 def _process(measured: tuple[Measured, ...]) -> "_Process":
     points = [
-        (_features(o, size), math.log(seconds))
+        (_features(o, size, o.together), math.log(seconds))
         for o in measured
         for size, seconds in zip(o.lanes, o.seconds, strict=True)
         if seconds > 0

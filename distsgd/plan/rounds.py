@@ -4,14 +4,19 @@ import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
+import numpy as np
+
 from distsgd.cost import Estimate
 from distsgd.cost.averaging import Asked, Averaging, averaging_estimate, fastest
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Filling, Machine
-from distsgd.plan.compute import Computing, computing, nearest
+from distsgd.plan.compute import Computing, computing
+from distsgd.plan.measured import nearest
 from distsgd.plan.work import Job
 
+AGAIN = 0.1
+"""Relative deviation of an average's median from run to run."""
 PHASES = ("data", "compute", "average", "wait")
 
 
@@ -89,7 +94,23 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     if averaging.algorithm == "auto":
         asked = replace(asked, algorithm=fastest(machine.averaging, asked).algorithm)
     found: Averaging = averaging_estimate(machine.averaging, asked)
-    return found.whole, (found.latest - 1) * found.exchange.seconds
+    factor = _in_place(machine, asked)
+    whole = found.whole.times(factor)
+    return Estimate(whole.seconds, math.hypot(whole.deviation, AGAIN * whole.seconds)), (
+        found.latest - 1
+    ) * found.exchange.seconds
+
+
+def _in_place(machine: Machine, asked: Asked) -> float:
+    """How much longer an average takes between steps, which leave it the caches as they need them, than one after another."""
+    alike = [f for f in machine.in_place if (f.topology, f.reduction) == (asked.topology, asked.reduction)]
+    alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
+    if not alike:
+        return 1.0
+    few = min((abs(math.log(f.ranks / asked.ranks)), f.ranks) for f in alike)[1]
+    points = sorted((math.log(f.values), f.factor) for f in alike if f.ranks == few)
+    sizes, factors = zip(*points, strict=True)
+    return float(np.interp(math.log(asked.values), sizes, factors))
 
 
 def _waiting(busy: list[Estimate], found: Computing, steps: int, late: float) -> Estimate:

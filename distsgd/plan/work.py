@@ -10,6 +10,9 @@ from distsgd.kernels.vector import LANES
 from distsgd.layers import Dropout
 from distsgd.network import Stage
 
+STATES = {"sgd": 2, "adam": 3}
+"""Values that an optimizer keeps for each parameter, itself included."""
+
 
 def text_of(stage: Stage) -> str:
     """What a layer's time depends on."""
@@ -52,7 +55,7 @@ class Job:
     @property
     def state(self) -> int:
         """Values that a worker has: parameters, and the optimizer's moments."""
-        return self.parameters * (2 if self.config.optimizer.name == "sgd" else 3)
+        return self.parameters * STATES[self.config.optimizer.name]
 
     @property
     def train_images(self) -> int:

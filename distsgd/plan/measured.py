@@ -1,0 +1,22 @@
+"""Which of what was measured comes nearest to what is asked."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+
+class _Measured(Protocol):
+    @property
+    def together(self) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=_Measured)
+
+
+def nearest(entries: Sequence[Kind], together: int) -> list[Kind]:
+    """Those measured with as many ranks computing at once, or with the nearest number of them."""
+    counts = {entry.together for entry in entries}
+    if not counts:
+        return []
+    best = min(counts, key=lambda count: (abs(math.log(count / together)), -count))
+    return [entry for entry in entries if entry.together == best]
