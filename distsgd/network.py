@@ -200,7 +200,7 @@ class Network:
     @property
     def memory(self) -> int:
         """Bytes of all that it works in, the parameters apart."""
-        own: dict[int, int] = {id(self.gradient): self.gradient.nbytes}
+        own: dict[int, int] = {}
         calls = [call for program in self._programs for call in (*program.learning, *program.returning)]
         for argument in (argument for _, arguments in calls for argument in arguments):
             if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):
