@@ -32,6 +32,8 @@ from distsgd.metrics import Tally
 
 START = 3
 """Part of the key of the random streams of weights; data.shards has 1 and 2."""
+DRAWN = 1 << 16
+"""Weights drawn at a time, in the cache: a large layer's at once would take more memory than a step."""
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest register."""
 
@@ -122,8 +124,10 @@ def initialize(parameters: np.ndarray, stages: Sequence[Stage], seed: int) -> No
         part = parameters[first : first + tensor.size]
         part[:] = 0
         if tensor.fan_in:
-            chance = np.random.Philox(key=[seed, START], counter=[0, 0, number, 0]).random_raw(tensor.size)
-            part[:] = ((chance >> np.uint64(11)) * 2.0**-52 - 1.0) * np.sqrt(6.0 / tensor.fan_in)
+            stream = np.random.Philox(key=[seed, START], counter=[0, 0, number, 0])
+            for some in np.split(part, range(DRAWN, part.size, DRAWN)):
+                chance = stream.random_raw(some.size)
+                some[:] = ((chance >> np.uint64(11)) * 2.0**-52 - 1.0) * np.sqrt(6.0 / tensor.fan_in)
         first += tensor.size
 
 
@@ -196,7 +200,7 @@ class Network:
     @property
     def memory(self) -> int:
         """Bytes of all that it works in, the parameters apart."""
-        own: dict[int, int] = {id(self.gradient): self.gradient.nbytes}
+        own: dict[int, int] = {}
         calls = [call for program in self._programs for call in (*program.learning, *program.returning)]
         for argument in (argument for _, arguments in calls for argument in arguments):
             if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):

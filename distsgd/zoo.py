@@ -4,9 +4,29 @@ from collections.abc import Callable
 
 from distsgd.config import CHAVAN, ListedLayer, check_name
 from distsgd.config import Network as Settings
-from distsgd.layers import AveragePool, Convolution, Dense, Dropout, Layer, MaxPool, Rectifier
+from distsgd.layers import (
+    AveragePool,
+    Convolution,
+    Dense,
+    Dropout,
+    Layer,
+    MaxPool,
+    Rectifier,
+    ResponseNormalization,
+    Shape,
+)
 
 Layers = list[Layer | Rectifier]
+MADE_FOR: dict[str, Shape] = {
+    "cifar": (3, 32, 32),
+    "fer": (1, 48, 48),
+    "vgg11": (3, 32, 32),
+    "alexnet-small": (3, 112, 112),
+    "alexnet": (3, 224, 224),
+}
+"""What images networks are for, (channels, height, width), where they do not take those of the embedded set."""
+CLASSES = {"alexnet": 1000}
+"""How many classes networks are for, where they are not ten."""
 
 
 def garg(classes: int) -> Layers:
@@ -56,12 +76,44 @@ def fer(classes: int) -> Layers:
     return [*stack, Dropout(0.4), Dense(256), Rectifier(), Dense(classes)]
 
 
+def vgg11(classes: int) -> Layers:
+    """Simonyan and Zisserman's (2015) with 11 layers, for 32x32 colour images: dense layers of 512 units as images are smaller."""
+    stack: Layers = []
+    for filters, convolutions in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):
+        stack += [Convolution(filters, 3, "same"), Rectifier()] * convolutions
+        stack.append(MaxPool(2))
+    return [*stack, Dense(512), Rectifier(), Dense(512), Rectifier(), Dense(classes)]
+
+
+def alexnet(classes: int) -> Layers:
+    """Krizhevsky, Sutskever and Hinton's (2012) for 224x224 crops of colour images: 60,965,224 parameters with 1000 classes."""
+    normalized: Layers = [Rectifier(), ResponseNormalization(), MaxPool(3, 2)]
+    stack: Layers = [Convolution(96, 11, 2, stride=4), *normalized]
+    stack += [Convolution(256, 5, "same", groups=2), *normalized]
+    stack += [Convolution(384, 3, "same"), Rectifier(), Convolution(384, 3, "same", groups=2), Rectifier()]
+    stack += [Convolution(256, 3, "same", groups=2), Rectifier(), MaxPool(3, 2)]
+    return [*stack, Dense(4096), Rectifier(), Dense(4096), Rectifier(), Dense(classes)]
+
+
+def alexnet_small(classes: int) -> Layers:
+    """AlexNet's layers in small, for 112x112 crops of colour images: half the filters, of less reach, and fewer hidden units."""
+    normalized: Layers = [Rectifier(), ResponseNormalization(), MaxPool(3, 2)]
+    stack: Layers = [Convolution(48, 5, 1, stride=2), *normalized]
+    stack += [Convolution(128, 5, "same", groups=2), *normalized]
+    stack += [Convolution(192, 3, "same"), Rectifier(), Convolution(192, 3, "same", groups=2), Rectifier()]
+    stack += [Convolution(128, 3, "same", groups=2), Rectifier(), MaxPool(3, 2)]
+    return [*stack, Dense(512), Rectifier(), Dense(512), Rectifier(), Dense(classes)]
+
+
 _BY_NAME: dict[str, Callable[[int], Layers]] = {
     "garg": garg,
     "rendon": rendon,
     "lenet5": lenet5,
     "cifar": cifar,
     "fer": fer,
+    "vgg11": vgg11,
+    "alexnet-small": alexnet_small,
+    "alexnet": alexnet,
 }
 
 
@@ -85,6 +137,7 @@ _KINDS: dict[str, Callable[..., Layer | Rectifier]] = {
     "average_pool": AveragePool,
     "rectifier": Rectifier,
     "dropout": Dropout,
+    "response_normalization": ResponseNormalization,
 }
 
 

@@ -132,6 +132,36 @@ def average_pool_gradient(
     return dx
 
 
+def _neighbours(c: int, size: int, channels: int) -> slice:
+    """The channels that response normalization looks at for one: of an even size one more before than behind."""
+    return slice(max(0, c - size // 2), min(channels, c + (size - 1) // 2 + 1))
+
+
+def response_scale(x: np.ndarray, size: int, alpha: float, k: float) -> np.ndarray:
+    """k + alpha times the mean square of a value's neighbours, zeros beyond the first and last channel."""
+    scale = np.zeros(x.shape)
+    for c in range(len(x)):
+        scale[c] = k + alpha / size * (x[_neighbours(c, size, len(x))] ** 2).sum(0)
+    return scale
+
+
+def response_normalization(x: np.ndarray, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    """A value over a power of its scale."""
+    return x / response_scale(x, size, alpha, k) ** beta
+
+
+def response_normalization_gradient(
+    x: np.ndarray, dy: np.ndarray, size: int, alpha: float, beta: float, k: float
+) -> np.ndarray:
+    """dx: every output gives back to its own input, and to all in its scale."""
+    scale = response_scale(x, size, alpha, k)
+    dx = dy / scale**beta
+    for c in range(len(x)):
+        seen = _neighbours(c, size, len(x))
+        dx[seen] -= 2 * alpha / size * beta * (dy[c] * x[c] / scale[c] ** (beta + 1)) * x[seen]
+    return dx
+
+
 def softmax_cross_entropy(
     scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -266,6 +296,12 @@ def _average_pool(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> P
     return Passed(y, lambda dy: average_pool_gradient(size, stride, dy, x.shape))
 
 
+def _response_normalization(layer: Any, x: np.ndarray, tensors: Iterator[np.ndarray]) -> Passed:
+    settings = layer.size, layer.alpha, layer.beta, layer.k
+    y = response_normalization(x, *settings)
+    return Passed(y, lambda dy: response_normalization_gradient(x, dy, *settings))
+
+
 @dataclass(frozen=True)
 class Thinned:
     """Dropout as the layer of that number; with no draw everything stays."""
@@ -289,6 +325,7 @@ _STEPS = {
     **steps.steps(ways.matrix),
     layers.Convolution: _convolution,
     layers.AveragePool: _average_pool,
+    layers.ResponseNormalization: _response_normalization,
     Thinned: _thinned,
 }
 

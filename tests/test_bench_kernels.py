@@ -58,7 +58,9 @@ def test_measured_limits_count_what_is_done() -> None:
     assert found.bandwidths[0] == SIZES[0] // 8 // STRIP * STRIP * 8
 
 
-@pytest.mark.parametrize("name", kernels.NETWORKS)
+@pytest.mark.parametrize(
+    "name", [name for name in kernels.NETWORKS if name != "alexnet"]
+)  # 2 GB, no other layers
 def test_operations_are_the_step(name: str) -> None:
     at_work, steps = kernels._at_work(kernels._plan(name), 16)
     found = list(operations(at_work, steps))
@@ -111,7 +113,7 @@ def test_the_picture(tmp_path: Path) -> None:
 
 
 @needs_torch
-@pytest.mark.parametrize("name", ["rendon", "fer"])
+@pytest.mark.parametrize("name", ["rendon", "fer", "alexnet-small"])
 def test_pytorch_does_every_operation(name: str) -> None:
     at_work, steps = kernels._at_work(kernels._plan(name), 16)
     for operation in operations(at_work, steps):

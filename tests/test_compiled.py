@@ -25,7 +25,7 @@ import distsgd.kernels
 from distsgd.kernels import compiled, update
 from distsgd.kernels.batch import draw_windows
 from distsgd.kernels.vector import FUSED, VECTOR
-from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier
+from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
 from distsgd.network import Network, aligned, initialize, plan, tensors
 from distsgd.optim import Adam, Sgd
 
@@ -444,6 +444,19 @@ def updated() -> str:
     return hashes.hexdigest()
 
 
+def normalized() -> str:
+    """The SHA-256 of the gradient of a network with response normalizations, by two roots and by many."""
+    stack = [Convolution(6, 2, "same"), Rectifier(), ResponseNormalization(alpha=0.5), MaxPool(3, 2)]
+    stages = plan([*stack, ResponseNormalization(4, 0.3, 0.6, 1.5), Dense(7)], (2, 9, 12))
+    images = np.random.Philox(key=5).random_raw(23 * 27).view(np.uint8).reshape(23, 9, 12, 2)
+    network = Network(stages, 23, aligned(sum(tensor.size for tensor in tensors(stages))))
+    initialize(network.parameters, stages, 9)
+    scaling = np.float32([[127, 120], [0.01, 0.02]])
+    network.batches[0].fill(images, np.arange(23) % 7, np.arange(23), 0, 23, scaling)
+    network.learn(1, 2, 3)
+    return hashlib.sha256(network.gradient).hexdigest()
+
+
 def compiled_here() -> int:
     """How many of the package's kernels this process compiled itself."""
     return sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels())
@@ -459,9 +472,14 @@ def fewer_features() -> str:
 OTHER_WIDTHS = [width for width in (4, 8, 16) if width != VECTOR]
 RANKS = 4
 TRAIN = (
-    "from test_compiled import compiled_here, trained, updated;"
-    " print(trained(), trained(True), updated(), compiled_here())"
+    "from test_compiled import compiled_here, normalized, trained, updated;"
+    " print(trained(), trained(True), updated(), normalized(), compiled_here())"
 )
+
+
+def right() -> str:
+    """What that prints where it compiles nothing itself."""
+    return f"{trained()} {trained(True)} {updated()} {normalized()} 0"
 
 
 def train(cache: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -495,23 +513,23 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 def test_bits_do_not_depend_on_the_vectors_width(hashes: dict[str, list[str]]) -> None:
-    assert {hashes["killed"][0], hashes["together"][0]} == {f"{trained()} {trained(True)} {updated()} 0"}
+    assert {hashes["killed"][0], hashes["together"][0]} == {right()}
 
 
 def test_bits_do_not_depend_on_the_processors_features(hashes: dict[str, list[str]]) -> None:
     if "fewer features" not in hashes:
         pytest.skip("NOT SHOWN: this processor has no AVX with fused multiply-adds to switch off")
-    assert hashes["fewer features"] == [f"{trained()} {trained(True)} {updated()} 0"]
+    assert hashes["fewer features"] == [right()]
 
 
 def test_four_cold_ranks_at_once_are_all_right_and_compile_nothing_themselves(
     hashes: dict[str, list[str]],
 ) -> None:
-    assert hashes["together"] == [f"{trained()} {trained(True)} {updated()} 0"] * RANKS
+    assert hashes["together"] == [right()] * RANKS
 
 
 def test_a_compilation_that_was_killed_leaves_a_cache_that_works(hashes: dict[str, list[str]]) -> None:
-    assert hashes["killed"] == [f"{trained()} {trained(True)} {updated()} 0"]
+    assert hashes["killed"] == [right()]
 
 
 @pytest.mark.skipif(not FUSED, reason="NOT SHOWN: without fused multiply-adds the bits are others")

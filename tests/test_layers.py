@@ -20,6 +20,7 @@ from distsgd.layers import (
     MaxPool,
     Place,
     Program,
+    ResponseNormalization,
     Shape,
     Values,
     convolution_bands,
@@ -435,6 +436,25 @@ def test_pooling(rectified: bool, after: Border, before: Border, images: int, si
     tried.assert_untouched()
 
 
+@pytest.mark.parametrize("images", [3, 40])
+@pytest.mark.parametrize(("after", "before"), AROUND)
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+def test_response_normalization(
+    size: int, rectified: bool, after: Border, before: Border, images: int
+) -> None:
+    for channels, beta in ((1, 0.75), (2, 0.5), (4, 1.0), (7, 0.6), (11, 2.25)):
+        layer, shape = ResponseNormalization(size, 0.3, beta, 1.5), (channels, 5, 4)
+        tried = bench(layer, shape, images, rectified=rectified, after=after, before=before)
+        x, dy = whole(channels, *shape, images), whole(size, *shape, images)
+        x = np.maximum(x, 0) if rectified else x
+        tried.give(x, dy)
+        y, back = oracle.forward([layer], [], x)
+        assert_close(tried.forward(), y.reshape(x.shape), 1e-6 * abs(x))
+        assert_close(tried.backward(), back(dy)[0].reshape(x.shape) * ((x > 0) if rectified else 1), 1e-5)
+        tried.assert_untouched()
+
+
 @pytest.mark.parametrize("images", [1, 16, 23])
 @pytest.mark.parametrize(("after", "before"), AROUND)
 @pytest.mark.parametrize("rectified", [False, True])
@@ -454,7 +474,10 @@ def test_dropout_drops_the_same_on_the_way_back(
     tried.assert_untouched()
 
 
-@pytest.mark.parametrize("layer", [Convolution(3, 3, "same"), Dense(5), Dense(20), MaxPool(2), Dropout(0.5)])
+@pytest.mark.parametrize(
+    "layer",
+    [Convolution(3, 3, "same"), Dense(5), Dense(20), MaxPool(2), Dropout(0.5), ResponseNormalization()],
+)
 def test_nothing_goes_back_to_the_images(layer: Layer) -> None:
     tried = bench(layer, (2, 4, 4), 16)
     tried.run(layer.backward(replace(tried.place, dx=None)))
@@ -491,6 +514,11 @@ def test_a_nan_image_stays_visible_and_alone(rectify: bool, layer: Layer) -> Non
         (Dropout(1.0), (1, 3, 9), "dropout rate 1.0: must be at least 0 and below 1"),
         (Dropout(-0.1), (1, 3, 9), "dropout rate -0.1: must be at least 0 and below 1"),
         (Dropout(float("nan")), (1, 3, 9), "dropout rate nan: must be at least 0 and below 1"),
+        (ResponseNormalization(0), (1, 3, 9), "response normalization over 0 channels: must be 1 to 1024"),
+        (ResponseNormalization(1025), (1, 3, 9), "over 1025 channels: must be 1 to 1024"),
+        (ResponseNormalization(k=0.0), (1, 3, 9), "k 0.0: alpha must be at least 0, beta above 0"),
+        (ResponseNormalization(alpha=-1.0), (1, 3, 9), "alpha -1.0, beta 0.75, k 2.0: alpha must be"),
+        (ResponseNormalization(beta=float("nan")), (1, 3, 9), "beta nan, k 2.0: alpha must be"),
     ],
 )
 def test_a_layer_that_does_not_fit_is_refused(layer: Layer, shape: Shape, message: str) -> None:
@@ -507,6 +535,7 @@ def test_a_layer_that_does_not_fit_is_refused(layer: Layer, shape: Shape, messag
         (MaxPool(3), (4, 3, 8), (4, 1, 2)),
         (Dense(9), (4, 3, 8), (9, 1, 1)),
         (Dropout(0.5), (4, 3, 8), (4, 3, 8)),
+        (ResponseNormalization(), (4, 3, 8), (4, 3, 8)),
     ],
 )
 def test_shapes(layer: Layer, shape: Shape, output: Shape) -> None:
@@ -564,3 +593,8 @@ def test_the_oracles_convolution_gradient_is_its_slope(size: int, padding: int |
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_oracles_dense_gradient_is_its_slope(bias: bool) -> None:
     sloped(Dense(4, bias), (2, 3, 2), tensors=1 + bias)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+def test_the_oracles_response_normalization_gradient_is_its_slope(size: int) -> None:
+    sloped(ResponseNormalization(size, 0.4, 0.6, 1.2), (6, 2, 3), tensors=0)

@@ -11,7 +11,17 @@ from distsgd import zoo
 from distsgd.config import InputError
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.loss import LOSS_UNIT
-from distsgd.layers import AveragePool, Convolution, Dense, Dropout, Layer, MaxPool, Rectifier, Shape
+from distsgd.layers import (
+    AveragePool,
+    Convolution,
+    Dense,
+    Dropout,
+    Layer,
+    MaxPool,
+    Rectifier,
+    ResponseNormalization,
+    Shape,
+)
 from distsgd.network import Network, Stage, aligned, initialize, plan, tensors
 from distsgd.optim import Adam
 
@@ -29,16 +39,12 @@ ZOO = {
 FULL = {
     name: (3, 32, 32) if name == "cifar" else (1, 28, 28) for name in ("garg", "rendon", "lenet5", "cifar")
 }
-# In small, what AlexNet does: strides, groups, windows that overlap; and a mean over the image at the end.
+# In small, what AlexNet does: strides, groups, normalization, windows that overlap; and a mean over the image at the end.
+NORMALIZATION = ResponseNormalization(alpha=0.5)  # enough that neighbours matter
 SMALL_ALEXNET: Layers = [
-    *(
-        Convolution(8, 7, 2, stride=4),
-        Rectifier(),
-        MaxPool(3, 2),
-        Convolution(12, 3, 1, groups=2),
-        Rectifier(),
-    ),
-    *(MaxPool(3, 2), Convolution(16, 3, 2, stride=2, groups=4), Rectifier(), AveragePool(), Dense(CLASSES)),
+    *(Convolution(8, 7, 2, stride=4), Rectifier(), NORMALIZATION, MaxPool(3, 2)),
+    *(Convolution(12, 3, 1, groups=2), Rectifier(), ResponseNormalization(4, 0.3, 0.6, 1.5), MaxPool(3, 2)),
+    *(Convolution(16, 3, 2, stride=2, groups=4), Rectifier(), AveragePool(), Dense(CLASSES)),
 ]
 # Orders of layers that the zoo does not have: each joins two buffers, or two borders, in another way.
 STACKS: dict[str, Layers] = {
@@ -86,6 +92,21 @@ STACKS: dict[str, Layers] = {
         *(Convolution(6, 3, "same"), Rectifier(), AveragePool(2), Convolution(5, 2), AveragePool(2, 1)),
         *(Convolution(7, 1), Rectifier(), AveragePool(), Dense(CLASSES)),
     ],
+    "normalization between convolutions": [
+        *(
+            Convolution(9, 3, 1, groups=1),
+            Rectifier(),
+            NORMALIZATION,
+            MaxPool(3, 2),
+            Convolution(8, 3, "same"),
+        ),
+        *(ResponseNormalization(4, 0.2, 0.6, 1.0), Convolution(6, 3, "full", groups=2), Rectifier()),
+        *(MaxPool(3, 2), Dropout(0.3), Dense(16), Rectifier(), Dropout(0.5), Dense(CLASSES)),
+    ],
+    "normalization of images and of pooled": [
+        *(ResponseNormalization(3, 0.1, 1.0, 1.0), Convolution(3, 3, "same"), Rectifier(), MaxPool(2)),
+        *(ResponseNormalization(9, 0.4, 0.5, 2.0), Dense(12), ResponseNormalization(5, 0.7), Dense(CLASSES)),
+    ],
     "pooling twice": [Convolution(5, 3), Rectifier(), MaxPool(2), MaxPool(3), Dense(CLASSES)],
     "pooling the scores": [Convolution(CLASSES, 2), MaxPool(7)],
 }
@@ -93,6 +114,7 @@ NETWORKS: dict[str, tuple[Layers, Shape]] = {
     **{name: (zoo.layers(name, CLASSES), shape) for name, shape in ZOO.items()},
     **{f"{name} thinned": (zoo.layers(name, CLASSES, 0.4), shape) for name, shape in ZOO.items()},
     **{name: (layers, (2, 8, 8)) for name, layers in STACKS.items()},
+    "small alexnet": (SMALL_ALEXNET, (3, 47, 51)),
 }
 DRAW = (11, 5, 77)
 
@@ -226,6 +248,8 @@ def in_pytorch(functional: object, layers: Layers, given: list, x: object) -> ob
             x = functional.conv2d(x, weights, next(rest), **strides)
         elif isinstance(layer, Dense):
             x = functional.linear(x.flatten(1), next(rest).T, next(rest) if layer.bias else None)
+        elif isinstance(layer, ResponseNormalization):
+            x = functional.local_response_norm(x, layer.size, layer.alpha, layer.beta, layer.k)
         elif isinstance(layer, AveragePool):
             x = functional.avg_pool2d(x, layer.size or x.shape[2:], layer.stride)
         else:

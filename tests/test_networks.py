@@ -36,6 +36,22 @@ def test_layers_add_up_to_the_network() -> None:
     assert float(layers[0][-1]) == pytest.approx(2 * 24 * 24 * 8 * 25 / 1e6, abs=0.001)
 
 
+def test_alexnet_fits_four_gigabytes_of_a_rank() -> None:
+    said = networks.one("alexnet", ["optimizer.name=sgd", "train.batch=32"], 1)
+    assert "images of 3x224x224, 1000 classes" in said
+    assert said.split("   total")[1].split()[0] == "60,965,224"
+    memory = {
+        line.rsplit(None, 2)[0].strip(): line.split()[-2] for line in said.splitlines() if line[-2:] == "MB"
+    }
+    sizes = {what: float(size.replace(",", "")) for what, size in memory.items()}
+    # Two states and the average of one worker: six numbers a parameter.
+    assert sizes["parameters, moments, average"] == pytest.approx(6 * 4 * 60.965224, abs=0.1)
+    # Its gradient, once; the values between layers and their gradients, with their borders and what convolutions work in.
+    assert 500 < sizes["activations, gradients (batch 32)"] < 850
+    assert sizes["together"] < 4000
+    assert sizes.pop("together") == pytest.approx(sum(sizes.values()), abs=0.3)
+
+
 @pytest.mark.parametrize("changes", [["network.dropout=2"], ["train.nothing=3"], ["network.name=garg2"]])
 def test_what_is_wrong_is_told(changes: list[str]) -> None:
     with pytest.raises(InputError, match=changes[0].split("=")[0]):

@@ -4,11 +4,11 @@ import pytest
 
 from distsgd import zoo
 from distsgd.config import InputError, Network
-from distsgd.layers import AveragePool, Convolution, Dense, Dropout, MaxPool, Rectifier
+from distsgd.layers import AveragePool, Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
 from distsgd.network import plan, tensors
 from distsgd.zoo import layers
 
-GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+GREY = 1, 28, 28
 # Shapes of all tensors with 10 classes: convolutions (channels, height, width, filters), dense (inputs, units).
 SHAPES = {
     "garg": [(1, 5, 5, 8), (8,), (8, 5, 5, 8), (8,), (8 * 10 * 10, 128), (128, 10)],
@@ -23,6 +23,27 @@ SHAPES = {
         *((3, 5, 5, 32), (32,), (32, 5, 5, 32), (32,), (32, 5, 5, 64), (64,)),
         *((64 * 4 * 4, 64), (64,), (64, 10), (10,)),
     ],
+    "vgg11": [
+        *((3, 3, 3, 64), (64,), (64, 3, 3, 128), (128,), (128, 3, 3, 256), (256,), (256, 3, 3, 256), (256,)),
+        *(
+            (256, 3, 3, 512),
+            (512,),
+            *((512, 3, 3, 512), (512,)) * 3,
+            *((512, 512), (512,)) * 2,
+            (512, 10),
+            (10,),
+        ),
+    ],
+    "alexnet-small": [
+        *((3, 5, 5, 48), (48,), (2, 24, 5, 5, 64), (128,), (128, 3, 3, 192), (192,)),
+        *((2, 96, 3, 3, 96), (192,), (2, 96, 3, 3, 64), (128,)),
+        *((128 * 6 * 6, 512), (512,), (512, 512), (512,), (512, 10), (10,)),
+    ],
+    "alexnet": [
+        *((3, 11, 11, 96), (96,), (2, 48, 5, 5, 128), (256,), (256, 3, 3, 384), (384,)),
+        *((2, 192, 3, 3, 192), (384,), (2, 192, 3, 3, 128), (256,)),
+        *((256 * 6 * 6, 4096), (4096,), (4096, 4096), (4096,), (4096, 10), (10,)),
+    ],
 }
 COUNTS = {
     "garg": 105_496,
@@ -31,13 +52,16 @@ COUNTS = {
     "chavan-3-2-7": 20 + 2_373 + 80,
     "lenet5": 156 + 2_416 + 48_120 + 10_164 + 850,
     "cifar": 2_432 + 25_632 + 51_264 + 65_600 + 650,
+    "vgg11": 1_792 + 73_856 + 885_248 + 3_539_968 + 4_719_616 + 2 * 262_656 + 5_130,
+    "alexnet-small": 3_648 + 76_928 + 221_376 + 166_080 + 110_720 + 2_359_808 + 262_656 + 5_130,
+    "alexnet": 34_944 + 307_456 + 885_120 + 663_936 + 442_624 + 37_752_832 + 16_781_312 + 40_970,
 }
 
 WRONG = [
     "",
     "Garg",
     "garg ",
-    "alexnet",
+    "alexnet-large",
     "chavan",
     "chavan-5-50",
     "chavan-5-50-100-2",
@@ -49,7 +73,7 @@ WRONG += ["chavan-0-50-100", "chavan-5-0-1", "chavan-5-5-0", "chavan--5-50-100",
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameters(name: str) -> None:
-    found = tensors(plan(layers(name, 10), COLOUR if name == "cifar" else GREY))
+    found = tensors(plan(layers(name, 10), zoo.MADE_FOR.get(name, GREY)))
     assert [tensor.shape for tensor in found] == SHAPES[name]
     assert sum(tensor.size for tensor in found) == COUNTS[name]
 
@@ -57,7 +81,7 @@ def test_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("classes", [2, 10, 47])
 def test_one_score_a_class_and_none_is_rectified(classes: int, name: str) -> None:
-    last = plan(layers(name, classes, 0.5), COLOUR if name == "cifar" else GREY)[-1]
+    last = plan(layers(name, classes, 0.5), zoo.MADE_FOR.get(name, GREY))[-1]
     assert last.output == (classes, 1, 1)
     assert not last.rectify
     assert isinstance(last.layer, Dense)
@@ -65,7 +89,7 @@ def test_one_score_a_class_and_none_is_rectified(classes: int, name: str) -> Non
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_hidden_layer_is_rectified(name: str) -> None:
-    stages = plan(layers(name, 10), COLOUR if name == "cifar" else GREY)
+    stages = plan(layers(name, 10), zoo.MADE_FOR.get(name, GREY))
     assert all(stage.rectify for stage in stages[:-1] if stage.tensors)
 
 
@@ -74,7 +98,7 @@ def test_dropout_stands_behind_the_rectifiers_of_hidden_dense_layers(name: str) 
     plain, thinned = layers(name, 10), layers(name, 10, 0.25)
     assert [layer for layer in thinned if not isinstance(layer, Dropout)] == plain
     places = [place for place, layer in enumerate(thinned) if isinstance(layer, Dropout)]
-    assert len(places) == (2 if name == "lenet5" else 1)
+    assert len(places) == (2 if name in ("lenet5", "vgg11", "alexnet-small", "alexnet") else 1)
     for place in places:
         assert thinned[place] == Dropout(0.25)
         assert isinstance(thinned[place - 1], Rectifier)
@@ -104,6 +128,18 @@ def test_images_that_are_too_small_are_refused(name: str, shape: tuple[int, int,
         plan(layers(name, 10), shape)
 
 
+def test_alexnet_is_that_of_2012() -> None:
+    stages = plan(layers("alexnet", 1000), (3, 224, 224))
+    assert sum(tensor.size for tensor in tensors(stages)) == 60_965_224
+    kinds = [type(stage.layer).__name__ for stage in stages[:7]]
+    first = ["Convolution", "ResponseNormalization", "MaxPool"]
+    assert kinds == [*first, *first, "Convolution"]
+    assert stages[1].layer == ResponseNormalization(5, 1e-4, 0.75, 2.0)
+    assert stages[1].rectified
+    maps = [stage.output for stage in stages if stage.output[1] > 1]
+    assert maps[::3] == [(96, 55, 55), (256, 27, 27), (384, 13, 13), (256, 6, 6)]
+
+
 def test_a_listed_network_is_the_same_as_one_by_name() -> None:
     listed = [
         {"kind": "convolution", "filters": 4, "size": 2, "padding": "same"},
@@ -122,6 +158,7 @@ def test_a_list_may_hold_every_kind_of_layer() -> None:
     listed = [
         {"kind": "convolution", "filters": 4, "size": 3, "padding": 1, "stride": 2, "groups": 2},
         {"kind": "max_pool", "size": 3, "stride": 2},
+        {"kind": "response_normalization", "size": 3, "k": 1.0},
         {"kind": "average_pool"},
         {"kind": "dropout", "rate": 0.5},
         {"kind": "dense", "bias": False},
@@ -129,6 +166,7 @@ def test_a_list_may_hold_every_kind_of_layer() -> None:
     assert zoo.chosen(Network.model_validate({"layers": listed}), 7) == [
         Convolution(4, 3, 1, 2, 2),
         MaxPool(3, 2),
+        ResponseNormalization(3, k=1.0),
         AveragePool(),
         Dropout(0.5),
         Dense(7, False),

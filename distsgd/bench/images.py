@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd import data
+from distsgd import data, zoo
 from distsgd.comm import Ranks
 from distsgd.data import Description
 
-MADE_FOR = {"cifar": (32, 32, 3), "fer": (48, 48, 1)}
+MADE_FOR = {name: (height, width, channels) for name, (channels, height, width) in zoo.MADE_FOR.items()}
 """Networks for images (height, width, channels) of one kind only; the others take those that there are."""
 
 

@@ -26,7 +26,17 @@ from distsgd.network import Network, Stage, aligned
 from distsgd.optim import SgdSteps
 from distsgd.record import write_whole
 
-NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar", "fer")
+NETWORKS = (
+    "garg",
+    "rendon",
+    "chavan-5-50-100",
+    "lenet5",
+    "cifar",
+    "fer",
+    "vgg11",
+    "alexnet-small",
+    "alexnet",
+)
 OTHERS = 28, 28, 1
 """Images (height, width, channels) of networks that take any."""
 CLASSES = 10

@@ -16,7 +16,16 @@ import numpy as np
 
 from distsgd.comm import Ranks
 from distsgd.config import InputError
-from distsgd.layers import AveragePool, Convolution, Dense, Dropout, MaxPool, Shape, Tensor
+from distsgd.layers import (
+    AveragePool,
+    Convolution,
+    Dense,
+    Dropout,
+    MaxPool,
+    ResponseNormalization,
+    Shape,
+    Tensor,
+)
 from distsgd.network import Stage, tensors
 from distsgd.optim import Adam, Optimizer, Sgd
 
@@ -117,6 +126,8 @@ def parts(stage: Stage) -> tuple[list[Any], list[Any]]:
             return [nn.AvgPool2d(layer.size or stage.shape[1:], layer.stride)], []
         case Dropout() as layer:
             return [nn.Dropout(layer.rate)], []
+        case ResponseNormalization() as layer:
+            return [nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)], []
 
 
 def _convolution(layer: Convolution, shape: Shape) -> list[Any]:

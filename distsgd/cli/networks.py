@@ -3,23 +3,24 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from distsgd import config, data, network, zoo
+from distsgd import config, network, zoo
 from distsgd.config import Config, InputError
+from distsgd.data import Description
 from distsgd.layers import Shape
 from distsgd.network import Stage
-from distsgd.training import Memory, check, memory
+from distsgd.training import Experiment, Memory, check, memory
 
-IMAGES = {"cifar": (3, 32, 32), "fer": (1, 48, 48)}
-"""What networks of the zoo are made for, where it is not a grey image of 28x28."""
+GREY = 1, 28, 28
+"""What networks of the zoo take, where they are not made for others."""
 EXAMPLES = (*config.ZOO, "chavan-3-16-100", "chavan-5-50-100")
 
 
 def overview() -> str:
-    """A line for every network of the zoo, with ten classes."""
+    """A line for every network of the zoo, for as many classes as it is made for."""
     lines = [f"{'network':<18}{'images':>10}{'parameters':>14}{'MFLOP an image':>16}"]
     for name in EXAMPLES:
-        shape = IMAGES.get(name, (1, 28, 28))
-        stages = network.plan(zoo.layers(name, 10), shape)
+        shape, classes = zoo.MADE_FOR.get(name, GREY), zoo.CLASSES.get(name, 10)
+        stages = network.plan(zoo.layers(name, classes), shape)
         lines.append(f"{name:<18}{_size(shape):>10}{_parameters(stages):>14,}{_flops(stages) / 1e6:>16,.2f}")
     return "\n".join([*lines, "", "distsgd networks NAME shows the layers; in chavan-K-F-H any numbers."])
 
@@ -30,26 +31,22 @@ def one(named: str, changes: Sequence[str], ranks: int) -> str:
     settings, problems = config.read(path, changes if path else [f"network.name={named}", *changes])
     if problems:
         raise InputError("\n".join(problems))
-    shape, classes = _images(settings, named)
-    stages = network.plan(zoo.chosen(settings.network, classes), shape)
-    lines = [f"{settings.network.name}: images of {_size(shape)}, {classes} classes", "", *_layers(stages)]
-    if _trains(settings, shape):
-        batch, experiment = settings.train.batch, check(settings, ranks, problems)
-        lines += ["", *_memory(memory(experiment, ranks), batch, ranks)]
-    return "\n".join(lines)
+    experiment = _experiment(settings, named, ranks)
+    stages, images = experiment.stages, experiment.images
+    title = f"{settings.network.name}: images of {_size(stages[0].shape)}, {images.classes} classes"
+    parts = _memory(memory(experiment, ranks), settings.train.batch, ranks)
+    return "\n".join([title, "", *_layers(stages), "", *parts])
 
 
-def _images(settings: Config, named: str) -> tuple[Shape, int]:
-    """Those of the config's data, or what a network of the zoo is made for."""
-    there = data.describe(data.locate(settings.data.path))
-    if settings.data == config.Data() and named in IMAGES:
-        return IMAGES[named], 10
-    return (there.channels, there.height, there.width), there.classes
-
-
-def _trains(settings: Config, shape: Shape) -> bool:
-    there = data.describe(data.locate(settings.data.path))
-    return (there.channels, there.height, there.width) == shape
+def _experiment(settings: Config, named: str, ranks: int) -> Experiment:
+    """That of the config's data, or of the images that a network of the zoo is made for: a batch for every worker."""
+    if settings.data != config.Data() or named not in zoo.MADE_FOR:
+        return check(settings, ranks, [])
+    workers, (channels, height, width) = settings.averaging.workers or ranks, zoo.MADE_FOR[named]
+    classes, counts = zoo.CLASSES.get(named, 10), {"train": settings.train.batch * workers, "test": 0}
+    images = Description(Path(named), height, width, channels, classes, counts, "", "")
+    stages = network.plan(zoo.chosen(settings.network, classes), (channels, height, width))
+    return Experiment(settings, workers, images, stages)
 
 
 def _layers(stages: Sequence[Stage]) -> list[str]:

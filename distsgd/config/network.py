@@ -56,7 +56,17 @@ class DropoutLayer(Section):
     rate: float = Field(ge=0, lt=1)
 
 
-ZOO = ("garg", "rendon", "lenet5", "cifar", "fer")
+class ResponseNormalizationLayer(Section):
+    """See `layers.ResponseNormalization`."""
+
+    kind: Literal["response_normalization"] = "response_normalization"
+    size: int = Field(5, ge=1, le=1024)
+    alpha: float = Field(1e-4, ge=0)
+    beta: float = Field(0.75, gt=0, le=8)
+    k: float = Field(2.0, gt=0)
+
+
+ZOO = ("garg", "rendon", "lenet5", "cifar", "fer", "vgg11", "alexnet-small", "alexnet")
 CHAVAN = re.compile(r"chavan-([1-9]\d*)-([1-9]\d*)-([1-9]\d*)")
 """What chavan-K-F-H may be. The zoo has the layers; the names are known here, where no kernels are wanted to read them."""
 
@@ -70,7 +80,13 @@ def check_name(name: str) -> None:
 
 
 ListedLayer = Annotated[
-    ConvolutionLayer | MaxPoolLayer | AveragePoolLayer | DenseLayer | RectifierLayer | DropoutLayer,
+    ConvolutionLayer
+    | MaxPoolLayer
+    | AveragePoolLayer
+    | DenseLayer
+    | RectifierLayer
+    | DropoutLayer
+    | ResponseNormalizationLayer,
     Field(discriminator="kind"),
 ]
 

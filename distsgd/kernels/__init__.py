@@ -5,7 +5,7 @@ import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
-    "rows band_rows", "pairs band_pairs fixedpoint update pool order loss batch confusion probe"
+    "rows band_rows", "pairs band_pairs normalization fixedpoint update pool order loss batch confusion probe"
 ):
     if modules := modules_to_compile():
         for module in modules:
@@ -18,6 +18,7 @@ with filled_once(
             confusion,
             fixedpoint,
             loss,
+            normalization,
             order,
             pairs,
             pool,
@@ -36,6 +37,7 @@ __all__ = [
     "confusion",
     "fixedpoint",
     "loss",
+    "normalization",
     "order",
     "pairs",
     "pool",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from distsgd.layers.convolution import Convolution
 from distsgd.layers.dense import Dense
 from distsgd.layers.dropout import Dropout
+from distsgd.layers.normalization import ResponseNormalization
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor, Values
 from distsgd.layers.pooling import AveragePool, MaxPool
 
@@ -18,7 +19,7 @@ class Rectifier:
     """max(x, 0): done by the convolution or dense layer before it, as it writes its output."""
 
 
-Layer = Convolution | Dense | MaxPool | AveragePool | Dropout
+Layer = Convolution | Dense | MaxPool | AveragePool | Dropout | ResponseNormalization
 
 __all__ = [
     "AveragePool",
@@ -31,6 +32,7 @@ __all__ = [
     "Place",
     "Program",
     "Rectifier",
+    "ResponseNormalization",
     "Shape",
     "Tensor",
     "Values",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd.layers import Convolution, Dense, Place, Program
+from distsgd.layers import Convolution, Dense, Place, Program, ResponseNormalization
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
 
@@ -67,6 +67,8 @@ def name(stage: Stage) -> str:
             return f"convolution {size}x{size}, {stage.shape[0]} to {filters}, {stage.shape[1]}x{stage.shape[2]}{behind}"
         case Dense(units):
             return f"dense, {np.prod(stage.shape)} to {units}"
+        case ResponseNormalization(size):
+            return f"normalization over {size}, {'x'.join(map(str, stage.shape))}"
         case layer:
             return f"{type(layer).__name__.lower()}, {'x'.join(map(str, stage.shape))}"
 

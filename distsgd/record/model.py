@@ -19,7 +19,7 @@ MOST_PARAMETERS = 2**29
 
 def weights_sha256(parameters: np.ndarray) -> str:
     """SHA-256 of the parameters as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").data).hexdigest()
 
 
 def _printable(text: str) -> str:

@@ -87,7 +87,9 @@ class Record:
         """Write model.h5: the flat `parameters` (float32), with what each part of it is and what the network is."""
         with beside(self.folder / "model.h5") as path:
             with hdf5(path) as file:
-                file.create_dataset("parameters", data=parameters.astype("<f4"), chunks=True, fletcher32=True)
+                file.create_dataset(
+                    "parameters", data=parameters.astype("<f4", copy=False), chunks=True, fletcher32=True
+                )
                 file.attrs["format"] = MODEL_FORMAT
                 file.attrs["weights_sha256"] = weights_sha256(parameters)
                 file.attrs["tensors"], file.attrs["about"] = _json(tensors), _json(about)

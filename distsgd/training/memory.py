@@ -36,16 +36,26 @@ def memory(experiment: Experiment, ranks: int) -> Memory:
     batch = min(experiment.config.train.batch, -(-experiment.train_images // experiment.workers))
     batches = 1 + prefetches(experiment, ranks)
     network = Network(experiment.stages, batch, aligned(size), batches).memory
-    copies = 2 * (1 + experiment.optimizer.moments) * FLOAT + _message(experiment, ranks)
+    copies = _copies(experiment, ranks) * FLOAT + _message(experiment, ranks)
     pixels = images.height * images.width * images.channels
     share = -(-(experiment.train_images + images.counts["test"]) // ranks)
     return Memory(peak_memory(), network, int(size * copies), share * pixels)
 
 
+def _copies(experiment: Experiment, ranks: int) -> int:
+    """Values a parameter that rounds work with (`training.rounds`), the average's message apart."""
+    averaging, state = experiment.config.averaging, 1 + experiment.optimizer.moments
+    if averaging.what == "gradients":
+        return state + 1
+    hosted = -(-experiment.workers // ranks)
+    return (3 + hosted) * state if averaging.rounds_of == "once" else 2 * state
+
+
 def _message(experiment: Experiment, ranks: int) -> float:
-    """Bytes a parameter: the moments travel too, but for gradients; where ranks share memory, each has its part of the sum."""
+    """Bytes a parameter: the moments travel too, but for gradients. Where ranks share memory, what each touches is counted for it,
+    as the system does: its own array, the sum, and its part of the others' arrays."""
     averaging = experiment.config.averaging
     values = 1 if averaging.what == "gradients" else 1 + experiment.optimizer.moments
     kind = FIXED if experiment.workers > 1 and averaging.reduction == "exact" else FLOAT
-    arrays = 1 + 1 / ranks if ranks > 1 and averaging.topology == "allreduce" else 1
+    arrays = 3 - 1 / ranks if ranks > 1 and averaging.topology == "allreduce" else 1
     return values * kind * arrays

@@ -1,0 +1,211 @@
+"""Local response normalization (Krizhevsky et al. 2012): a value is divided by a power of its neighbours' mean square.
+
+    y[c] = x[c] / s[c]^beta    s[c] = k + alpha * mean of x[m]^2 over `size` channels m around c, zeros beyond the first and last
+
+Memory is read once, a chunk of a row of one channel after another; what `size` channels give their neighbours stays in slots in the
+nearest cache, one for every channel in turn. Roots and quotients are IEEE's, so bits are the same on every processor; the C
+library's power would not be.
+"""
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from distsgd.kernels import tile, vector
+from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
+from distsgd.kernels.tile import _cells, _pack
+from distsgd.kernels.vector import LANES
+from distsgd.kernels.windows import REGISTERS
+
+CHUNK = 256
+"""Lanes of a row that take their turn: `size` channels of them, forward and back, fit the level-1 cache."""
+DIGITS = 24
+"""Binary digits behind the point of an exponent."""
+
+
+@intrinsic
+def _multiply(typing, left, right):
+    """left * right, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        pairs = zip(_cells(builder, args[0]), _cells(builder, args[1]), strict=True)
+        return _pack(builder, [builder.fmul(x, y) for x, y in pairs])
+
+    return left(left, right), generate
+
+
+@intrinsic
+def _add_product(typing, total, left, right):
+    """total + left * right, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        totals, lefts, rights = (_cells(builder, each) for each in args)
+        cells = zip(lefts, rights, totals, strict=True)
+        return _pack(builder, [vector.multiply_add(builder, x, y, z) for x, y, z in cells])
+
+    return total(total, left, right), generate
+
+
+@intrinsic
+def _inverse(typing, x):
+    """1 / x, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        one = ir.Constant(vector.REGISTER, [1.0] * vector.VECTOR)
+        return _pack(builder, [builder.fdiv(one, cell) for cell in _cells(builder, args[0])])
+
+    return x(x), generate
+
+
+@intrinsic
+def _root(typing, x):
+    """The square root, lane by lane."""
+
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(vector.REGISTER, [vector.REGISTER])
+        root = builder.module.declare_intrinsic(f"llvm.sqrt.v{vector.VECTOR}f{8 << SHIFT}", (), kind)
+        return _pack(builder, [builder.call(root, [cell]) for cell in _cells(builder, args[0])])
+
+    return x(x), generate
+
+
+@inlined
+def _power(base, digits):
+    """base to the power digits / 2**DIGITS, by products of the base and of its roots: two roots where that is 0.75."""
+    power, unit = tile.fill(base, FLOAT(1)), 1 << DIGITS
+    for _ in range(digits >> DIGITS):
+        power = _multiply(power, base)
+    rest = digits & (unit - 1)
+    while rest > 0:
+        base, rest = _root(base), rest << 1
+        if rest >= unit:
+            power, rest = _multiply(power, base), rest - unit
+    return power
+
+
+@inlined
+def _clear(slots, place, lanes):
+    """Zeros from a place in the slots on: what is there of a channel beyond the first or last."""
+    for j in range(0, lanes, LANES):
+        tile.store(tile.zeros(1, REGISTERS), slots, place + j, 0)
+
+
+@inlined
+def _square(x, at, squares, place, lanes):
+    """Put the squares of a channel, from place `at` of x on, into its slot: memory is read once, and one row at a time."""
+    for j in range(0, lanes, LANES):
+        value = tile.load(tile.zeros(1, REGISTERS), x, at + j, 0)
+        tile.store(_multiply(value, value), squares, place + j, 0)
+
+
+@inlined
+def _sum_slots(slots, size, j):
+    """The sum of what is in all slots for the LANES lanes from j on."""
+    total = tile.zeros(1, REGISTERS)
+    for m in range(size):
+        total = tile.add(total, slots, m * CHUNK + j, 0)
+    return total
+
+
+@inlined
+def _inverse_scale(squares, size, share, k, j):
+    """1 / s for the LANES lanes from j on, of the channel whose neighbours are in the slots."""
+    shape = tile.zeros(1, REGISTERS)
+    return _inverse(_add_product(tile.fill(shape, k), tile.fill(shape, share), _sum_slots(squares, size, j)))
+
+
+@compiled("void(real[:,:,:], int64, real, real, int64, real[:,::1], real[:,:,:])")
+def normalize(x, size, share, k, digits, squares, y):
+    """Write y, see the module's equation.
+
+    x, y: (channels, height, width x batch), last axis contiguous; batches are multiples of LANES. share: alpha / size.
+    digits: beta * 2**DIGITS. squares: room for a slot for each of `size` channels, (size, CHUNK).
+    """
+    channels, height, length = x.shape
+    x_plane, x_line = x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
+    y_plane, y_line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
+    ahead = (size - 1) // 2
+
+    def look(c, at, lanes):
+        """Let the squares of channel c take the place of those that are `size` channels back."""
+        place = c % size * CHUNK
+        if c < channels:
+            _square(x, at + c * x_plane, squares, place, lanes)
+        else:
+            _clear(squares, place, lanes)
+
+    def finish(c, at, to, lanes):
+        """Channel c of a chunk of lanes."""
+        for j in range(0, lanes, LANES):
+            power = _power(_inverse_scale(squares, size, share, k, j), digits)
+            value = tile.load(power, x, at + c * x_plane + j, 0)
+            tile.store(_multiply(value, power), y, to + c * y_plane + j, 0)
+
+    for i in range(height):
+        for first in range(0, length, CHUNK):
+            lanes, at, to = min(CHUNK, length - first), i * x_line + first, i * y_line + first
+            _clear(squares, 0, size * CHUNK)
+            for c in range(channels + ahead):
+                look(c, at, lanes)
+                if c >= ahead:
+                    finish(c - ahead, at, to, lanes)
+
+
+@compiled(
+    "void(real[:,:,:], real[:,:,:], int64, real, real, real, int64, boolean, real[:,::1], real[:,::1], real[:,:,:])"
+)
+def normalize_gradient(x, dy, size, share, k, beta, digits, gated, squares, passed, dx):
+    """Write dx[c] = dy[c] / s[c]^beta - 2 beta share x[c] * sum of dy[m] x[m] / s[m]^(beta + 1), over m that c is a neighbour of.
+
+    x, dy, dx: as y in `normalize`. With `gated`, x was rectified: where it is not positive nothing goes back.
+    squares, passed: room for slots as there; what goes to neighbours waits in `passed`.
+    """
+    channels, height, length = x.shape
+    x_plane, x_line = x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
+    dy_plane, dy_line = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT
+    plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
+    factor, ahead, behind = FLOAT(-2) * beta * share, (size - 1) // 2, size // 2
+
+    def look(c, at, lanes):
+        """As in `normalize`."""
+        place = c % size * CHUNK
+        if c < channels:
+            _square(x, at + c * x_plane, squares, place, lanes)
+        else:
+            _clear(squares, place, lanes)
+
+    def spread(c, at, given, to, lanes):
+        """What channel c gives itself, into dx, and its neighbours, into its slot of `passed`."""
+        place = c % size * CHUNK
+        if c >= channels:
+            _clear(passed, place, lanes)
+            return
+        at, given, to = at + c * x_plane, given + c * dy_plane, to + c * plane
+        for j in range(0, lanes, LANES):
+            inverse = _inverse_scale(squares, size, share, k, j)
+            slope = _multiply(tile.load(inverse, dy, given + j, 0), _power(inverse, digits))
+            tile.store(slope, dx, to + j, 0)
+            value = tile.load(inverse, x, at + j, 0)
+            tile.store(_multiply(_multiply(slope, inverse), value), passed, place + j, 0)
+
+    def gather(c, at, to, lanes):
+        """Add to channel c what its neighbours give it."""
+        at, to = at + c * x_plane, to + c * plane
+        for j in range(0, lanes, LANES):
+            total = _sum_slots(passed, size, j)
+            total = tile.scale(_multiply(total, tile.load(total, x, at + j, 0)), factor)
+            total = tile.add(total, dx, to + j, 0)
+            if gated:
+                total = tile.gate(total, x, at + j, 0)
+            tile.store(total, dx, to + j, 0)
+
+    for i in range(height):
+        for first in range(0, length, CHUNK):
+            lanes, at, to = min(CHUNK, length - first), i * x_line + first, i * line + first
+            _clear(squares, 0, size * CHUNK)
+            _clear(passed, 0, size * CHUNK)
+            for c in range(channels + ahead + behind):
+                look(c, at, lanes)
+                if c >= ahead:
+                    spread(c - ahead, at, i * dy_line + first, to, lanes)
+                if c >= ahead + behind:
+                    gather(c - ahead - behind, at, to, lanes)
