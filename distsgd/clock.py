@@ -14,6 +14,8 @@ PHASES = (
 """start: until the first round, what is not another phase. load: reading images. shuffle: dealing and ordering. data: filling the
 batches of training, or waiting for the thread that does.
 average: converting, transferring and dividing. wait: until the last rank is there. checkpoint: writing the run's files."""
+TRAINING = ("shuffle", "data", "compute", "wait", "average")
+"""The phases of training itself: what more ranks are to make shorter."""
 
 
 def process_age() -> float:

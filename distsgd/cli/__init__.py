@@ -17,6 +17,7 @@ from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
 from distsgd.cli import launch as cli_launch
 from distsgd.cli import ranks as cli_ranks
+from distsgd.cli import scale as cli_scale
 from distsgd.clock import Clock, process_age
 from distsgd.config import InputError
 
@@ -72,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
+    cli_scale.add(
+        commands.add_parser("scale", help="the same training on more and more ranks: what do they gain?")
+    )
     cli_launch.add(commands.add_parser("launch", help="write a batch job for a run, or submit it"))
     cli_doctor.add(commands.add_parser("doctor", help="look at this machine as a run would see it"))
     return parser

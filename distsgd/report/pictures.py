@@ -2,12 +2,13 @@
 
 import io
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsgd.config import InputError
 from distsgd.record import write_whole
-from distsgd.report import figures
+from distsgd.report import figures, scaling, speed_up
 from distsgd.report.reading import Epoch, Summary, read_run
 
 if TYPE_CHECKING:
@@ -31,21 +32,38 @@ STYLE: dict[Any, Any] = {
 def draw(run: Path, out: Path, form: str) -> list[Path]:
     """Draw RUN into the folder `out`, as "png" or "svg"; returns the paths. Raises InputError, and then has written nothing."""
     summary, epochs = read_run(run)
+    drawn = rendered(lambda: _figures(summary, epochs), [form])
+    if not drawn:
+        raise InputError(
+            f"{run} has nothing to draw: its outcome is {summary.outcome!r}, before the first epoch's end"
+        )
+    return written(out, drawn)
+
+
+def draw_scale(folder: Path) -> list[Path]:
+    """Draw a scaling study in its folder, in both forms; returns the paths. Raises InputError."""
+    found = scaling.read_scale(folder)
+    return written(folder, rendered(lambda: {"scale": speed_up.figure(found)}, ["png", "svg"]))
+
+
+def rendered(figures: "Callable[[], dict[str, Figure]]", forms: Sequence[str]) -> dict[str, bytes]:
+    """The content of a file for each figure and form, by its name. Raises InputError where there is no matplotlib."""
     try:
         import matplotlib
     except ImportError:
         raise InputError("pictures are drawn by matplotlib: pip install 'distsgd[plot]'") from None
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in letters that the font has not
-        drawn = {name: _rendered(figure, form) for name, figure in _figures(summary, epochs).items()}
-    if not drawn:
-        raise InputError(
-            f"{run} has nothing to draw: its outcome is {summary.outcome!r}, before the first epoch's end"
-        )
+        drawn = figures()
+        return {f"{name}.{form}": _rendered(drawn[name], form) for name in drawn for form in forms}
+
+
+def written(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files into a folder, made if need be; returns the paths. Raises InputError."""
     _make_folder(out)
-    for name, content in drawn.items():
-        write_whole(out / f"{name}.{form}", content)
-    return [out / f"{name}.{form}" for name in drawn]
+    for name, content in files.items():
+        write_whole(out / name, content)
+    return [out / name for name in files]
 
 
 def _figures(summary: Summary, epochs: list[Epoch]) -> "dict[str, Figure]":

@@ -20,18 +20,20 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 Row = Annotated[list[Count], Field(max_length=MOST_CONFUSED)]
 
 
-class _Read(BaseModel):
+class Read(BaseModel):
+    """What was read; unknown keys are nothing to it."""
+
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class Part(_Read):
+class Part(Read):
     """Loss and accuracy of an epoch on training, validation or test images."""
 
     accuracy: float = Field(ge=0, le=1)
     loss: float | None = Field(ge=0, lt=1e9)
 
 
-class Epoch(_Read):
+class Epoch(Read):
     """A line of metrics.jsonl. A run with validation images tests only its end."""
 
     epoch: int = Field(ge=1, lt=2**40)
@@ -40,7 +42,7 @@ class Epoch(_Read):
     validation: Part | None = None
 
 
-class Summary(_Read):
+class Summary(Read):
     """Of run.json what is drawn. A run that ended early has less of it."""
 
     outcome: Text
@@ -58,7 +60,7 @@ def read_run(folder: Path) -> tuple[Summary, list[Epoch]]:
     content = read_summary(folder)
     if len(content.get("class_names") or []) > MOST_CONFUSED:
         content["class_names"] = []  # of so many there is no matrix to name
-    summary: Summary = _checked(folder / "run.json", Summary, content)
+    summary: Summary = checked(folder / "run.json", Summary, content)
     classes = len(summary.confusion)
     if any(len(row) != classes for row in summary.confusion):
         raise InputError(f"{folder / 'run.json'}: confusion has rows of other than {classes} numbers")
@@ -77,10 +79,11 @@ def _epochs(path: Path) -> list[Epoch]:
     lines = read_bounded(path).splitlines() if path.exists() else []
     if len(lines) > MOST_EPOCHS:
         raise InputError(f"{path} has {len(lines):,} lines; at most {MOST_EPOCHS:,} are read")
-    return [_checked(path, Epoch, line, f"line {number + 1}: ") for number, line in enumerate(lines)]
+    return [checked(path, Epoch, line, f"line {number + 1}: ") for number, line in enumerate(lines)]
 
 
-def _checked(path: Path, kind: type[BaseModel], content: Any, where: str = "") -> Any:
+def checked(path: Path, kind: type[BaseModel], content: Any, where: str = "") -> Any:
+    """The content, JSON or what was read of it, as that kind. Raises InputError with the first fault."""
     try:
         if isinstance(content, bytes):
             return kind.model_validate_json(content)
