@@ -61,6 +61,11 @@ class Clock:
         self._seconds[self._running[-1]] += now - self._since
         self._since = now
 
+    def spent(self, *names: str) -> float:
+        """Seconds of these phases so far."""
+        self._switch()
+        return sum(self._seconds[name] for name in names)
+
     def seconds(self) -> dict[str, float]:
         """Seconds of each phase so far, and "total", their sum: the wall clock."""
         self._switch()

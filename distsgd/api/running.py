@@ -14,6 +14,7 @@ from distsgd import __version__, report
 from distsgd.api.start import Start
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
+from distsgd.doctor import place
 from distsgd.record import Record, checkpoint
 from distsgd.training import (
     Diverged,
@@ -46,7 +47,11 @@ class Running:
         self._start, self._ranks, self._clock, self._warn, self._writing = start, ranks, clock, warn, writing
         folder, lines, every = start.folder, start.facts.get("lines", []), start.settings.checkpoint.every
         self._record = Record(folder, start.settings, lines) if folder and ranks.rank == 0 else None
-        self.training = Training(experiment, ranks, clock, Pause(ranks, every if folder else 0.0, asked))
+        places = place.places(ranks)
+        self._hosts, self._crowded = [at.host for at in places], place.crowding(places).level != "ok"
+        watched = bool(ranks.broadcast_bytes(b"" if self._crowded else b"watched"))
+        pause = Pause(ranks, every if folder else 0.0, asked)
+        self.training = Training(experiment, ranks, clock, pause, watched)
         self.checkpoint, self.saved = start.path, False
         """The last good one; and whether the last try to write one went well."""
         self.epochs: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -67,7 +72,14 @@ class Running:
 
     def train(self, after_round: Callable[[Progress], None], say: Callable[[str], None]) -> Result:
         """To the end of training, with a line and a record of every epoch. Raises Diverged; Stopped when it was asked to stop."""
-        last = self._start.settings.train.epochs
+        last, told = self._start.settings.train.epochs, 0
+
+        def end_round(progress: Progress) -> None:
+            nonlocal told
+            after_round(progress)
+            for slow in self.training.slow[told:]:
+                say(report.slow_line(slow, self._hosts))
+            told = len(self.training.slow)
 
         def end_epoch(end: EpochEnd) -> None:
             self.epochs.append({**asdict(end), "seconds": self._seconds()})
@@ -75,7 +87,7 @@ class Running:
             say(report.epoch_line(end, last))
 
         try:
-            result = self.training.run(after_round, end_epoch, self.save)
+            result = self.training.run(end_round, end_epoch, self.save)
         except Diverged:
             if self._record:
                 with contextlib.suppress(OSError):  # that it diverged is what to say, disk or not
@@ -97,6 +109,7 @@ class Running:
         summary = conclude(self.training, result, self._ranks, self._clock)
         if summary:
             summary["resumed"] = self._start.resumed(self._ranks.size)
+            summary["machine"] |= {"oversubscribed": self._crowded, "hosts": sorted(set(self._hosts))}
         try:
             if self._record and summary and not why:
                 self._record.finish(summary)

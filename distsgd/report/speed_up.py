@@ -51,7 +51,7 @@ def _time(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
         grows = scale.kind == "weak"
         ideal = [first if grows else first / point.gain.times for point in shown if point.gain]
         axes.plot([scale.place(point) for point in shown], ideal, ":", color=IDEAL, label="ideal")
-        axes.set_yscale("log")
+    _logarithmic(axes)
     axes.set(title="Execution time of training", ylabel="s")
     axes.legend(fontsize=8)
 
@@ -71,8 +71,7 @@ def _speed_up(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
         label="ideal",
     )
     axes.set(title="Speed-up" + ", scaled" * (scale.kind == "weak"))
-    axes.set_yscale("log", base=2)
-    _plain(axes.yaxis)
+    _logarithmic(axes)
 
 
 def _lines(
@@ -129,6 +128,13 @@ def _axis(axes: "Axes", scale: Scale) -> None:
 
 def _plain(axis: Any) -> None:
     """Numbers as people write them, not powers."""
-    from matplotlib.ticker import ScalarFormatter
+    axis.set_major_formatter("{x:g}")
 
-    axis.set_major_formatter(ScalarFormatter())
+
+def _logarithmic(axes: "Axes") -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 3, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    _plain(axes.yaxis)

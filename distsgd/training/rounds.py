@@ -18,6 +18,7 @@ from distsgd.network import Network, aligned
 from distsgd.optim import Steps
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.prefetch import Prefetch
+from distsgd.training.watch import Watch
 from distsgd.training.windows import Windows
 from distsgd.training.workers import Worker, Workers
 
@@ -42,6 +43,7 @@ class Local:
     seed: int
     clock: Clock
     pause: Pause
+    watch: Watch
     prefetch: Prefetch | None = None
     """While the run goes on, if it prefetches."""
     epoch: int = 0
@@ -59,6 +61,7 @@ class Local:
             with self.clock.phase("data"):
                 self._load(worker, step)
             self.network.learn(self.seed, worker.number, self.number(step))
+            self.watch.learned(count)
         return count
 
     def _load(self, worker: Worker, step: int) -> None:
@@ -97,6 +100,7 @@ class Meeting:
     average: Average
     pause: Pause
     clock: Clock
+    watch: Watch
     expected: np.ndarray | None = None
     """(segments,) the magnitude to expect of what is zero at a round's start."""
 
@@ -129,7 +133,10 @@ class Meeting:
     def wait(self) -> None:
         """Return when all ranks are there; raises Stopped where one has left the round."""
         with self.clock.phase("wait"):
-            self.pause.meet()
+            told = self.watch.look()
+            self.pause.meet(told)
+            if told is not None:
+                self.watch.judge()
 
 
 class ParameterRounds:
