@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
     _add_evaluate(commands.add_parser("evaluate", help="what a trained network says of a set of images"))
-    _add_report(commands.add_parser("report", help="pictures of a run"))
+    _add_report(commands.add_parser("report", help="runs in one page and in pictures"))
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
@@ -135,11 +135,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_report)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where the pictures go (default: RUN/report)"
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or of `distsgd scale`"
     )
-    parser.add_argument("--format", choices=["png", "svg"], default="png", help="(default: png)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where page and pictures go (default: report in the first RUN)",
+    )
+    parser.add_argument(
+        "--format", choices=["png", "svg"], default="png", help="of the pictures (default: png)"
+    )
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -250,7 +257,7 @@ def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
 def _report(given: argparse.Namespace, clock: Clock) -> int:
     from distsgd.report import pictures
 
-    for path in pictures.draw(given.run, given.out or given.run / "report", given.format):
+    for path in pictures.report(given.runs, given.out or given.runs[0] / "report", given.format):
         print(path)
     return 0
 

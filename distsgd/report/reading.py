@@ -12,11 +12,17 @@ from distsgd.record import read_bounded, read_summary
 
 MOST_EPOCHS = 1_000_000
 MOST_RANKS = 1_000_000
+MOST_ROUNDS = 10_000
 MOST_TEXT = 200
+MOST_SETTINGS = 1 << 20
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**40)]
 Seconds = Annotated[float, Field(ge=0, lt=1e9)]
+BySeconds = dict[Text, Seconds]
+Rounds = Annotated[
+    list[Annotated[list[Seconds], Field(max_length=len(PHASES))]], Field(max_length=MOST_ROUNDS)
+]
 Row = Annotated[list[Count], Field(max_length=MOST_CONFUSED)]
 
 
@@ -42,14 +48,54 @@ class Epoch(Read):
     validation: Part | None = None
 
 
+class FirstRounds(Read):
+    """Seconds of each of `phases` in each of a run's first rounds, rank by rank; fewer rounds where the run had no more."""
+
+    phases: Annotated[list[Text], Field(max_length=len(PHASES))] = []
+    seconds_by_rank: Annotated[list[Rounds], Field(max_length=MOST_RANKS)] = []
+
+
+class SlowRank(Read):
+    """A rank that was found slow after a round."""
+
+    rank: Count
+    round: Count
+    times: Seconds
+
+
+class Machine(Read):
+    """Where a run was."""
+
+    host: Text = ""
+    hosts: Annotated[list[Text], Field(max_length=MOST_RANKS)] = []
+    mpi: Text = ""
+    oversubscribed: bool | None = None
+
+
 class Summary(Read):
-    """Of run.json what is drawn. A run that ended early has less of it."""
+    """Of run.json what is shown. A run that ended early has less of it."""
 
     outcome: Text
+    version: Text = ""
     network: Text = ""
+    parameters: Count = 0
     ranks: Count = 0
     workers: Count = 0
+    epochs_done: Count = 0
+    rounds: Count = 0
+    ranks_lost: Count = 0
     test_accuracy: float | None = Field(None, ge=0, le=1)
+    test_loss: Seconds | None = None
+    images_per_second: float | None = Field(None, ge=0, lt=1e15)
+    peak_memory_bytes: Count = 0
+    weights_sha256: Text = ""
+    data_sha256: Text = ""
+    machine: Machine = Machine()
+    seconds: BySeconds = {}
+    predicted_seconds: BySeconds | None = None
+    predicted_interval: dict[Text, Annotated[list[Seconds], Field(min_length=2, max_length=2)]] | None = None
+    first_rounds: FirstRounds = FirstRounds()
+    slow_ranks: Annotated[list[SlowRank], Field(max_length=MOST_RANKS)] = []
     class_names: Annotated[list[Text], Field(max_length=MOST_CONFUSED)] = []
     confusion: Annotated[list[Row], Field(max_length=MOST_CONFUSED)] = []
     seconds_by_rank: Annotated[list[dict[Text, Seconds]], Field(max_length=MOST_RANKS)] = []
@@ -72,7 +118,18 @@ def read_run(folder: Path) -> tuple[Summary, list[Epoch]]:
         rank.setdefault("data", 0.0)  # earlier runs counted it as "load"
     if any(set(PHASES) - set(rank) for rank in summary.seconds_by_rank):
         raise InputError(f"{folder / 'run.json'}: seconds_by_rank lacks a phase; wanted: {', '.join(PHASES)}")
+    first = summary.first_rounds
+    if any(len(row) != len(first.phases) for rank in first.seconds_by_rank for row in rank):
+        raise InputError(
+            f"{folder / 'run.json'}: first_rounds has rows of other than {len(first.phases)} numbers"
+        )
     return summary, _epochs(folder / "metrics.jsonl")
+
+
+def read_settings(folder: Path) -> str:
+    """The run's config.toml, as it is; nothing where there is none."""
+    path = folder / "config.toml"
+    return read_bounded(path)[:MOST_SETTINGS].decode(errors="replace") if path.is_file() else ""
 
 
 def _epochs(path: Path) -> list[Epoch]:
