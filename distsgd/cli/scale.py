@@ -166,6 +166,7 @@ def _finish(command: list[str], log: Path) -> int:
         try:
             return job.wait()
         except KeyboardInterrupt:
+            print("the same command goes on with what is left", file=sys.stderr, flush=True)
             job.wait()
             raise
 
