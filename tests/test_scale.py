@@ -334,6 +334,38 @@ def test_jobs_are_submitted_once(openmpi: Launch, tmp_path: Path) -> None:
     assert (tmp_path / "got").read_text().count("#SBATCH --nodes=2") == 2
 
 
+def test_a_job_that_was_interrupted_and_resumed_is_submitted_anew(openmpi: Launch, tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\ncat > got\necho Submitted batch job 7\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ("-m", "distsgd", "scale", *BATCH, "--submit", "--out", "out")
+    openmpi.alone(*command, cwd=tmp_path, environment=where)
+    point = Point(2, 1, Config())
+    run = Repeat(point, 1, tmp_path / "out" / point.name / "repeat-1")
+    ran(run, 4.0, resumed=[{"epoch": 1}])
+    again = openmpi.alone(*command, cwd=tmp_path, environment=where)
+    assert again.stdout.count("Submitted batch job 7") == 1
+    assert not run.folder.exists()
+
+
+def test_hosts_that_are_too_few_are_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hosts").write_text("a\nb\n")
+    options = ["--nodes", "1,4", "--ranks-per-node", "2", "--hostfile", str(tmp_path / "hosts")]
+    assert main(["scale", *options, "--out", str(tmp_path / "out")]) == 2
+    assert "--nodes 4, but --hostfile" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*/hosts"))
+
+
+def test_a_point_runs_on_its_hosts(tmp_path: Path) -> None:
+    point = Point(4, 2, Config())
+    found = Sweep("strong", (point,), 1, tmp_path)
+    given = cli_scale.Namespace(hostfile=Path("mine"))
+    command = cli_scale._command(given, found, found.of(point)[0])
+    assert command[-4:] == ["--ranks", "4", "--hostfile", str(tmp_path / "nodes-00002" / "hosts")]
+
+
 def test_a_sweep_on_this_machine_and_again(openmpi: Launch, tmp_path: Path) -> None:
     command = ("-m", "distsgd", "scale", "--ranks", "1,2", "--repeat", "1", *SMALL, "--out", "out")
     first = openmpi.alone(*command, cwd=tmp_path, timeout=120)

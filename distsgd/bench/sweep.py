@@ -61,6 +61,10 @@ class Sweep:
         """Where a point's settings are written for its runs."""
         return self.out / point.name / "config.toml"
 
+    def hosts_path(self, point: Point) -> Path:
+        """Where the hosts of a point that counts nodes are written."""
+        return self.out / point.name / "hosts"
+
     def of(self, point: Point) -> list[Repeat]:
         """A point's runs."""
         folder = self.out / point.name

@@ -117,6 +117,8 @@ def _here(given: Namespace, sweep: "Sweep") -> int:
     """Run by the MPI launcher of this machine."""
     from distsgd.bench import scaling
 
+    if given.nodes:
+        _write_hosts(given, sweep)
     codes: dict[Path, int] = {}
     runs = list(sweep.runs())
     for number, repeat in enumerate(runs, 1):
@@ -141,13 +143,23 @@ def _done(given: Namespace, sweep: "Sweep", repeat: "Repeat", codes: dict[Path, 
     return f"{where}: failed with exit code {code}: {_last_line(repeat.log)} (all of it: {repeat.log})"
 
 
+def _write_hosts(given: Namespace, sweep: "Sweep") -> None:
+    """Beside each point's settings, the hosts that are its nodes."""
+    from distsgd import record
+
+    found = launcher.identified(launcher.find(os.environ))
+    texts = [
+        (sweep.hosts_path(point), launcher.first(given.hostfile, found, point.nodes, given.ranks_per_node))
+        for point in sweep.points
+        if point.nodes
+    ]
+    for path, text in texts:
+        record.write_whole(path, text.encode())
+
+
 def _command(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> list[str]:
-    point, hosts = repeat.point, given.hostfile
-    if hosts and point.nodes:
-        found = launcher.identified(launcher.find(os.environ))
-        text = launcher.first(hosts, found, point.nodes, given.ranks_per_node)
-        hosts = sweep.out / point.name / "hosts"
-        hosts.write_text(text, encoding="utf-8")
+    point = repeat.point
+    hosts = sweep.hosts_path(point) if point.nodes else given.hostfile
     on = ["--ranks", str(point.ranks), *(["--hostfile", str(hosts)] if hosts else [])]
     what = ["train", str(sweep.config_path(point)), "--out", str(repeat.folder)]
     return [sys.executable, "-m", "distsgd", *what, *on]
@@ -180,10 +192,14 @@ def _last_line(log: Path) -> str:
 def _batch(given: Namespace, sweep: "Sweep") -> int:
     """A batch job for each run that is not there yet, handed over where that is asked for and was not done before."""
     from distsgd.bench import scaling
+    from distsgd.bench import sweep as sweeps
 
     code = 0
     for repeat in sweep.runs():
         if scaling.finished(repeat) is None:
+            if (repeat.folder / "run.json").exists():  # it was interrupted and resumed, or diverged
+                sweeps.clear(repeat)
+                repeat.folder.with_suffix(".submitted").unlink(missing_ok=True)
             script = _script(given, sweep, repeat)
             print(f"{repeat.point.title}, run {repeat.number}: {script}", flush=True)
             code = max(code, _submitted(given, script) if given.submit else 0)

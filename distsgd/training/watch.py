@@ -1,6 +1,7 @@
 """Names ranks that compute slowly: their own seconds of computing tell, not the waiting of those whom they hold up."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Watch:
     def __init__(self, ranks: Ranks, clock: Clock, on: bool) -> None:
         self._clock, self._rank, self._on = clock, ranks.rank, on and ranks.size > 1
         self._told = np.zeros((2, EVERY, ranks.size), np.int64)
-        self._ratios = np.zeros((0, ranks.size))
+        self._ratios, self._seen = np.zeros((WINDOW, ranks.size)), 0
         self._looks, self._rounds, self._together = 0, 0, 1
         self._warm = False
         self._before = 0.0, 0
@@ -65,29 +66,32 @@ class Watch:
 
     def judge(self) -> None:
         """When all have told: who is slow, the same on every rank."""
-        spent, images = self._told
-        known = (images > 0).all(1)  # a rank whose workers have no images left can't be compared
-        if known.any():
-            usual = _middle(spent[known])
-            long = usual >= SHORTEST // 2
-            long[0] &= self._warm  # the first round is everywhere as slow as it likes
-            self._compare(spent[known][long], images[known][long])
-            self._warm = True
-            # In integers, so that every rank takes as many rounds together.
-            each = max(1, int(usual.sum()) // (len(usual) * self._together))
+        usual = [self._compare(*look) for look in zip(*self._told, strict=True)]
+        known = [spent for spent in usual if spent]
+        if known:  # in integers, so that every rank takes as many rounds together
+            each = max(1, sum(known) // (len(known) * self._together))
             self._together = min(max(1, SHORTEST // each), MOST_TOGETHER)
         self._told[:], self._looks = 0, 0
 
-    def _compare(self, spent: np.ndarray, images: np.ndarray) -> None:
-        took = spent / images
-        ratios = took / _middle(took)[:, None]
-        self._ratios = np.concatenate([self._ratios, ratios])[-WINDOW:]
-        over = self._ratios > FACTOR
+    def _compare(self, spent: np.ndarray, images: np.ndarray) -> int:
+        """Put a look beside those before; returns what the median rank spent, 0 where ranks can't be compared."""
+        if not images.all():  # a rank's workers had no images left
+            return 0
+        usual, warm, self._warm = int(_middle(spent)), self._warm, True
+        if warm and usual >= SHORTEST // 2:  # the first round is everywhere as slow as it likes
+            took = spent / images
+            self._ratios[self._seen % WINDOW] = took / _middle(took)
+            self._seen += 1
+            over = self._ratios > FACTOR
+            if over.any():
+                self._name(over)
+        return usual
+
+    def _name(self, over: np.ndarray) -> None:
         for rank in np.flatnonzero(over.sum(0) >= FEWEST).tolist():
             self.slow.setdefault(rank, float(np.median(self._ratios[over[:, rank], rank])))
 
 
-def _middle(table: np.ndarray) -> np.ndarray:
-    """The median over ranks of each row; of an even number the lower one, so that of two ranks each is held against the other."""
-    middle: np.ndarray = np.sort(table, 1)[:, (table.shape[1] - 1) // 2]
-    return middle
+def _middle(values: np.ndarray) -> Any:
+    """The median over ranks; of an even number the lower one, so that of two ranks each is held against the other."""
+    return np.sort(values)[(len(values) - 1) // 2]
