@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 PHASES = (
     *("start", "compile", "load", "shuffle", "data", "compute", "average", "wait", "evaluate"),
@@ -37,28 +37,41 @@ def peak_memory() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
+class _Phase:
+    """Seconds inside belong to it. One object a name, as it is entered at every step: to make one takes longer than a switch."""
+
+    __slots__ = ("_clock", "_name")
+
+    def __init__(self, clock: "Clock", name: str) -> None:
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> None:
+        self._clock.switch()
+        self._clock.running.append(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.switch()
+        self._clock.running.pop()
+
+
 class Clock:
     """Phases may nest: the inner one stops the outer one's seconds."""
 
     def __init__(self, age: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now, self._running = now, ["start"]
+        self._now, self.running = now, ["start"]
+        """The names of the phases that were entered and not left, outermost first."""
         self._began = self._since = now() - age
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._phases = {name: _Phase(self, name) for name in PHASES}
 
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> _Phase:
         """Seconds inside belong to `name`."""
-        self._switch()
-        self._running.append(name)
-        try:
-            yield
-        finally:
-            self._switch()
-            self._running.pop()
+        return self._phases[name]
 
-    def _switch(self) -> None:
+    def switch(self) -> None:
+        """Give the seconds until now to the phase that runs."""
         now = self._now()
-        self._seconds[self._running[-1]] += now - self._since
+        self._seconds[self.running[-1]] += now - self._since
         self._since = now
 
     def spent(self, *names: str) -> float:
@@ -68,5 +81,5 @@ class Clock:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each phase so far, and "total", their sum: the wall clock."""
-        self._switch()
+        self.switch()
         return {"total": self._since - self._began, **self._seconds}

@@ -28,16 +28,16 @@ def run(
     _, height, width, channels = pictures.shape
     buffer, y, starts = np.full((channels, height + 4, width + 7, lanes), CANARY), *np.full((2, lanes), -1)
     rows = buffer.reshape(channels, height + 4, -1)[:, 1:-3, 2 * lanes : -5 * lanes]
-    block = np.full(256, 77, np.uint8)
-    batch.fill(pictures.reshape(-1), pictures[0].size, labels, order, *span, scaling, rows, starts, block, y)
+    room = np.full(256, 77, np.uint8), np.full(width * channels, -1), np.full((2, width * channels), CANARY)
+    batch.fill(pictures.reshape(-1), labels, order, *span, scaling, rows, starts, *room, y)
     filled = buffer[:, 1:-3, 2:-5].copy()
     buffer[:, 1:-3, 2:-5] = CANARY
     assert (buffer == CANARY).all()
     return filled, y
 
 
-# Bytes of an image: fewer than a block of 16, as many, some more, several blocks and a rest; rows end within blocks.
-SIZES = [(3, 5), (1, 1), (4, 4), (2, 9), (7, 11)]
+# Bytes of a row: fewer than a block of 16, as many, some more, several blocks, and a rest.
+SIZES = [(3, 5), (1, 1), (4, 16), (2, 9), (3, 37)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 23, 32, 33, 48, 70])

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from distsgd.kernels.compiled import FLOAT, LLVM_FLOAT, REAL, SHIFT, compiled, inlined
+from distsgd.kernels.compiled import FLOAT, LLVM_FLOAT, SHIFT, compiled, inlined
 from distsgd.kernels.order import mixed
 from distsgd.kernels.vector import LANES
 
@@ -55,18 +55,36 @@ def _interleaved(half):
 
 
 @intrinsic
-def _store_scaled(typing, block, row, mean, inverse, x, place):
-    """Write (byte - mean) * inverse of the block's row to x, a flat array, from `place` on."""
+def _store_scaled(typing, block, scales, byte, x, places, row):
+    """Write LANES bytes of a row of LANES images, from `byte` of it on, to x, a flat array whose row begins at `row`.
+
+    Byte k goes to places[k] of the row, as (byte - scales[0, k]) * scales[1, k].
+    """
 
     def generate(context, builder, signature, args):
-        first = builder.mul(args[1], ir.Constant(args[1].type, LANES))
-        loaded = builder.load(_at(context, builder, block, args[0], first, _BYTE), align=1)
-        values = builder.uitofp(loaded, _vector(_FLOAT))
-        values = builder.fmul(builder.fsub(values, _splat(builder, args[2])), _splat(builder, args[3]))
-        builder.store(values, _at(context, builder, x, args[4], args[5], _FLOAT), align=1 << SHIFT)
+        number, length = ir.IntType(64), context.make_array(scales)(context, builder, args[1]).nitems
+        inverse = builder.add(args[2], builder.udiv(length, ir.Constant(number, 2)))
+        for n in range(LANES):
+            step = ir.Constant(number, n)
+            at = builder.add(args[2], step)
+            shift, scale = (
+                _splat(builder, _value(context, builder, scales, args[1], builder.add(start, step)))
+                for start in (args[2], inverse)
+            )
+            place = builder.add(args[5], _value(context, builder, places, args[4], at))
+            source = _at(context, builder, block, args[0], ir.Constant(number, n * LANES), _BYTE)
+            values = builder.uitofp(builder.load(source, align=1), _vector(_FLOAT))
+            values = builder.fmul(builder.fsub(values, shift), scale)
+            builder.store(values, _at(context, builder, x, args[3], place, _FLOAT), align=1 << SHIFT)
         return context.get_dummy_value()
 
-    return types.none(block, row, REAL, REAL, x, place), generate
+    return types.none(block, scales, byte, x, places, row), generate
+
+
+def _value(context, builder, array_type, array, place):
+    """The array's element at `place`."""
+    first = context.make_array(array_type)(context, builder, array).data
+    return builder.load(builder.gep(first, [place]))
 
 
 def _splat(builder, scalar):
@@ -75,47 +93,53 @@ def _splat(builder, scalar):
     return builder.shuffle_vector(first, undefined, ir.Constant(_vector(_INT), [0] * LANES))
 
 
+@inlined
+def _fill_narrow(images, count, x, starts, places, scales):
+    """Images whose rows are no block, byte by byte."""
+    size, batch = places.size, starts.size
+    for i in range(x.shape[1]):
+        for byte in range(size):
+            c, column = byte % x.shape[0], byte // x.shape[0] * batch
+            for n in range(count):
+                value = FLOAT(images[starts[n] + i * size + byte])
+                x[c, i, column + n] = (value - scales[0, byte]) * scales[1, byte]
+
+
 @compiled(
-    "void(uint8[::1], int64, int64[::1], int64[::1], int64, int64, real[:,::1], real[:,:,:],"
-    " int64[::1], uint8[::1], int64[::1])"
+    "void(uint8[::1], int64[::1], int64[::1], int64, int64, real[:,::1], real[:,:,:],"
+    " int64[::1], uint8[::1], int64[::1], real[:,::1], int64[::1])"
 )
-def fill(images, size, labels, order, first, count, scaling, x, starts, block, y):
+def fill(images, labels, order, first, count, scaling, x, starts, block, places, scales, y):
     """Write images order[first : first + count] into x and their labels into y; zeros beyond `count`.
 
-    images: flat bytes, `size` to an image, in it (height, width, channel). x: (channels, height, width x batch), its last axis
+    images: flat bytes, of an image (height, width, channel). x: (channels, height, width x batch), its last axis
     contiguous; the batch is y's and a multiple of LANES. scaling: (2, channels), mean and inverse of the deviation:
-    x = (byte - mean) * inverse. starts: room for a number an image; block: for LANES x LANES bytes.
+    x = (byte - mean) * inverse. Room, written here: a number an image in starts, LANES x LANES bytes in block, and for each
+    byte of an image's row one number in places and two in scales.
     """
     channels, height, batch = x.shape[0], x.shape[1], y.size
-    width, plane, row = x.shape[2] // batch, x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
+    size, plane, row = places.size, x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
     for n in range(batch):
         used = n < count
         y[n] = labels[order[first + n]] if used else 0
-        starts[n] = order[first + n] * size if used else 0
-    rows = min(size, LANES)
-    for lane in range(0, count, LANES):
-        for byte in range(0, size, LANES):
-            at = max(0, min(byte, size - LANES))  # the last block moves back over bytes done before
-            if size >= LANES:
-                _turn_bytes(images, starts, lane, at, block)
-            else:
-                for k in range(size):
-                    for n in range(LANES):
-                        block[k * LANES + n] = images[starts[lane + n] + k]
-            pixel, c = at // channels, at % channels
-            i, j = pixel // width, pixel % width
-            place = c * plane + i * row + j * batch + lane
-            for k in range(rows):
-                _store_scaled(block, k, scaling[0, c], scaling[1, c], x, place)
-                c, place = c + 1, place + plane
-                if c == channels:
-                    c, j, place = 0, j + 1, place + batch - channels * plane
-                    if j == width:
-                        j, place = 0, place + row - width * batch
+        starts[n] = order[first + n] * size * height if used else 0
+    for byte in range(size):
+        j, c = byte // channels, byte % channels
+        places[byte] = c * plane + j * batch
+        scales[0, byte], scales[1, byte] = scaling[0, c], scaling[1, c]
+    if size >= LANES:
+        for lane in range(0, count, LANES):
+            for i in range(height):
+                for byte in range(0, size, LANES):
+                    at = min(byte, size - LANES)  # the last block moves back over bytes done before
+                    _turn_bytes(images, starts, lane, i * size + at, block)
+                    _store_scaled(block, scales, at, x, places, i * row + lane)
+    else:
+        _fill_narrow(images, count, x, starts, places, scales)
     if count < batch:
         for c in range(channels):
             for i in range(height):
-                for j in range(width):
+                for j in range(x.shape[2] // batch):
                     for n in range(count, batch):
                         x[c, i, j * batch + n] = FLOAT(0)
 
