@@ -76,7 +76,7 @@ class Clock:
 
     def spent(self, *names: str) -> float:
         """Seconds of these phases so far."""
-        self._switch()
+        self.switch()
         return sum(self._seconds[name] for name in names)
 
     def seconds(self) -> dict[str, float]:
