@@ -14,6 +14,8 @@ PHASES = (
 """start: until the first round, what is not another phase. load: reading images. shuffle: dealing and ordering. data: filling the
 batches of training, or waiting for the thread that does.
 average: converting, transferring and dividing. wait: until the last rank is there. checkpoint: writing the run's files."""
+TRAINING = ("shuffle", "data", "compute", "wait", "average")
+"""The phases of training itself: what more ranks are to make shorter."""
 
 
 def process_age() -> float:
@@ -71,6 +73,11 @@ class Clock:
         now = self._now()
         self._seconds[self.running[-1]] += now - self._since
         self._since = now
+
+    def spent(self, *names: str) -> float:
+        """Seconds of these phases so far."""
+        self.switch()
+        return sum(self._seconds[name] for name in names)
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each phase so far, and "total", their sum: the wall clock."""

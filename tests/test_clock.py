@@ -117,3 +117,11 @@ def test_peak_memory_is_this_program_s_own() -> None:
     code = "from distsgd.clock import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert int(done.stdout) < 100e6 < len(held)
+
+
+def test_seconds_of_some_phases_so_far() -> None:
+    times = iter([0.0, 1.0, 3.0, 6.0, 10.0])
+    clock = Clock(now=lambda: next(times))
+    with clock.phase("compute"):
+        assert clock.spent("compute") == 2
+        assert clock.spent("compute", "start") == 6

@@ -12,10 +12,11 @@ import pytest
 
 import distsgd
 from distsgd.cli import main
-from distsgd.clock import PHASES
-from distsgd.report import figures
+from distsgd.clock import PHASES, TRAINING
+from distsgd.report import figures, rounds
 from distsgd.report.reading import read_run
 
+ROUND = ["data", "compute", "wait", "average"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -35,6 +36,9 @@ def write(folder: Path, classes: int = 10, epochs: int = 3, ranks: int = 2, **ch
         "confusion": (np.eye(classes, dtype=int) * 90 + 1).tolist(),
         "class_names": [f"class $x_{number}$ 猫" for number in range(classes)],
         "seconds_by_rank": [{"total": sum(seconds.values()), **seconds}] * ranks,
+        "seconds": {"total": sum(seconds.values()), **seconds},
+        "rounds": 7,
+        "first_rounds": {"phases": ROUND, "seconds_by_rank": [[[0.1, 2.0, 0.5, 0.25]] * 3] * ranks},
         **changes,
     }
     (folder / "run.json").write_text(json.dumps(summary))
@@ -54,9 +58,10 @@ def test_pictures_of_runs_of_all_sizes(
 ) -> None:
     folder = write(tmp_path / "run", classes, epochs, ranks)
     assert drawn(folder) == 0
-    paths = [folder / "report" / f"{name}.png" for name in ("epochs", "confusion", "seconds")]
+    names = ("epochs", "confusion", "seconds", "round", "timeline")
+    paths = [*(folder / "report" / f"{name}.png" for name in names), folder / "report" / "report.html"]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in paths]
-    assert all(path.read_bytes().startswith(PNG) for path in paths)
+    assert all(path.read_bytes().startswith(PNG) for path in paths[:-1])
     assert sorted((folder / "report").iterdir()) == sorted(paths)
 
 
@@ -80,7 +85,7 @@ def test_svg_elsewhere_twice_the_same(tmp_path: Path) -> None:
     folder = write(tmp_path / "run")
     for out in ("a", "b"):
         assert drawn(folder, "--format", "svg", "--out", str(tmp_path / "deep" / out)) == 0
-    for name in ("epochs.svg", "confusion.svg", "seconds.svg"):
+    for name in ("epochs.svg", "confusion.svg", "seconds.svg", "round.svg", "timeline.svg"):
         content = (tmp_path / "deep" / "a" / name).read_bytes()
         assert ElementTree.fromstring(content).tag.endswith("svg")
         assert content == (tmp_path / "deep" / "b" / name).read_bytes()
@@ -114,6 +119,45 @@ def test_a_run_that_diverged_has_what_there_is(
     assert ("nothing to draw: its outcome is 'diverged'" in output.err) == (not epochs)
 
 
+def test_a_round_falls_from_phase_to_phase(tmp_path: Path) -> None:
+    predicted = {phase: 7.0 for phase in TRAINING}
+    folder = write(tmp_path / "run", predicted_seconds=predicted, predicted_interval={"compute": [1.4, 14.0]})
+    summary, _ = read_run(folder)
+    (axes,) = rounds.waterfall(summary).axes
+    widths = [patch.get_width() for patch in axes.patches]
+    measured, told = widths[: len(TRAINING) + 1], widths[len(TRAINING) + 1 :]
+    np.testing.assert_allclose(measured[:-1], [summary.seconds[phase] / 7 for phase in TRAINING])
+    assert measured[-1] == pytest.approx(sum(measured[:-1]))
+    assert told == pytest.approx([1.0] * len(TRAINING) + [len(TRAINING)])
+    (whisker,) = axes.lines
+    place = TRAINING.index("compute")
+    np.testing.assert_allclose(whisker.get_xdata(), [place + 0.2, place + 2.0])
+
+
+def test_a_round_without_a_prediction(tmp_path: Path) -> None:
+    (axes,) = rounds.waterfall(read_run(write(tmp_path / "run"))[0]).axes
+    assert len(axes.patches) == len(TRAINING) + 1
+
+
+def test_ranks_end_waiting_at_the_same_moment() -> None:
+    table = np.array(
+        [[[0.1, 1.0, 1.0, 0.3], [0.1, 1.0, 2.0, 0.2]], [[0.1, 2.0, 0.0, 0.4], [0.1, 2.8, 0.1, 0.2]]]
+    )
+    left = rounds._places(table, 3)
+    waited = left[:, :, 2] + table[:, :, 2]
+    np.testing.assert_allclose(waited, [[2.1, 2.1 + 3.4]] * 2)
+    np.testing.assert_allclose(left[:, :, 3], waited)
+    np.testing.assert_allclose(left[1, 0], [0, 0.1, 2.1, 2.1])
+
+
+def test_a_slow_rank_is_shown_among_many(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", ranks=200, slow_ranks=[{"rank": 77, "round": 5, "times": 2.0}])
+    (axes,) = rounds.timeline(read_run(folder)[0]).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert "77 slow" in labels
+    assert len(labels) == rounds.MOST_RANKS + 1
+
+
 RANK = dict.fromkeys(PHASES, 1.0)
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "format": ({"format": "x"}, "is not a run's"),
@@ -122,6 +166,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"confusion": [[-1]], "class_names": []}, "confusion.0.0"),
     "beyond counting": ({"confusion": [[2**62]], "class_names": []}, "confusion.0.0"),
     "not a number": ({"confusion": [["x"]], "class_names": []}, "confusion.0.0"),
+    "ragged rounds": (
+        {"first_rounds": {"phases": ROUND, "seconds_by_rank": [[[1.0]]]}},
+        "rows of other than 4",
+    ),
+    "interval": ({"predicted_interval": {"compute": [1.0]}}, "predicted_interval.compute"),
     "names": ({"class_names": ["x"]}, "1 class_names for 10 classes"),
     "long name": ({"class_names": ["x" * 1000] * 10}, "class_names.0"),
     "phases": ({"seconds_by_rank": [{"compute": 1.0}]}, "lacks a phase"),

@@ -15,6 +15,7 @@ from distsgd.api.foreseen import foresee
 from distsgd.api.start import Start
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
+from distsgd.doctor import place
 from distsgd.record import Record, checkpoint
 from distsgd.training import (
     Diverged,
@@ -54,13 +55,16 @@ class Running:
         epochs = start.settings.train.epochs - int(start.facts.get("epoch", 0))
         self.foreseen = foresee(start.settings, experiment, ranks, epochs)
         """What the run will take."""
+        places = place.places(ranks)
+        self._hosts, self._crowded = [at.host for at in places], place.crowding(places).level != "ok"
+        watched = bool(ranks.broadcast_bytes(b"" if self._crowded else b"watched"))
         self.checkpoint, self.saved = start.path, False
         """The last good one; and whether the last try to write one went well."""
         self.epochs: list[dict[str, Any]] = [json.loads(line) for line in lines]
         if self.foreseen.facts:
             self._attempt("prediction.json", lambda record: record.prediction(self.foreseen.facts))
         pause = Pause(ranks, every if folder else 0.0, asked)
-        self.training = Training(experiment, ranks, clock, pause, self.foreseen.messages)
+        self.training = Training(experiment, ranks, clock, pause, self.foreseen.messages, watched)
         if self.training.why_algorithm and ranks.rank == 0:
             warn(self.training.why_algorithm)
         if start.path:
@@ -79,7 +83,14 @@ class Running:
 
     def train(self, after_round: Callable[[Progress], None], say: Callable[[str], None]) -> Result:
         """To the end of training, with a line and a record of every epoch. Raises Diverged; Stopped when it was asked to stop."""
-        last = self._start.settings.train.epochs
+        last, told = self._start.settings.train.epochs, 0
+
+        def end_round(progress: Progress) -> None:
+            nonlocal told
+            after_round(progress)
+            for slow in self.training.slow[told:]:
+                say(report.slow_line(slow, self._hosts))
+            told = len(self.training.slow)
 
         def end_epoch(end: EpochEnd) -> None:
             self.epochs.append({**asdict(end), "seconds": self._seconds()})
@@ -87,7 +98,7 @@ class Running:
             say(report.epoch_line(end, last))
 
         try:
-            result = self.training.run(after_round, end_epoch, self.save)
+            result = self.training.run(end_round, end_epoch, self.save)
         except Diverged:
             if self._record:
                 with contextlib.suppress(OSError):  # that it diverged is what to say, disk or not
@@ -110,6 +121,7 @@ class Running:
         if summary:
             summary["resumed"] = self._start.resumed(self._ranks.size)
             summary |= self.foreseen.facts
+            summary["machine"] |= {"oversubscribed": self._crowded, "hosts": sorted(set(self._hosts))}
         try:
             if self._record and summary and not why:
                 self._record.finish(summary)

@@ -19,6 +19,7 @@ from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
 from distsgd.cli import launch as cli_launch
 from distsgd.cli import ranks as cli_ranks
+from distsgd.cli import scale as cli_scale
 from distsgd.clock import Clock, process_age
 from distsgd.config import InputError
 
@@ -70,13 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", description="Train a network."))
     _add_evaluate(commands.add_parser("evaluate", help="what a trained network says of a set of images"))
-    _add_report(commands.add_parser("report", help="pictures of a run"))
+    _add_report(commands.add_parser("report", help="runs in one page and in pictures"))
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
     _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
     cli_calibrate.add(
         commands.add_parser("calibrate", help="measure this machine, so that runs can be predicted"),
         _add_ranks,
+    )
+    cli_scale.add(
+        commands.add_parser("scale", help="the same training on more and more ranks: what do they gain?")
     )
     cli_launch.add(commands.add_parser("launch", help="write a batch job for a run, or submit it"))
     cli_doctor.add(commands.add_parser("doctor", help="look at this machine as a run would see it"))
@@ -142,11 +146,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_report)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where the pictures go (default: RUN/report)"
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or of `distsgd scale`"
     )
-    parser.add_argument("--format", choices=["png", "svg"], default="png", help="(default: png)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where page and pictures go (default: report in the first RUN)",
+    )
+    parser.add_argument(
+        "--format", choices=["png", "svg"], default="png", help="of the pictures (default: png)"
+    )
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +277,7 @@ def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
 def _report(given: argparse.Namespace, clock: Clock) -> int:
     from distsgd.report import pictures
 
-    for path in pictures.draw(given.run, given.out or given.run / "report", given.format):
+    for path in pictures.report(given.runs, given.out or given.runs[0] / "report", given.format):
         print(path)
     return 0
 

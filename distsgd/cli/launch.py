@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The options of `distsgd launch`."""
     parser.set_defaults(command=run)
     _add_job(parser)
-    _add_site(parser)
+    add_site(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the text there (default: print it)")
     parser.add_argument("--submit", action="store_true", help="hand the text to the scheduler")
 
@@ -36,9 +36,8 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting"
     )
     parser.add_argument("--scheduler", required=True, choices=list(launcher.SUBMIT))
-    parser.add_argument("--nodes", required=True, type=_count, metavar="N")
-    parser.add_argument("--ranks-per-node", required=True, type=_count, metavar="R", help="one a core")
-    parser.add_argument("--time", type=_seconds, metavar="HH:MM:SS", help="time limit (default: the site's)")
+    parser.add_argument("--nodes", required=True, type=count, metavar="N")
+    parser.add_argument("--ranks-per-node", required=True, type=count, metavar="R", help="one a core")
     parser.add_argument("--name", help="of the job (default: the config's)")
     parser.add_argument(
         "--run",
@@ -47,8 +46,10 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_site(parser: argparse.ArgumentParser) -> None:
+def add_site(parser: argparse.ArgumentParser) -> None:
+    """Options of whatever becomes batch jobs."""
     site = parser.add_argument_group("of the site")
+    site.add_argument("--time", type=_seconds, metavar="HH:MM:SS", help="time limit (default: the site's)")
     site.add_argument("--account", default="", help="project that pays")
     site.add_argument("--queue", "--partition", default="", help="queue, in Slurm the partition")
     site.add_argument(
@@ -65,7 +66,8 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
     site.add_argument("--claim", default="", help="Kubernetes: volume claim for images and runs, at /data")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number, at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
     return int(text)
@@ -84,17 +86,18 @@ def run(given: argparse.Namespace, clock: Clock) -> int:
         _, problems = config.read(Path(given.config), given.set)
         if problems:
             raise InputError("\n".join(problems))
-    text = launcher.render(_job(given))
+    text = launcher.render(job(given))
     if given.out:
         _write(given.out, text)
     if given.submit:
-        return _submit(launcher.SUBMIT[given.scheduler], text)
+        return submit(launcher.SUBMIT[given.scheduler], text)
     if not given.out:
         print(text, end="")
     return 0
 
 
-def _job(given: argparse.Namespace) -> Job:
+def job(given: argparse.Namespace) -> Job:
+    """The job that was asked for."""
     contained = given.scheduler == "kubernetes"
     mpi = given.mpi or ("openmpi" if contained else _mpi_here())
     python = given.python or (CONTAINER_PYTHON if contained else sys.executable)
@@ -152,7 +155,8 @@ def _write(path: Path, text: str) -> None:
         raise InputError(f"--out {path}: can't be written: {error.strerror}") from None
 
 
-def _submit(command: list[str], text: str) -> int:
+def submit(command: list[str], text: str) -> int:
+    """Hand a text to the scheduler; returns the exit code."""
     if shutil.which(command[0]) is None:
         raise InputError(
             f"--submit: there is no {command[0]} on PATH; take the text to where the scheduler is, with --out FILE"

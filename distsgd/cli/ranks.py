@@ -121,7 +121,7 @@ def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
         told = Path(folder, "exit-code")
         surroundings = {**environ, **added, EXIT_CODE: str(told)}
         job = subprocess.Popen(
-            line, env=surroundings, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_following_parent()
+            line, env=surroundings, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=following_parent()
         )
         passed = _pass_signals_on(job)
         code = job.wait() or (int(told.read_text()) if told.exists() else 0)
@@ -133,7 +133,7 @@ def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
 PR_SET_PDEATHSIG = 1
 
 
-def _following_parent() -> Callable[[], None] | None:
+def following_parent() -> Callable[[], None] | None:
     """For a new process to call: when this one ends, in whatever way, it is told to save and end. None elsewhere than on Linux."""
     import ctypes
 

@@ -4,6 +4,7 @@ from distsgd.launcher.batch import SUBMIT, render
 from distsgd.launcher.command import CARRIED, ROOT, Cores, command, cores, physical, processors
 from distsgd.launcher.environment import STARTED, TERMINAL, THREADS, is_first, launched, single_thread
 from distsgd.launcher.find import Kind, Launcher, find, identified, kind
+from distsgd.launcher.hostfile import first
 from distsgd.launcher.job import Job, seconds
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "command",
     "cores",
     "find",
+    "first",
     "identified",
     "is_first",
     "kind",

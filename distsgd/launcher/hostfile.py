@@ -62,3 +62,17 @@ def _slots(line: str) -> int:
     """The slots that a line of Open MPI's gives its host; 0 where it leaves them to Open MPI."""
     found = re.search(r"\sslots\s*=\s*(\d+)", line)
     return int(found[1]) if found else 0
+
+
+def first(path: Path, launcher: Launcher, nodes: int, ranks_per_node: int) -> str:
+    """The text of another such file: the first so many hosts of this one, each with room for so many ranks.
+
+    Raises InputError where the file is wrong or names fewer hosts.
+    """
+    check(path, launcher, 0)
+    names = [re.split(r"[\s:]", line)[0] for _, line in _lines(path)]
+    hosts = list(dict.fromkeys(names))
+    if len(hosts) < nodes:
+        raise InputError(f"--nodes {nodes}, but --hostfile {path} names {len(hosts)} hosts")
+    room = f":{ranks_per_node}" if launcher.kind == "mpich" else f" slots={ranks_per_node}"
+    return "".join(f"{host}{room}\n" for host in hosts[:nodes])

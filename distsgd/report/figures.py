@@ -46,7 +46,7 @@ LONGEST_NAME = 18
 
 def epochs(summary: Summary, ends: list[Epoch]) -> "Figure":
     """Loss and accuracy of each epoch, side by side."""
-    figure = _figure(9, 3.6)
+    figure = new_figure(9, 3.6)
     loss, accuracy = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
     _curves(loss, ends, lambda part: np.nan if part.loss is None else part.loss)
     _curves(accuracy, ends, lambda part: 100 * part.accuracy)
@@ -93,7 +93,7 @@ def confusion(summary: Summary) -> "Figure":
     counts = np.array(summary.confusion, np.int64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(max(0.47 * len(counts), 2.6), 8.5)
-    figure = _figure(side + 2.4, side + 1.2)
+    figure = new_figure(side + 2.4, side + 1.2)
     axes = figure.subplots()
     image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
@@ -145,7 +145,7 @@ def seconds(summary: Summary) -> "Figure":
     table = np.array([[rank[phase] for phase in PHASES] for rank in summary.seconds_by_rank])
     unit, length = _unit(table.sum(1).max())
     table /= length
-    figure = _figure(9, min(max(2.9, 1.4 + 0.32 * ranks), 7.5))
+    figure = new_figure(9, min(max(2.9, 1.4 + 0.32 * ranks), 7.5))
     axes = figure.subplots()
     (_bars if ranks <= MOST_BARS else _outlines)(axes, table, unit)
     axes.set(title=f"Time by phase, {ranks} rank{'s' * (ranks > 1)}", xlabel=f"time ({unit})", ylabel="rank")
@@ -195,7 +195,7 @@ def _outlines(axes: "Axes", table: np.ndarray, unit: str) -> None:
         axes.fill_betweenx(ranks, left, right, color=PHASE_COLOURS[phase], label=label, linewidth=0)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """A figure in inches; it belongs to no window."""
     from matplotlib.figure import Figure
 

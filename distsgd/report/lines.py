@@ -1,11 +1,11 @@
 """What a person reads: lines while a run goes on, and the table at its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distsgd.clock import PHASES
 from distsgd.config import Config
-from distsgd.training import EpochEnd, Progress, Result
+from distsgd.training import EpochEnd, Progress, Result, Slow
 
 LEAST_SECONDS = 0.001
 """Of a phase, below which the error of its prediction says nothing."""
@@ -38,6 +38,15 @@ def epoch_line(end: EpochEnd, epochs: int) -> str:
     score = end.validation or end.test
     seen = f"; {judged} loss {number(score.loss)}, accuracy {score.accuracy:.2%}" if score else ""
     return f"epoch {end.epoch}/{epochs}: train loss {number(end.train.loss)}{seen}; {end.images_per_second:,.0f} images/s"
+
+
+def slow_line(slow: Slow, hosts: Sequence[str]) -> str:
+    """A line for a rank that holds up the others. `hosts`: of the ranks, or nothing on ranks that do not know them."""
+    where = f" on {hosts[slow.rank]}" if hosts else ""
+    return (
+        f"rank {slow.rank}{where} is slow: it computes {slow.times:.1f} times as long for an image as the others "
+        f"(seen after round {slow.round})"
+    )
 
 
 def stop_line(result: Result) -> str:

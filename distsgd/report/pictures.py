@@ -1,14 +1,15 @@
-"""A run in pictures, written as files."""
+"""Runs and scaling studies in pictures, as files and in a page."""
 
 import io
 import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsgd.config import InputError
 from distsgd.record import write_whole
-from distsgd.report import figures
-from distsgd.report.reading import Epoch, Summary, read_run
+from distsgd.report import figures, page, rounds, scaling, speed_up
+from distsgd.report.reading import Epoch, Summary, read_run, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,24 +29,66 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(run: Path, out: Path, form: str) -> list[Path]:
-    """Draw RUN into the folder `out`, as "png" or "svg"; returns the paths. Raises InputError, and then has written nothing."""
-    summary, epochs = read_run(run)
+def report(folders: Sequence[Path], out: Path, form: str) -> list[Path]:
+    """Tell of runs and scaling studies in one page, report.html, and in pictures ("png" or "svg") in the folder `out`.
+
+    Returns the paths. Raises InputError, and then has written nothing.
+    """
+    studies = [folder for folder in folders if (folder / "scale.json").exists()]
+    files: dict[str, bytes] = {}
+    shown: list[page.Shown] = []
+    for folder in (folder for folder in folders if folder not in studies):
+        prefix = f"{len(shown) + 1}-" if len(folders) > 1 else ""
+        run, drawn = _run(folder, form)
+        files |= {f"{prefix}{name}": content for name, content in drawn.items()}
+        shown.append(run)
+    about = [_study(folder) for folder in studies]
+    return written(out, {**files, "report.html": page.page(shown, about).encode()})
+
+
+def _run(folder: Path, form: str) -> tuple[page.Shown, dict[str, bytes]]:
+    """A run as the page shows it, and its pictures as files."""
+    summary, epochs = read_run(folder)
+    drawn = rendered(lambda: _figures(summary, epochs), dict.fromkeys(["svg", form]))
+    if not drawn:
+        raise InputError(
+            f"{folder} has nothing to draw: its outcome is {summary.outcome!r}, before the first epoch's end"
+        )
+    inside = {Path(name).stem: content for name, content in drawn.items() if name.endswith(".svg")}
+    files = {name: content for name, content in drawn.items() if name.endswith(form)}
+    return page.Shown(folder, summary, read_settings(folder), inside), files
+
+
+def _study(folder: Path) -> page.Study:
+    found = scaling.read_scale(folder)
+    drawn = rendered(lambda: {"scale": speed_up.figure(found)}, ["svg"])
+    return page.Study(folder, found, drawn["scale.svg"])
+
+
+def draw_scale(folder: Path) -> list[Path]:
+    """Draw a scaling study in its folder, in both forms; returns the paths. Raises InputError."""
+    found = scaling.read_scale(folder)
+    return written(folder, rendered(lambda: {"scale": speed_up.figure(found)}, ["png", "svg"]))
+
+
+def rendered(figures: "Callable[[], dict[str, Figure]]", forms: Iterable[str]) -> dict[str, bytes]:
+    """The content of a file for each figure and form, by its name. Raises InputError where there is no matplotlib."""
     try:
         import matplotlib
     except ImportError:
         raise InputError("pictures are drawn by matplotlib: pip install 'distsgd[plot]'") from None
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in letters that the font has not
-        drawn = {name: _rendered(figure, form) for name, figure in _figures(summary, epochs).items()}
-    if not drawn:
-        raise InputError(
-            f"{run} has nothing to draw: its outcome is {summary.outcome!r}, before the first epoch's end"
-        )
+        drawn = figures()
+        return {f"{name}.{form}": _rendered(drawn[name], form) for name in drawn for form in forms}
+
+
+def written(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files into a folder, made if need be; returns the paths. Raises InputError."""
     _make_folder(out)
-    for name, content in drawn.items():
-        write_whole(out / f"{name}.{form}", content)
-    return [out / f"{name}.{form}" for name in drawn]
+    for name, content in files.items():
+        write_whole(out / name, content)
+    return [out / name for name in files]
 
 
 def _figures(summary: Summary, epochs: list[Epoch]) -> "dict[str, Figure]":
@@ -57,6 +100,10 @@ def _figures(summary: Summary, epochs: list[Epoch]) -> "dict[str, Figure]":
         found["confusion"] = figures.confusion(summary)
     if summary.seconds_by_rank:
         found["seconds"] = figures.seconds(summary)
+    if summary.seconds and summary.rounds:
+        found["round"] = rounds.waterfall(summary)
+    if "wait" in summary.first_rounds.phases and all(summary.first_rounds.seconds_by_rank or [[]]):
+        found["timeline"] = rounds.timeline(summary)
     return found
 
 

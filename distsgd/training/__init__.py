@@ -7,6 +7,7 @@ from distsgd.training.memory import Memory, memory
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.rounds import Diverged
 from distsgd.training.summary import conclude, description, diverged
+from distsgd.training.watch import Slow
 
 __all__ = [
     "Diverged",
@@ -16,6 +17,7 @@ __all__ = [
     "Pause",
     "Progress",
     "Result",
+    "Slow",
     "Stopped",
     "Training",
     "check",

@@ -29,6 +29,8 @@ from distsgd.training.rounds import (
     Take,
     gradient_magnitudes,
 )
+from distsgd.training.timeline import Timeline
+from distsgd.training.watch import Slow, Watch
 from distsgd.training.windows import Windows
 from distsgd.training.workers import Workers
 
@@ -68,10 +70,17 @@ class Training:
         clock: Clock,
         pause: Pause | None = None,
         messages: Mapping[str, Any] | None = None,
+        watched: bool = False,
     ) -> None:
-        """`messages`: what distsgd.machine.averaging measured, for averaging.algorithm "auto" to choose by."""
+        """`messages`: what distsgd.machine.averaging measured, for averaging.algorithm "auto" to choose by. `watched`: whether slow
+        ranks are looked for.
+        """
         self.experiment, self._ranks, self._clock = experiment, ranks, clock
         self._pause = pause or Pause(ranks)
+        self._watch = Watch(ranks, clock, watched)
+        self.timeline = Timeline(clock, ranks.size)
+        self.slow: list[Slow] = []
+        """Ranks that were found slow, the same on every rank."""
         self._workers = Workers(experiment, ranks, clock)
         with clock.phase("load"):
             self._test = for_test(experiment, ranks)
@@ -90,7 +99,7 @@ class Training:
         seed = experiment.config.train.seed
         windows = Windows(experiment, self._workers.batch)
         working = self._network, state, steps, self._workers, self.scaling, windows, seed, clock, self._pause
-        self._local = Local(*working)
+        self._local = Local(*working, self._watch)
         self.algorithm, self.why_algorithm = chosen(experiment, ranks, messages)
         """By which sums over ranks are made; and what to tell of that, if anything."""
         self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
@@ -119,7 +128,8 @@ class Training:
         return kind(self._local, meeting)
 
     def _meeting(self, segments: list[int], expected: np.ndarray) -> Meeting:
-        return Meeting(self._average(segments), self._pause, self._clock, expected.astype(np.float32))
+        expected = expected.astype(np.float32)
+        return Meeting(self._average(segments), self._pause, self._clock, self._watch, expected)
 
     def _average(self, segments: list[int]) -> Average:
         averaging = self.experiment.config.averaging
@@ -181,6 +191,7 @@ class Training:
         save: Callable[[], None],
     ) -> Result:
         epochs = self.experiment.config.train.epochs
+        self._watch.begin()
         for epoch in range(self._local.epoch, epochs):
             self._local.epoch = epoch
             self._workers.begin(epoch)
@@ -222,11 +233,16 @@ class Training:
             yield first, min(first + length, steps)
 
     def _round(self, epoch: int, first: int, last: int) -> Progress:
+        self.timeline.begin()
         before, began = self._network.totals.copy(), time.perf_counter()
         with self._clock.phase("compute"):
             self._rounds.round(first, last)
         seconds, samples = time.perf_counter() - began, self._workers.all_seen(first, last)
+        self.timeline.end()
         self.rounds_done, self._step = self.rounds_done + 1, last
+        if len(self._watch.slow) > len(self.slow):
+            found = list(self._watch.slow.items())[len(self.slow) :]
+            self.slow += [Slow(rank, self.rounds_done, times) for rank, times in found]
         if self.rounds_done - self._rounds_before == 2:
             # the first round also warms caches up: it counts only while it is the only one
             self._samples, self._seconds = 0, 0.0

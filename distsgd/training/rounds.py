@@ -19,6 +19,7 @@ from distsgd.optim import Steps
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.prefetch import Prefetch
 from distsgd.training.replay import Replay
+from distsgd.training.watch import Watch
 from distsgd.training.windows import Windows
 from distsgd.training.workers import Worker, Workers
 
@@ -43,6 +44,7 @@ class Local:
     seed: int
     clock: Clock
     pause: Pause
+    watch: Watch
     prefetch: Prefetch | None = None
     """While the run goes on, if it prefetches."""
     replay: Replay | None = None
@@ -64,6 +66,7 @@ class Local:
             with self.clock.phase("data"):
                 self._load(worker, step)
             self.network.learn(self.seed, worker.number, self.number(step))
+            self.watch.learned(count)
         return count
 
     def update(self, step: int) -> None:
@@ -107,6 +110,7 @@ class Meeting:
     average: Average
     pause: Pause
     clock: Clock
+    watch: Watch
     expected: np.ndarray | None = None
     """(segments,) the magnitude to expect of what is zero at a round's start."""
 
@@ -139,7 +143,10 @@ class Meeting:
     def wait(self) -> None:
         """Return when all ranks are there; raises Stopped where one has left the round."""
         with self.clock.phase("wait"):
-            self.pause.meet()
+            told = self.watch.look()
+            self.pause.meet(told)
+            if told is not None:
+                self.watch.judge()
 
 
 class ParameterRounds:

@@ -11,8 +11,8 @@ from distsgd.comm import Ranks
 from distsgd.kernels.vector import FUSED, VECTOR
 from distsgd.metrics import mean
 from distsgd.record import weights_sha256
-from distsgd.training.experiment import Experiment
 from distsgd.training.loop import Result, Training
+from distsgd.training.timeline import PHASES
 
 
 def description(training: Training) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -34,9 +34,13 @@ def conclude(training: Training, result: Result, ranks: Ranks, clock: Clock) -> 
     """What run.json holds, from what all ranks have to say; None on ranks but 0. All ranks call this together."""
     with clock.phase("wait"):
         ranks.barrier()
-    part = {"seconds": clock.seconds(), "peak_memory_bytes": peak_memory()}
+    part = {
+        "seconds": clock.seconds(),
+        "peak_memory_bytes": peak_memory(),
+        "rounds": training.timeline.rounds,
+    }
     parts = [json.loads(part) for part in ranks.gather_bytes(json.dumps(part).encode())]
-    return _summary(training.experiment, training.algorithm, ranks, result, parts) if parts else None
+    return _summary(training, ranks, result, parts) if parts else None
 
 
 def diverged(training: Training, ranks: Ranks) -> dict[str, Any]:
@@ -45,11 +49,10 @@ def diverged(training: Training, ranks: Ranks) -> dict[str, Any]:
     return {**about, "workers": training.experiment.workers, "rounds": training.rounds_done}
 
 
-def _summary(
-    experiment: Experiment, algorithm: str, ranks: Ranks, result: Result, parts: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _summary(training: Training, ranks: Ranks, result: Result, parts: list[dict[str, Any]]) -> dict[str, Any]:
     """`parts` are the ranks' own, in their order."""
-    best, settings = result.best, experiment.config
+    experiment, best = training.experiment, result.best
+    settings = experiment.config
     validation = best.validation
     seconds = [part["seconds"] for part in parts]
     return {
@@ -83,11 +86,13 @@ def _summary(
         **asdict(result.by_class),
         "seconds": {phase: sum(rank[phase] for rank in seconds) / len(seconds) for phase in seconds[0]},
         "seconds_by_rank": seconds,
+        "first_rounds": {"phases": PHASES, "seconds_by_rank": [part["rounds"] for part in parts]},
+        "slow_ranks": [asdict(slow) for slow in training.slow],
         "machine": {
             "vector_lanes": VECTOR,
             "fused": FUSED,
             "mpi": ranks.mpi_library(),
-            "algorithm": algorithm,
+            "algorithm": training.algorithm,
             "host": platform.node(),
         },
     }
