@@ -225,11 +225,8 @@ def test_a_run_has_the_phases_of_the_clock() -> None:
     assert facts["predicted_seconds"]["total"] == pytest.approx(sum(p.seconds for p in run.phases.values()))
 
 
-@pytest.mark.parametrize("workers", [1, 3, 7])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(("workers", "ranks"), [(1, 1), (3, 1), (3, 2), (3, 3), (7, 1), (7, 2), (7, 3)])
 def test_a_job_counts_as_training_does(workers: int, ranks: int) -> None:
-    if workers < ranks:
-        pytest.skip("each rank wants a worker")
     one = job("garg", ranks, workers=workers)
     labels = data.read_labels(one.images.path, "train")
     sizes = [len(shard) for shard in data.deal(labels, workers, 0, 0)]

@@ -1,7 +1,6 @@
 """How well a machine file predicts rounds: configurations that calibration never saw, run and scored."""
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -150,13 +149,23 @@ def summarized(scored: Sequence[Scored]) -> dict[str, Any]:
     known = [each for each in scored if not each.draw.unseen]
     unseen = [each for each in scored if each.draw.unseen]
     differences = [abs(each.repeated / each.measured - 1) for each in scored if each.repeated]
-    noise = float(np.median(differences)) if differences else math.nan
     return {
         "configurations": len(scored),
-        "round_time": {**_errors(known), "noise_floor": noise},
+        "round_time": {**_errors(known), "noise_floor": _median(differences)},
         "unseen_network": _errors(unseen) if unseen else {},
         "phases": {name: _phase(known, name) for name in ROUND},
     }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def _order(seconds: np.ndarray) -> float:
+    """Spearman's correlation of ranks between predicted and measured, (configurations, 2)."""
+    if len(seconds) < 2:
+        return 1.0
+    return float(np.array(np.corrcoef(seconds.argsort(axis=0).argsort(axis=0).T))[0, 1])
 
 
 def _errors(scored: Sequence[Scored]) -> dict[str, float]:
@@ -170,15 +179,15 @@ def _errors(scored: Sequence[Scored]) -> dict[str, float]:
         "p95": float(np.quantile(abs(errors), 0.95)),
         "bias": float(np.median(errors)),
         "coverage": float(np.mean(inside)),
-        "rank_correlation": float(np.array(np.corrcoef(seconds.argsort(axis=0).argsort(axis=0).T))[0, 1]),
+        "rank_correlation": _order(seconds),
     }
 
 
-def _phase(scored: Sequence[Scored], name: str) -> dict[str, float]:
+def _phase(scored: Sequence[Scored], name: str) -> dict[str, float | None]:
     """Of the rounds in which the phase is more than a small part."""
     large = [each for each in scored if each.measured_phases[name] > LARGE_SHARE * each.measured]
     errors = [abs(each.predicted_phases[name] / each.measured_phases[name] - 1) for each in large]
-    return {"rounds": len(large), "median": float(np.median(errors)) if errors else math.nan}
+    return {"rounds": len(large), "median": _median(errors)}
 
 
 def table(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -190,7 +199,8 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
         if found:
             parts = "".join(f"{100 * found[k]:>7.1f}%" for k in ("median", "mean", "p90", "p95", "bias"))
             yield f"{name:22}{parts}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
-    yield f"{'the same run again':22}{100 * known['noise_floor']:>7.1f}%"
+    if known["noise_floor"] is not None:
+        yield f"{'the same run again':22}{100 * known['noise_floor']:>7.1f}%"
     for name, phase in summary["phases"].items():
         if phase["rounds"]:
             yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  in {phase['rounds']} configurations"

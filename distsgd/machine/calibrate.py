@@ -17,7 +17,7 @@ from distsgd.cost.curve import between
 from distsgd.cost.machine import Filling, InPlace, Machine, Operation, Step
 from distsgd.machine import averaging
 from distsgd.machine.between import in_place
-from distsgd.machine.networks import LANES, LAYERS_OF, MODERATE, NETWORKS, images_of
+from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.operations import LOSS
 from distsgd.machine.passes import merged, passes
@@ -25,7 +25,7 @@ from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import Seconds, copying_of, filling_of, steps_of
 from distsgd.machine.where import where
 
-SWEEPS = 3
+SWEEPS = 2
 """How often steps are measured, so that what passes by does not fall on one network alone."""
 AVERAGING_SECONDS = 10.0
 """For all ways to average, about."""
@@ -59,8 +59,7 @@ class Calibration:
             for sweep in range(SWEEPS):
                 self._say(f"steps of training, {sweep + 1} of {SWEEPS}")
                 for side in sides:
-                    most = MODERATE if sweep == SWEEPS - 1 else max(LANES)
-                    self._together(side, partial(self._sweep, found[side], files, most))
+                    self._together(side, partial(self._sweep, found[side], files))
             self._say("passes of layers")
             for side in sides:
                 self._together(side, partial(self._told, found[side], files, side))
@@ -97,9 +96,9 @@ class Calibration:
         else:
             sleep_until(self._ranks.hears)
 
-    def _sweep(self, found: Mapping[Shape, Seconds], files: Files, most: int, ranks: Ranks) -> None:
+    def _sweep(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
         for shape, path in files.items():
-            found[shape].sweep(path, self._of(shape), ranks, most)
+            found[shape].sweep(path, self._of(shape), ranks)
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
@@ -118,7 +117,7 @@ class Calibration:
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
             ranks.barrier()
-            own = [operation.model_dump() for operation in passes(name, LANES, together)]
+            own = [operation.model_dump() for operation in passes(name, SOME_LANES, together)]
             of_each = _gathered(ranks, own)
             self._operations += merged([Operation(**each) for each in one] for one in of_each)
 
@@ -134,9 +133,10 @@ class Calibration:
             mine += [o for o in alike if o.kind == step.optimizer and o.weights == 4 * step.parameters]
             unique = {(o.key, o.what): o for o in mine}.values()
             for place, lanes in enumerate(step.lanes):
-                of_passes = sum(between(o.lanes, o.seconds, lanes) for o in unique if len(o.lanes) > 1)
-                of_passes += sum(o.seconds[0] for o in unique if len(o.lanes) == 1)
-                found.append(step.compute[place] - of_passes)
+                if lanes in SOME_LANES:
+                    of_passes = sum(between(o.lanes, o.seconds, lanes) for o in unique if len(o.lanes) > 1)
+                    of_passes += sum(o.seconds[0] for o in unique if len(o.lanes) == 1)
+                    found.append(step.compute[place] - of_passes)
         return max(float(np.median(found)), 0.0)
 
 

@@ -32,10 +32,10 @@ LAYERS_OF = (
     ),
 )
 """Networks whose layers alone are measured, so that others can be told from layers like theirs."""
-LANES = (16, 32, 64, 96, 128, 192, 256)
-"""Images that a batch has room for."""
-MODERATE = 128
-"""Larger batches are measured less often: they take the longest, and vary the least."""
+LANES = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+"""Images that a batch has room for: all up to 128, as some multiples of a register suit kernels better than their neighbours do."""
+SOME_LANES = (16, 48, 64, 112, 192, 256)
+"""For layers."""
 
 
 def images_of(name: str) -> tuple[int, int, int]:

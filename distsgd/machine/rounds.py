@@ -14,7 +14,7 @@ from distsgd.training import EpochEnd, Experiment, Progress, Training
 
 ROUND = ("data", "compute", "average", "wait")
 """The phases of a round; they sum to its seconds."""
-IMAGES = 8192
+IMAGES = 4096
 """Training images that are made up: enough to lie outside of a core's own caches."""
 
 

@@ -17,6 +17,8 @@ from distsgd.training import Experiment, check
 
 SECONDS = 0.06
 """For each network and batch, each time."""
+WINDOWS_AT = (32, 128)
+"""Lanes for which batches of windows are measured."""
 LARGE = 64
 """Lanes beyond which rounds have fewer steps, so that there are several in that time."""
 LEAST_DEVIATION = 0.02
@@ -57,15 +59,15 @@ class Seconds:
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
 
-    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks, most: int) -> None:
-        """Measure all once, batches of at most so many; ranks begin each measurement together."""
+    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks) -> None:
+        """Measure all once; ranks begin each measurement together."""
         for name in names:
-            for lanes in (size for size in LANES if size <= most):
+            for lanes in LANES:
                 ranks.barrier()
                 self._steps(path, name, lanes)
             ranks.barrier()
             self._turn(path, name, 32)
-        for lanes in LANES[1::3]:
+        for lanes in WINDOWS_AT:
             ranks.barrier()
             self._windows(path, names[0], lanes)
 
@@ -143,7 +145,7 @@ def filling_of(
     shape: tuple[int, int, int], names: Sequence[str], together: int, of_ranks: Sequence[Seconds]
 ) -> Iterator[Filling]:
     """Seconds to fill a batch of images of (height, width, channels): a start and so many a byte, by relative least squares."""
-    for windows, lanes in ((False, LANES), (True, LANES[1::3])):
+    for windows, lanes in ((False, LANES), (True, WINDOWS_AT)):
         keys = [(f"{name} {n} {windows}", n) for name in (names[:1] if windows else names) for n in lanes]
         points = [(n * np.prod(shape), min(rank.data[key])) for rank in of_ranks for key, n in keys]
         size, seconds = np.array(points).T

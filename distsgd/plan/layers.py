@@ -25,6 +25,10 @@ REACH, ROUGH, NOISE = 1.5, 0.3, 0.03
 much measurements do."""
 
 
+FULL = 64
+"""Lanes of a register tile."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """A pass of a layer. flops and moved (bytes) are of one image, weights are bytes."""
@@ -104,7 +108,10 @@ def _features(operation: Operation | Measured, lanes: int, together: int) -> tup
     """Logarithms of what a pass's time follows from."""
     amounts = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
     shapes = operation.inputs, operation.outputs, float(together)
-    return tuple(math.log(number + 1) for number in (*amounts, *shapes))
+    filled = 4 * math.log(
+        lanes / (-(-lanes // FULL) * FULL)
+    )  # a tile that is not full takes as long as a full one
+    return *(math.log(number + 1) for number in (*amounts, *shapes)), filled
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,204 @@
+"""Machine files: measured in small, written, found again, and what runs and benchmarks make of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import distsgd
+from distsgd import cli
+from distsgd.bench.draws import UNSEEN, draw
+from distsgd.bench.prediction import Scored, prediction, summarized
+from distsgd.clock import PHASES
+from distsgd.comm import Alone
+from distsgd.config import InputError
+from distsgd.cost.machine import Machine
+from distsgd.machine import where
+from distsgd.machine.calibrate import Calibration
+from distsgd.machine.rounds import ROUND, made_up, timed_rounds
+from distsgd.machine.steps import experiment, quiet
+
+SMALL = {
+    "steps.LANES": (16, 32),
+    "steps.WINDOWS_AT": (16, 32),
+    "steps.SECONDS": 0.005,
+    "passes.SECONDS": 0.002,
+    "between.SECONDS": 0.005,
+    "calibrate.SOME_LANES": (16, 32),
+    "calibrate.LAYERS_OF": ("chavan-3-8-32",),
+    "calibrate.AVERAGING_SECONDS": 0.2,
+    "averaging.SIZES": 3,
+    "averaging.REPEATS": 1,
+    "averaging.MOST_REPEATS": 1,
+}
+"""What keeps a calibration in a test short."""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A machine file of one rank."""
+    path = tmp_path_factory.mktemp("machine") / "machine.json"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(f"distsgd.machine.{name}", value)
+        names = ["rendon", "chavan-3-16-100"]
+        found = Calibration(Alone(), names, lambda line: None).machine({"start": 0.1, "compile": 0.2})
+    assert found
+    where.write(found, path)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without machine files, in an empty folder."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("period", [1, 3, 400, "epoch"])
+def test_rounds_are_timed_whatever_their_length(period: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distsgd.machine.rounds.IMAGES", 200)
+    with made_up((8, 8, 1)) as path:
+        made = experiment(path, "chavan-3-4-8", 16, {"workers": 2, "period": period})
+        rounds = timed_rounds(made, Alone(), 0.0)
+    assert set(rounds) == set(ROUND)
+    assert {len(seconds) for seconds in rounds.values()} == {5}
+    assert (rounds["compute"] > 0).all()
+
+
+def test_sweeps_that_something_disturbed_do_not_count() -> None:
+    assert quiet([1.0, 9.0]) == 1.0
+    assert quiet([5.0, 1.0, 3.0]) == 2.0
+
+
+def test_a_machine_file_is_read_as_it_was_written(measured: Path) -> None:
+    found = where.read(measured)
+    again = Machine.model_validate_json(found.model_dump_json(), strict=False)
+    assert again == found
+    assert len(found.steps) == 2
+    assert all(seconds > 0 for step in found.steps for seconds in step.compute)
+    assert {operation.kind for operation in found.operations} >= {
+        "Convolution",
+        "Dense",
+        "loss",
+        "sgd",
+        "adam",
+    }
+    assert found.overhead >= 0
+
+
+def test_a_machine_file_is_found_again(measured: Path, home: Path) -> None:
+    assert where.found(where.where(Alone())) is None
+    machine = where.read(measured)
+    where.write(machine, where.own_path(machine.where))
+    found = where.found(where.where(Alone()))
+    assert found
+    assert found[1] == machine
+    other = machine.where.model_copy(update={"processor": "another"})
+    assert where.found(other) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "No such file"), ("nothing", "no machine file"), ("{}", "no machine file")]
+)
+def test_what_is_no_machine_file_is_told(content: str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "machine.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=said):
+        where.read(path)
+
+
+def test_a_run_is_predicted_before_and_compared_after(
+    measured: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--out", "RUN", "--set", f"prediction.machine={measured}"]
+    arguments += ["--set", "train.epochs=1", "--set", "data.train_images=320"]
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("predicted: ")
+    assert any("predicted" in line and "error" in line for line in lines[5:])
+    before, after = (json.loads(Path("RUN", name).read_text()) for name in ("prediction.json", "run.json"))
+    assert set(after["predicted_seconds"]) == set(after["seconds"]) == {"total", *PHASES}
+    assert before["predicted_seconds"] == after["predicted_seconds"]
+    total = sum(after["predicted_seconds"][phase] for phase in PHASES)
+    assert after["predicted_seconds"]["total"] == pytest.approx(total)
+    low, high = after["predicted_interval"]["compute"]
+    assert low <= after["predicted_seconds"]["compute"] <= high
+
+
+def test_without_a_file_it_is_said_how_to_make_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["train", "--out", "RUN", "--set", "train.epochs=1", "--set", "data.train_images=64"]) == 0
+    )
+    assert "distsgd calibrate" in capsys.readouterr().out.splitlines()[1]
+    assert not Path("RUN", "prediction.json").exists()
+
+
+def test_a_wrong_file_stops_a_run_before_it_begins(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--set", "prediction.machine=nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_run_from_python_is_predicted(measured: Path, home: Path) -> None:
+    where.write(where.read(measured), where.own_path(where.read(measured).where))
+    run = distsgd.train({"train": {"epochs": 1}, "data": {"train_images": 128}})
+    assert run.summary["predicted_seconds"]["compute"] > 0
+
+
+def test_an_unknown_network_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", "--network", "nobody"]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_draws_follow_the_seed() -> None:
+    first, again, other = (draw(seed, 40, ["garg", "rendon"], UNSEEN, 2) for seed in (1, 1, 2))
+    assert first == again != other
+    assert len(set(first)) == 50
+    assert sum(each.unseen for each in first) == 10
+    assert all(each.workers >= each.ranks and each.workers % each.ranks == 0 for each in first)
+    assert all(each.period == 1 for each in first if each.what == "gradients")
+
+
+def scored(predicted: float, measured: float, unseen: bool = False, repeated: float | None = None) -> Scored:
+    one = draw(0, 1, ["garg"], [], 1)[0]
+    one = type(one)(**{**vars(one), "unseen": unseen})
+    phases = {"data": 0.01, "compute": 0.9, "average": 0.08, "wait": 0.01}
+    parts = [{name: share * seconds for name, share in phases.items()} for seconds in (predicted, measured)]
+    interval = 0.9 * predicted, 1.1 * predicted
+    return Scored(one, predicted, interval, measured, parts[0], parts[1], repeated)
+
+
+def test_scores_are_what_they_say() -> None:
+    found = summarized(
+        [scored(1.1, 1.0, repeated=1.04), scored(0.98, 1.0), scored(4.0, 2.0), scored(3.0, 2.0, True)]
+    )
+    known = found["round_time"]
+    assert found["configurations"] == 4
+    assert known["median"] == pytest.approx(0.1)
+    assert known["mean"] == pytest.approx((0.1 + 0.02 + 1) / 3)
+    assert known["coverage"] == pytest.approx(2 / 3)
+    assert known["noise_floor"] == pytest.approx(0.04)
+    assert found["unseen_network"]["median"] == pytest.approx(0.5)
+    assert found["phases"]["average"] == {"rounds": 3, "median": pytest.approx(0.1)}
+    assert found["phases"]["wait"]["rounds"] == 0
+
+
+def test_predictions_are_scored_on_real_rounds(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distsgd.bench.prediction.SECONDS", 0.01)
+    monkeypatch.setattr("distsgd.bench.prediction.NETWORKS", ("rendon",))
+    monkeypatch.setattr("distsgd.bench.prediction.UNSEEN", ("chavan-4-6-20",))
+    monkeypatch.setattr("distsgd.machine.rounds.IMAGES", 1000)
+    said: list[str] = []
+    prediction(Alone(), where.read(measured), 3, 4, tmp_path / "scores.json", said.append)
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["configurations"] == 5 == len(found["runs"])
+    assert {"median", "p95", "bias", "coverage", "noise_floor"} <= set(found["round_time"])
+    assert found["unseen_network"]["median"] >= 0
+    assert all(np.isfinite(run["predicted"]) and run["measured"] > 0 for run in found["runs"])
+    assert any("measured networks" in line for line in said)
