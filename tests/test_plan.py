@@ -1,22 +1,26 @@
 """Predictions from made-up constants: what is known is found again, what is not is put together from its parts."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from distsgd import data
+from distsgd import cli, data
 from distsgd.clock import PHASES
 from distsgd.config import Config
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.machine import Filling, Machine, Operation, Step, Where
+from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
+from distsgd.plan.curve import curve, remedies
 from distsgd.plan.rounds import predict_round
 from distsgd.plan.runs import predict_run
-from distsgd.plan.work import Job, network_text
+from distsgd.plan.work import Job, Link, network_text
 from distsgd.training import check
 
 LANES = (16, 32, 64)
@@ -223,6 +227,61 @@ def test_a_run_has_the_phases_of_the_clock() -> None:
     facts = run.facts
     assert set(facts["predicted_seconds"]) == {"total", *PHASES} == set(facts["predicted_interval"])
     assert facts["predicted_seconds"]["total"] == pytest.approx(sum(p.seconds for p in run.phases.values()))
+
+
+def measured_machine() -> Machine:
+    return machine("garg", steps=(step("garg"), step("garg", 2))).model_copy(
+        update={"averaging": averages(2)}
+    )
+
+
+def test_a_curve_ends_where_nothing_is_known() -> None:
+    found = curve(measured_machine(), job("garg"), 8, 2)
+    assert [point.job.ranks for point in found.points] == [1, 2]
+    assert "4 ranks" in found.end
+    assert [point.beyond for point in found.points] == [False, False]
+
+
+def test_a_link_that_is_told_carries_a_curve_on() -> None:
+    fast, slow = (replace(job("garg"), link=Link(1e-6, per_byte)) for per_byte in (1e-11, 1e-7))
+    quick, lame = (curve(measured_machine(), one, 8, 2) for one in (fast, slow))
+    assert [(point.job.ranks, point.nodes) for point in quick.points] == [(1, 1), (2, 1), (4, 2), (8, 4)]
+    assert quick.points[-1].beyond
+    assert quick.speed_up(quick.points[-1]) > 4 > lame.speed_up(lame.points[-1])
+    assert quick.fastest is quick.points[-1]
+    assert lame.fastest is not lame.points[-1]
+    assert lame.points[-1].share("average") > 0.5
+    helps = dict(remedies(measured_machine(), lame.points[-1]))
+    assert helps["a network ten times as fast"] > 2
+    assert all(gain > 1 for gain in helps.values())
+
+
+def test_a_deadline_takes_the_fewest_ranks() -> None:
+    found = curve(measured_machine(), replace(job("garg"), link=Link(1e-6, 1e-11)), 8, 2)
+    one, two = (point.training.interval[1] for point in found.points[:2])
+    assert found.within(one) is found.points[0]
+    assert found.within((one + two) / 2) is found.points[1]
+    assert found.within(1e-9) is None
+
+
+def test_workers_and_images_limit_ranks() -> None:
+    few = job("garg", workers=2)
+    assert "averaging.workers" in curve(measured_machine(), few, 8, 2).end
+    assert [point.job.workers for point in curve(measured_machine(), few, 2, 2).points] == [2, 2]
+
+
+def test_a_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "machine.json"
+    write(measured_machine(), path)
+    arguments = ["plan", "--set", f"prediction.machine={path}", "--set", "network.name=garg", "--most", "4"]
+    arguments += ["--set", "network.dropout=0.25", "--deadline", "1e-9"]
+    assert cli.main([*arguments, "--link", "25,10000"]) == 0
+    said = capsys.readouterr().out
+    assert "4     2" in said
+    assert "beyond what was measured" in said
+    assert "no number of ranks" in said
+    assert cli.main([*arguments, "--link", "fast"]) == 2
+    assert "MICROSECONDS" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("workers", "ranks"), [(1, 1), (3, 1), (3, 2), (3, 3), (7, 1), (7, 2), (7, 3)])

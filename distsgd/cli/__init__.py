@@ -18,6 +18,7 @@ from distsgd.cli import convolution as cli_convolution
 from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
 from distsgd.cli import launch as cli_launch
+from distsgd.cli import plan as cli_plan
 from distsgd.cli import ranks as cli_ranks
 from distsgd.cli import scale as cli_scale
 from distsgd.clock import Clock, process_age
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_calibrate.add(
         commands.add_parser("calibrate", help="measure this machine, so that runs can be predicted"),
         _add_ranks,
+    )
+    cli_plan.add(
+        commands.add_parser("plan", help="what more ranks would gain, before there are any"), _add_set
     )
     cli_scale.add(
         commands.add_parser("scale", help="the same training on more and more ranks: what do they gain?")

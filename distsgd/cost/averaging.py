@@ -180,7 +180,7 @@ def _best_fit(fits: Sequence[Mapping[str, Any]], layout: Layout) -> Mapping[str,
     for fit in fits:
         if fit["formula"] != "whole" and (fit["layouts"][0][1] > 1) == (layout.hosts > 1):
             return fit
-    seen = sorted(place for fit in fits for place in map(tuple, fit["layouts"]))
+    seen = sorted({place for fit in fits for place in map(tuple, fit["layouts"])})
     raise LookupError(
         f"{layout.ranks} ranks on {layout.hosts} hosts: measured were (ranks, hosts) {', '.join(map(str, seen))}"
     )

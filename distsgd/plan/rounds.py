@@ -7,14 +7,17 @@ from statistics import NormalDist
 import numpy as np
 
 from distsgd.cost import Estimate
-from distsgd.cost.averaging import Asked, Averaging, averaging_estimate, fastest
+from distsgd.cost.algorithms import FORMULAS, Layout
+from distsgd.cost.averaging import BYTES, Asked, Averaging, averaging_estimate, fastest
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing
 from distsgd.plan.measured import nearest
-from distsgd.plan.work import Job
+from distsgd.plan.work import Job, Link
 
+GUESSED = 0.3
+"""Relative deviation of an exchange over a network that was not measured."""
 AGAIN = 0.1
 """Relative deviation of an average's median from run to run."""
 PHASES = ("data", "compute", "average", "wait")
@@ -93,12 +96,32 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     asked = Asked(*way, values, job.ranks, hosts, per_rank)
     if averaging.algorithm == "auto":
         asked = replace(asked, algorithm=fastest(machine.averaging, asked).algorithm)
-    found: Averaging = averaging_estimate(machine.averaging, asked)
-    factor = _in_place(machine, asked)
-    whole = found.whole.times(factor)
-    return Estimate(whole.seconds, math.hypot(whole.deviation, AGAIN * whole.seconds)), (
-        found.latest - 1
-    ) * found.exchange.seconds
+    found = _exchanged(machine, asked, job.link)
+    whole = found.whole.times(_in_place(machine, asked) if hosts == 1 else 1.0)
+    late = (found.latest - 1) * found.exchange.seconds
+    return Estimate(whole.seconds, math.hypot(whole.deviation, AGAIN * whole.seconds)), late
+
+
+def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
+    """As measured; over a network that was not, as the best of the known algorithms would do."""
+    try:
+        return averaging_estimate(machine.averaging, asked)
+    except LookupError:
+        if link is None or asked.hosts == 1:
+            raise
+    there = replace(asked, ranks=max(ranks for ranks, _ in machine.averaging["layouts"]), hosts=1)
+    layout, size = Layout(asked.ranks, asked.hosts), asked.values * BYTES[asked.reduction]
+    names = ("binomial",) if asked.topology == "master" else ("ring", "recursive-doubling", "rabenseifner")
+    terms = [FORMULAS[name](size, layout) for name in names]
+    added = machine.averaging["adding"][asked.reduction]
+    seconds = min(t.startups * link.start + t.sent * link.per_byte + t.added * added for t in terms)
+    here = averaging_estimate(machine.averaging, replace(there, algorithm="library"))
+    return replace(
+        here,
+        exchange=Estimate(seconds, GUESSED * seconds),
+        workers_per_rank=asked.workers_per_rank,
+        latest=1.0,
+    )
 
 
 def _in_place(machine: Machine, asked: Asked) -> float:

@@ -32,6 +32,14 @@ def network_text(stages: Sequence[Stage]) -> str:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A network that was not measured: seconds to begin a message, and seconds a byte."""
+
+    start: float
+    per_byte: float
+
+
+@dataclass(frozen=True)
 class Job:
     """A run on so many ranks, so many of them on a node."""
 
@@ -41,6 +49,8 @@ class Job:
     workers: int
     ranks: int
     ranks_per_node: int
+    link: Link | None = None
+    """Between nodes, where the machine file has none."""
 
     @property
     def network(self) -> str:
