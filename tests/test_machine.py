@@ -169,7 +169,7 @@ def scored(predicted: float, measured: float, unseen: bool = False, repeated: fl
     phases = {"data": 0.01, "compute": 0.9, "average": 0.08, "wait": 0.01}
     parts = [{name: share * seconds for name, share in phases.items()} for seconds in (predicted, measured)]
     interval = 0.9 * predicted, 1.1 * predicted
-    return Scored(one, predicted, interval, measured, parts[0], parts[1], repeated)
+    return Scored(one, predicted, interval, measured, parts[0], parts[1], {"simple": 2 * measured}, repeated)
 
 
 def test_scores_are_what_they_say() -> None:
@@ -185,6 +185,7 @@ def test_scores_are_what_they_say() -> None:
     assert found["unseen_network"]["median"] == pytest.approx(0.5)
     assert found["phases"]["average"] == {"rounds": 3, "median": pytest.approx(0.1)}
     assert found["phases"]["wait"]["rounds"] == 0
+    assert found["ladder"] == {"simple": pytest.approx(1.0)}
 
 
 def test_predictions_are_scored_on_real_rounds(

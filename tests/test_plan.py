@@ -18,6 +18,7 @@ from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
 from distsgd.plan.curve import curve, remedies
+from distsgd.plan.ladder import fastest, printed, rungs
 from distsgd.plan.rounds import predict_round
 from distsgd.plan.runs import predict_run
 from distsgd.plan.work import Job, Link, network_text
@@ -254,6 +255,27 @@ def test_a_link_that_is_told_carries_a_curve_on() -> None:
     helps = dict(remedies(measured_machine(), lame.points[-1]))
     assert helps["a network ten times as fast"] > 2
     assert all(gain > 1 for gain in helps.values())
+
+
+def test_each_rung_of_the_ladder_adds_a_term() -> None:
+    one = job("garg", 2, workers=2, period=4)
+    found = rungs(measured_machine(), one)
+    assert len(found) == 5
+    *_, tree, averages, ours = found.values()
+    full = predict_round(measured_machine(), one)
+    assert ours == pytest.approx(full.whole.seconds)
+    assert averages == pytest.approx(ours - full.phases["wait"].seconds)
+    message = 1e-6 + 8 * 3 * one.parameters * 2e-10
+    assert tree == pytest.approx(averages - full.phases["average"].seconds + 2 * message)
+
+
+def test_the_printed_equations_are_summed_over_convolutions() -> None:
+    made, one = measured_machine(), job("garg", 2, workers=2, period=4)
+    images, t_c = 2 * 4 * 32, 1 / fastest(made)
+    wanted = 0.0
+    for side in (28, 24):  # two convolutions of 8 filters, 5x5
+        wanted += t_c * 51 * side**2 * images / 2 + 2e-6 * images + 4 * 2e-10 * images * 8 * side * 4
+    assert printed(made, one) == pytest.approx(wanted)
 
 
 def test_a_deadline_takes_the_fewest_ranks() -> None:

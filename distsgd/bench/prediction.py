@@ -17,12 +17,13 @@ from distsgd.cost.machine import Machine
 from distsgd.machine.calibrate import sleep_until
 from distsgd.machine.networks import NETWORKS, images_of
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
+from distsgd.plan.ladder import rungs
 from distsgd.plan.rounds import predict_round
 from distsgd.plan.work import Job
 from distsgd.record import write_whole
 from distsgd.training import Experiment, check
 
-Predicted = tuple[float, tuple[float, float], dict[str, float]]
+Predicted = tuple[float, tuple[float, float], dict[str, float], dict[str, float]]
 
 SECONDS = 0.25
 """Of a configuration's rounds."""
@@ -40,6 +41,8 @@ class Scored:
     measured: float
     predicted_phases: Mapping[str, float]
     measured_phases: Mapping[str, float]
+    ladder: Mapping[str, float]
+    """Predicted by simpler models."""
     repeated: float | None = None
     """The same, measured a second time."""
 
@@ -90,16 +93,13 @@ def _predicted(machine: Machine, drawn: Draw, path: Path, ranks: Ranks) -> Predi
         tuple(experiment.stages), experiment.config, experiment.images, experiment.workers, drawn.ranks, here
     )
     try:
-        found = predict_round(machine, job)
+        found, ladder = predict_round(machine, job), rungs(machine, job)
     except LookupError as error:
         raise InputError(
             f"this machine file can not predict {drawn}: {error}; calibrate on {ranks.size} ranks"
         ) from None
-    return (
-        found.whole.seconds,
-        found.whole.interval,
-        {name: part.seconds for name, part in found.phases.items()},
-    )
+    phases = {name: part.seconds for name, part in found.phases.items()}
+    return found.whole.seconds, found.whole.interval, phases, ladder
 
 
 def _experiment(drawn: Draw, path: Path) -> Experiment:
@@ -138,10 +138,10 @@ def _part(count: int, ranks: Ranks) -> Ranks | None:
 
 
 def _scored(drawn: Draw, predicted: Predicted, runs: Sequence[Mapping[str, float]]) -> Scored:
-    seconds, interval, phases = predicted
+    seconds, interval, phases, ladder = predicted
     measured = {name: runs[0][name] for name in ROUND}
     again = runs[1]["round"] if len(runs) > 1 else None
-    return Scored(drawn, seconds, interval, runs[0]["round"], phases, measured, again)
+    return Scored(drawn, seconds, interval, runs[0]["round"], phases, measured, ladder, again)
 
 
 def summarized(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -154,6 +154,9 @@ def summarized(scored: Sequence[Scored]) -> dict[str, Any]:
         "round_time": {**_errors(known), "noise_floor": _median(differences)},
         "unseen_network": _errors(unseen) if unseen else {},
         "phases": {name: _phase(known, name) for name in ROUND},
+        "ladder": {
+            name: _median([abs(e.ladder[name] / e.measured - 1) for e in known]) for name in known[0].ladder
+        },
     }
 
 
@@ -201,6 +204,8 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name:22}{parts}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
     if known["noise_floor"] is not None:
         yield f"{'the same run again':22}{100 * known['noise_floor']:>7.1f}%"
+    for name, error in summary["ladder"].items():
+        yield f"{name:34}{100 * error:>7.1f}%"
     for name, phase in summary["phases"].items():
         if phase["rounds"]:
             yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  in {phase['rounds']} configurations"
