@@ -345,7 +345,10 @@ def test_a_short_run_can_be_made_longer_too(
     assert main(["train", *options(*QUICK, "train.epochs=4", "averaging.period=1"), "--out", str(run)]) == 0
     (saved,) = checkpoint.saved(run / "checkpoints")
     assert resume(run, "train.epochs=9") == 0
-    assert f"going on after 3 epochs and 4 steps, from {saved}\nepoch 4/9" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"going on after 3 epochs and 4 steps, from {saved}\n" in said
+    assert "epoch 4/9" in said
+    assert "epoch 3/9" not in said
     assert summary(run)["weights_sha256"] == whole_run["weights_sha256"]
 
 
