@@ -27,7 +27,7 @@ from distsgd.machine.where import where
 
 SWEEPS = 2
 """How often steps are measured, so that what passes by does not fall on one network alone."""
-AVERAGING_SECONDS = 10.0
+AVERAGING_SECONDS = 8.0
 """For all ways to average, about."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
@@ -116,8 +116,7 @@ class Calibration:
                 self._copying += copying_of(names, steps, of_ranks)
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
-            ranks.barrier()
-            own = [operation.model_dump() for operation in passes(name, SOME_LANES, together)]
+            own = [operation.model_dump() for operation in passes(name, SOME_LANES, together, ranks.barrier)]
             of_each = _gathered(ranks, own)
             self._operations += merged([Operation(**each) for each in one] for one in of_each)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from distsgd import data
 from distsgd.kernels.batch import moments
-from distsgd.machine.rounds import IMAGES
 from distsgd.record import write_whole
 
 MANY, FEW = 64_000, 8_000
@@ -21,10 +20,11 @@ def once(path: Path, image_bytes: int) -> dict[str, float]:
     """Seconds: of opening a file, of a byte read, of an image dealt and ordered, of a file written and of a byte in it."""
     few, many = (_shortest(partial(_deal, n)) for n in (FEW, MANY))
     small, large = (_shortest(partial(_write, 100 * n)) for n in (FEW, MANY))
-    little, all_of_it = (_shortest(partial(_read, path, n)) for n in (16, IMAGES))
+    images = data.describe(path).counts["train"]
+    little, all_of_it = (_shortest(partial(_read, path, n)) for n in (16, images))
     return {
         "open": little,
-        "read": max(all_of_it - little, 0.0) / (IMAGES * image_bytes),
+        "read": max(all_of_it - little, 0.0) / (images * image_bytes),
         "deal": many / MANY if many < few else (many - few) / (MANY - FEW),
         "file": small,
         "byte": max(large - small, 0.0) / (100 * (MANY - FEW)),

@@ -1,7 +1,7 @@
 """Passes of layers, measured within steps: each finds the caches as the one before it leaves them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,12 +27,15 @@ def plan_of(name: str) -> list[Stage]:
     return model.stages(Settings(name=name), CLASSES, (channels, height, width))
 
 
-def passes(name: str, sizes: Sequence[int], together: int) -> list[Operation]:
-    """The operations of a network's steps on batches of these sizes; updates, which batches do not matter to, by each optimizer."""
+def passes(name: str, sizes: Sequence[int], together: int, meet: Callable[[], None]) -> list[Operation]:
+    """The operations of a network's steps on batches of these sizes; updates, which batches do not matter to, by each optimizer.
+
+    Ranks `meet` before each batch is measured.
+    """
     stages, found = plan_of(name), []
     for optimizer in OPTIMIZERS:
         of = sizes if optimizer == "sgd" else sizes[:1]
-        timed = [_stamped(stages, lanes, optimizer) for lanes in of]
+        timed = [_stamped(stages, lanes, optimizer, meet) for lanes in of]
         for number, (operation, _) in enumerate(timed[0]):
             if operation.what == UPDATE or optimizer == "sgd":
                 seconds = tuple(each[number][1] for each in timed)
@@ -40,7 +43,9 @@ def passes(name: str, sizes: Sequence[int], together: int) -> list[Operation]:
     return found
 
 
-def _stamped(stages: Sequence[Stage], lanes: int, optimizer: str) -> list[tuple[Pass, float]]:
+def _stamped(
+    stages: Sequence[Stage], lanes: int, optimizer: str, meet: Callable[[], None]
+) -> list[tuple[Pass, float]]:
     """Each operation of a step, and its median over steps."""
     size = sum(tensor.size for tensor in network.tensors(stages))
     state = aligned(size * (1 + OPTIMIZERS[optimizer].moments))
@@ -50,6 +55,7 @@ def _stamped(stages: Sequence[Stage], lanes: int, optimizer: str) -> list[tuple[
     net.batches[0].count, net.labels[:] = lanes, chance.integers(0, CLASSES, lanes)
     order = list(operations(net, OPTIMIZERS[optimizer].bind(state, net.gradient)))
     stamps: list[list[int]] = []
+    meet()
     began = time.perf_counter()
     while len(stamps) < FEWEST + 2 or time.perf_counter() - began < SECONDS:
         stamps.append([time.perf_counter_ns(), *(_after(operation) for operation in order)])

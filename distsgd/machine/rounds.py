@@ -1,7 +1,7 @@
 """Rounds of real training, timed phase by phase: what calibration learns from and what predictions are scored against."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -76,15 +76,18 @@ class _Watch:
         return int(rounds[0])
 
 
-def timed_rounds(experiment: Experiment, ranks: Ranks, seconds: float) -> dict[str, np.ndarray]:
+def timed_rounds(
+    experiment: Experiment, ranks: Ranks, seconds: float, meet: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
     """Train for about so many seconds; return this rank's seconds of each phase of ROUND, one a round.
 
-    All ranks call this, and do equally many. Left out are the first rounds, an epoch's last one if it is short, and what lies
-    between epochs.
+    All ranks call this, and do equally many; others that compute meanwhile `meet` them when all is ready to begin. Left out are
+    the first rounds, an epoch's last one if it is short, and what lies between epochs.
     """
     clock = Clock()
     training = Training(experiment, ranks, clock)
     watch = _Watch(clock, experiment, ranks, seconds)
+    meet()
     with suppress(_Enough):
         training.run(watch.after_round, watch.after_epoch)
     return dict(zip(ROUND, np.array(watch.kept).reshape(-1, len(ROUND)).T, strict=True))

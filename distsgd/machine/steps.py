@@ -1,6 +1,6 @@
 """Steps of training, measured as training does them: real rounds on made-up images, every rank by itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import STATES, network_text
 from distsgd.training import Experiment, check
 
-SECONDS = 0.06
+SECONDS = 0.05
 """For each network and batch, each time."""
 WINDOWS_AT = (32, 128)
 """Lanes for which batches of windows are measured."""
 LARGE = 64
 """Lanes beyond which rounds have fewer steps, so that there are several in that time."""
-LEAST_DEVIATION = 0.02
+DISTURBED = 1.1
+"""Times as long as others: something else was going on."""
+LEAST_DEVIATION = 0.03
 """Of the logarithm of a step's seconds from one run to another: a few sweeps may agree by chance."""
 
 
@@ -44,6 +46,10 @@ def period(lanes: int) -> int:
     return 8 if lanes <= LARGE else 2
 
 
+Meet = Callable[[], None]
+"""Returns when all ranks have called."""
+
+
 @dataclass
 class Seconds:
     """Medians of a rank, a number for each sweep; JSON can hold it."""
@@ -63,17 +69,16 @@ class Seconds:
         """Measure all once; ranks begin each measurement together."""
         for name in names:
             for lanes in LANES:
-                ranks.barrier()
-                self._steps(path, name, lanes)
-            ranks.barrier()
-            self._turn(path, name, 32)
+                self._steps(path, name, lanes, ranks.barrier)
+            self._turn(path, name, 32, ranks.barrier)
         for lanes in WINDOWS_AT:
-            ranks.barrier()
-            self._windows(path, names[0], lanes)
+            self._windows(path, names[0], lanes, ranks.barrier)
 
-    def _steps(self, path: Path, name: str, lanes: int) -> None:
+    def _steps(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
         steps, key = period(lanes), f"{name} {lanes}"
-        found = timed_rounds(experiment(path, name, lanes, {"workers": 1, "period": steps}), Alone(), SECONDS)
+        found = timed_rounds(
+            experiment(path, name, lanes, {"workers": 1, "period": steps}), Alone(), SECONDS, meet
+        )
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
@@ -81,15 +86,19 @@ class Seconds:
         _add(self.copy, name, float(np.median(found["average"])))
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
 
-    def _turn(self, path: Path, name: str, lanes: int) -> None:
+    def _turn(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
         """What a round of one step takes more than a step, with two workers that take turns."""
-        found = timed_rounds(experiment(path, name, lanes, {"workers": 2, "period": 1}), Alone(), SECONDS)
+        found = timed_rounds(
+            experiment(path, name, lanes, {"workers": 2, "period": 1}), Alone(), SECONDS, meet
+        )
         more = float(np.median(found["compute"])) / 2 - self.compute[f"{name} {lanes}"][-1]
         _add(self.turn, name, max(more, 0.0))
 
-    def _windows(self, path: Path, name: str, lanes: int) -> None:
+    def _windows(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
         averaging = {"workers": 1, "period": period(lanes)}
-        found = timed_rounds(experiment(path, name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS)
+        found = timed_rounds(
+            experiment(path, name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet
+        )
         _add(self.data, f"{name} {lanes} {True}", float(np.median(found["data"])) / period(lanes))
 
 
@@ -120,8 +129,10 @@ def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence
 
 
 def quiet(sweeps: Sequence[float]) -> float:
-    """The mean of the lower half: what else a machine does makes some sweeps longer, and none shorter."""
-    return float(np.mean(sorted(sweeps)[: -(-len(sweeps) // 2)]))
+    """The mean of the lower half and of what is near it: what else a machine does makes some sweeps longer, and none shorter."""
+    ordered = sorted(sweeps)
+    calm = ordered[: -(-len(ordered) // 2)]
+    return float(np.mean([seconds for seconds in ordered if seconds <= DISTURBED * calm[-1]]))
 
 
 def _repeated(sweeps: Sequence[Sequence[float]]) -> float:
