@@ -1,18 +1,11 @@
 """Which networks and batches are measured."""
 
-from distsgd.config import CHAVAN
+from distsgd import zoo
 
 NETWORKS = ("garg", "rendon", "chavan-3-16-100", "chavan-5-50-100", "lenet5", "cifar")
 """Where none are named."""
-MADE_FOR = {
-    "cifar": (32, 32, 3),
-    "fer": (48, 48, 1),
-    "vgg11": (32, 32, 3),
-    "alexnet": (224, 224, 3),
-    "alexnet-small": (224, 224, 3),
-}
-OTHERS = (28, 28, 1)
-"""Images (height, width, channels) of networks that take any."""
+GREY = (1, 28, 28)
+"""Channels, height and width of the images of networks that take any."""
 LAYERS_OF = (
     *(
         "chavan-2-8-64",
@@ -40,4 +33,5 @@ SOME_LANES = (16, 48, 64, 112, 192, 256)
 
 def images_of(name: str) -> tuple[int, int, int]:
     """Height, width and channels of the images that a network is measured with."""
-    return OTHERS if CHAVAN.fullmatch(name) else MADE_FOR.get(name, OTHERS)
+    channels, height, width = zoo.MADE_FOR.get(name, GREY)
+    return height, width, channels
