@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import psutil
 import pytest
-from conftest import clean_environment, end
+from conftest import clean_environment, end, finish
 
 import distsgd.kernels
 from distsgd.kernels import compiled, update
@@ -541,3 +541,20 @@ def test_a_compilation_that_was_killed_leaves_a_cache_that_works(hashes: dict[st
 def test_the_weights_are_what_they_always_were() -> None:
     assert trained() == GOLDEN_WEIGHTS
     assert trained(moved=True) == GOLDEN_MOVED
+
+
+BOUND = """
+import os
+from distsgd.kernels.compiled import _on_all_cores
+one = {min(os.sched_getaffinity(0))}
+os.sched_setaffinity(0, one)
+with _on_all_cores():
+    print(sorted(os.sched_getaffinity(0)))
+print(os.sched_getaffinity(0) == one)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="NOT SHOWN: processes are not bound here")
+def test_compilers_are_not_bound_to_the_core_of_the_rank_that_starts_them() -> None:
+    done = finish([sys.executable, "-c", BOUND])
+    assert done.stdout.splitlines() == [str(sorted(os.sched_getaffinity(0))), "True"]

@@ -120,6 +120,21 @@ def filled_once(*groups: str) -> Iterator[None]:
         numba.config.CACHE_DIR = usual
 
 
+@contextlib.contextmanager
+def _on_all_cores() -> Iterator[None]:
+    """What is started meanwhile may use all cores that the launcher may: this rank may be bound to one, and the others wait."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, own | os.sched_getaffinity(os.getppid()))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
 def _fill(folder: Path, groups: tuple[str, ...]) -> None:
     print("distsgd: compiling kernels, once for this machine", file=sys.stderr, flush=True)
     surroundings = {
@@ -129,10 +144,11 @@ def _fill(folder: Path, groups: tuple[str, ...]) -> None:
     }
     # -P: not what lies in the current folder. A session of their own: Ctrl-C is for this process, which ends them.
     command = [sys.executable, "-P", "-c", "import distsgd.kernels"]
-    children = [
-        subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
-        for group in groups
-    ]
+    with _on_all_cores():
+        children = [
+            subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
+            for group in groups
+        ]
     try:
         for child in children:
             child.wait()
