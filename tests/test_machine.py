@@ -101,6 +101,30 @@ def test_a_machine_file_is_found_again(measured: Path, home: Path) -> None:
     assert where.found(other) is None
 
 
+def test_ranks_of_another_mpi_have_other_files_and_one_rank_takes_any(measured: Path, home: Path) -> None:
+    machine = where.read(measured)
+    two = machine.where.model_copy(update={"ranks": 2, "ranks_per_node": 2, "mpi": "one MPI"})
+    where.write(machine.model_copy(update={"where": two}), where.own_path(two))
+    alone, other = where.where(Alone()), two.model_copy(update={"mpi": "another MPI"})
+    for here in (two, alone):
+        found = where.found(here)
+        assert found
+        assert found[1].where == two
+    assert where.found(other) is None
+    where.write(machine, where.own_path(machine.where))
+    nearest, largest = where.found(alone), where.found(alone, 4096)
+    assert nearest
+    assert largest
+    assert (nearest[1].where.ranks, largest[1].where.ranks) == (1, 2)
+
+
+def test_a_file_of_another_version_stops_nobody(measured: Path, home: Path) -> None:
+    path = where.own_path(where.where(Alone()))
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert where.found(where.where(Alone())) is None
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "No such file"), ("nothing", "no machine file"), ("{}", "no machine file")]
 )

@@ -50,7 +50,7 @@ def _plan(given: argparse.Namespace, clock: Clock) -> int:
 
     settings, problems = config.read(given.config, given.set)
     experiment = check(settings, 1, problems)
-    machine = chosen(settings.prediction.machine, Alone())
+    machine = chosen(settings.prediction.machine, Alone(), given.most)
     per_node = given.ranks_per_node or machine.where.cores
     if given.most < 1 or per_node < 1:
         raise InputError(f"--most {given.most}, --ranks-per-node {per_node}: must be at least 1")

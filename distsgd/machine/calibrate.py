@@ -1,4 +1,4 @@
-"""All that a machine file holds, measured by the ranks there are: under a minute for two."""
+"""All that a machine file holds, measured by the ranks there are."""
 
 import json
 import time
@@ -50,11 +50,10 @@ class Calibration:
 
     def machine(self, seconds: Mapping[str, float]) -> Machine | None:
         """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
-        here = self._here
         with ExitStack() as stack:
             shapes = dict.fromkeys(map(images_of, self._names))
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
-            sides = [1, here] if self._ranks.size > 1 else [1]
+            sides = sorted({1, self._here})
             found = {side: {shape: Seconds() for shape in files} for side in sides}
             for sweep in range(SWEEPS):
                 self._say(f"steps of training, {sweep + 1} of {SWEEPS}")

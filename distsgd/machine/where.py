@@ -1,5 +1,6 @@
 """On what a machine file's numbers hold, and where such files are kept and found."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -39,10 +40,15 @@ def folder() -> Path:
 
 
 def own_path(here: Where) -> Path:
-    """Where the file of such a place is kept: one for each layout of ranks."""
-    text = f"{here.processor} {here.cores} {here.vector_lanes} {here.mpi}"
-    mark = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return folder() / f"{mark}-{here.ranks}x{here.ranks_per_node}.json"
+    """Where the file of such a place is kept: one for each MPI library and layout of ranks."""
+    mpi = hashlib.sha256(here.mpi.encode()).hexdigest()[:6]
+    return folder() / f"{_mark(here)}-{mpi}-{here.ranks}x{here.ranks_per_node}.json"
+
+
+def _mark(here: Where) -> str:
+    """Of a kind of machine."""
+    text = f"{here.processor} {here.cores} {here.vector_lanes}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def write(machine: Machine, path: Path) -> None:
@@ -69,19 +75,26 @@ def read(path: Path) -> Machine:
         ) from None
 
 
-def found(here: Where) -> tuple[Path, Machine] | None:
-    """The file of this place: of the same layout of ranks, or else of another one of the same machine, the nearest."""
-    mark = own_path(here).name.split("-")[0]
-    files = [(path, read(path)) for path in sorted(folder().glob(f"{mark}-*.json"))]
-    return min(files, key=lambda file: abs(file[1].where.ranks - here.ranks), default=None)
+def found(here: Where, ranks: int | None = None) -> tuple[Path, Machine] | None:
+    """The file of this kind of machine whose number of ranks is the nearest to `ranks`, not given: to those there are.
+
+    For several ranks only of the same MPI library. One that can't be read, as of another version, is as good as none.
+    """
+    wanted = ranks or here.ranks
+    files = []
+    for path in sorted(folder().glob(f"{_mark(here)}-*.json")):
+        with contextlib.suppress(InputError):
+            files.append((path, read(path)))
+    fitting = [file for file in files if here.ranks == 1 or file[1].where.mpi == here.mpi]
+    return min(fitting, key=lambda file: abs(file[1].where.ranks - wanted), default=None)
 
 
-def chosen(path: str | None, ranks: Ranks) -> Machine:
-    """The machine file of that path, or else of this place. InputError where there is none. All ranks call this."""
+def chosen(path: str | None, ranks: Ranks, wanted: int | None = None) -> Machine:
+    """The machine file of that path, or else as `found`. InputError where there is none. All ranks call this."""
     here = where(ranks)
     if path:
         return read(Path(path))
-    own = found(here)
+    own = found(here, wanted)
     if own is None:
         raise InputError(
             f"there is no machine file for {here.ranks} ranks here; make one: distsgd calibrate --ranks {here.ranks}"
