@@ -361,6 +361,13 @@ def test_ranks_are_judged(ranks: list[Met], level: str, said: str) -> None:
     assert said in found.seen
 
 
+def test_ranks_that_answer_in_one_line_are_told_apart() -> None:
+    answers = [meeting.MARK + json.dumps({"rank": rank}) for rank in range(3)]
+    assert meeting.told_by(f"{answers[0]}{answers[1]}\n\n[host] {answers[2]} and words\n") == [
+        {"rank": rank} for rank in range(3)
+    ]
+
+
 def found_by(done: Finished, path: Path) -> dict[str, dict[str, str]]:
     """Return the findings of a report in JSON by their names, after a look at what was printed."""
     assert "Traceback" not in done.stderr, done.stderr
@@ -377,7 +384,7 @@ def test_a_sound_machine(mpiexec: Launch, tmp_path: Path) -> None:
     done = mpiexec.alone("-m", "distsgd", "doctor", "--json", tmp_path / "doctor.json")
     found = found_by(done, tmp_path / "doctor.json")
     assert done.rc == 0, done.stdout
-    assert found["ranks"]["level"] == "ok"
+    assert found["ranks"]["level"] == "ok", found["ranks"]
     assert found["MPI library"]["seen"].startswith(mpiexec.name)
     assert found["MPI launcher"]["seen"].endswith(mpiexec.name)
 

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distsgd import launcher
 from distsgd.config import InputError
@@ -111,7 +112,7 @@ def self_test(environ: Mapping[str, str]) -> Finding:
     except InputError as error:
         return Finding("ranks", "note", f"no self-test: {error}")
     ended, output, errors = _finished(line, {**environ, **added})
-    answers = [json.loads(part.partition(MARK)[2]) for part in output.splitlines() if MARK in part]
+    answers = told_by(output)
     if not ended:
         seen = f"{found.path} was not done with {RANKS} ranks after {PATIENCE_SECONDS:.0f} s"
         return Finding("ranks", "problem", seen, f"{found.path} -n {RANKS} hostname  # does this end?")
@@ -121,6 +122,11 @@ def self_test(environ: Mapping[str, str]) -> Finding:
         seen = f"{found.path} started nothing: {_last(errors) or 'it says nothing'}"
         return Finding("ranks", "problem", seen, f"{found.path} -n {RANKS} hostname  # shows more")
     return judged([Met(**part) for part in answers], RANKS, found.path)
+
+
+def told_by(output: str) -> list[dict[str, Any]]:
+    """What ranks answered. A launcher may put two ranks' lines on one, or break a line with its own words."""
+    return [json.loads(part) for part in re.findall(re.escape(MARK) + r"(\{[^{}]*\})", output)]
 
 
 def _finished(line: list[str], environ: Mapping[str, str]) -> tuple[bool, str, str]:
