@@ -41,5 +41,6 @@ if [ ${#failed[@]} -gt 0 ]; then
     printf '\n!!! FAILED before pytest:\n'
     printf '!!!   %s\n' "${failed[@]}"
 fi
-check python -m pytest "$@"
+# Several at once: most of a test of ranks is waiting. Tests marked `alone` measure time, and run beside no other.
+check python -m pytest -n logical --maxprocesses 8 --dist worksteal "$@"
 [ ${#failed[@]} -eq 0 ]

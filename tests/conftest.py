@@ -1,10 +1,12 @@
 """The rig: runs command lines under a real MPI launcher, ends what they leave behind, finds real images."""
 
+import fcntl
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,11 +38,26 @@ IS_RANK = "PYTEST_ISOLATE_MPI_IS_FORKED" in os.environ
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Prepare what MPI tests inherit, before numpy is imported and mpirun is looked for."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    config.addinivalue_line("markers", "alone: measures time, so that no other test runs beside it")
+    if hasattr(config, "workerinput"):
+        os.environ.pop("PYTEST_MPI_CACHE_PATH", None)  # each of several pytests knows its ranks by its own
+        config.pluginmanager.register(RanksAsOne())
+
+
+class RanksAsOne:
+    """Where several pytests share the tests, a test has one name; a rank's own report says in its text which rank it was."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Give the report of a rank the name of its test."""
+        report.nodeid, _, rank = report.nodeid.partition("[rank=")
+        if rank:
+            report.sections.append(("rank", rank.rstrip("]")))
 
 
 @dataclass(frozen=True)
@@ -140,10 +157,23 @@ def left_behind(variable: str) -> list[psutil.Process]:
     return found
 
 
+@contextmanager
+def turn(item: pytest.Item) -> Iterator[None]:
+    """Beside a test marked `alone` no other runs, where several pytests share the tests."""
+    if not hasattr(item.config, "workerinput"):
+        yield
+        return
+    name = f"distsgd-tests-{item.config.workerinput['testrunuid']}"
+    with open(Path(tempfile.gettempdir()) / name, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
     """End the ranks of an MPI test that ran out of time: its mpirun is killed, they are not."""
-    done = yield
+    with turn(item):
+        done = yield
     if not IS_RANK and item.get_closest_marker("mpi"):
         end(left_behind("PYTEST_MPI_CACHE_PATH"))
     return done

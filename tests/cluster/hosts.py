@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,8 @@ def _names(host: str, known: str) -> Iterator[None]:
         (folder / "hosts").unlink()
         folder.rmdir()
         if not before:
-            NAMES.rmdir()
+            with suppress(OSError):  # another cluster's hosts are there
+                NAMES.rmdir()
 
 
 def _in(namespace: str, *command: str) -> None:

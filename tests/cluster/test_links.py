@@ -19,6 +19,7 @@ from tests.cluster.hosts import Cluster, cluster, skip_unless_possible
 
 if TYPE_CHECKING:
     from conftest import Launch
+pytestmark = pytest.mark.alone
 
 TRAIN = ("-m", "distsgd", "train", "--set", "network.name=rendon", "--set", "data.train_images=128")
 TRAIN += ("--set", "averaging.workers=4", "--set", "averaging.period=2", "--set", "train.epochs=2")
