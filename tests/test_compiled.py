@@ -284,7 +284,7 @@ def test_numbas_own_cache_is_where_it_was_afterwards(toy: Toy, monkeypatch: pyte
 
 
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "features": lambda patch: patch.setenv("NUMBA_CPU_FEATURES", "+sse2"),
+    "features": lambda patch: patch.setattr(numba.config, "CPU_FEATURES", "+sse2"),
     "processor": lambda patch: patch.setattr(numba.config, "CPU_NAME", "skylake"),
     "vector": lambda patch: patch.setenv("DISTSGD_VECTOR", "2"),
     "numba": lambda patch: patch.setattr(numba, "__version__", "0.0"),

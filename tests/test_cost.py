@@ -9,8 +9,11 @@ import pytest
 
 from distsgd.cost.algorithms import FORMULAS, Layout, Terms, ended
 from distsgd.cost.averaging import Asked, advice, averaging_estimate, choices, fastest
+from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit, Point, fit
+from distsgd.machine.averaging import Measured, Way
+from distsgd.machine.constants import constants as written
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8, 64])
@@ -200,3 +203,36 @@ def test_the_fastest_is_advised() -> None:
     assert "times as fast" in line
     with pytest.raises(LookupError):
         fastest({**MESSAGES, "exchanges": []}, asked())
+
+
+def test_seconds_between_sizes_that_were_measured() -> None:
+    sizes, seconds = [10.0, 20.0, 20.0, 40.0, 40.0], [1.0, 2.0, 4.0, 4.0, 6.0]
+    assert [between(sizes, seconds, size) for size in (4, 5, 15, 20, 30, 60)] == [
+        0.5,
+        0.5,
+        2.0,
+        3.0,
+        4.0,
+        7.0,
+    ]
+    assert between([5.0, 5.0], [1.0, 3.0], 50) == 20.0
+
+
+def test_a_conversion_takes_as_long_whichever_of_our_algorithms_runs() -> None:
+    """Each is measured at six sizes with each reduction: all their points make one fit."""
+    chance = np.random.default_rng(3)
+    measured = []
+    for algorithm in ("library", "ring", "recursive-doubling", "rabenseifner"):
+        one = Measured(
+            Way("allreduce", algorithm, "exact"),
+            Layout(2, 1),
+            "library" if algorithm == "library" else algorithm,
+        )
+        for values in np.exp(chance.uniform(np.log(2e3), np.log(4e6), 6)).astype(int).tolist():
+            times = np.full(5, values * (1e-9 if values < 1e5 else 2e-9)) * chance.normal(1, 0.02, 5)
+            one.values.append(values)
+            one.mean.append(times)
+            one.last.append(float(times[3]))
+        measured.append(one)
+    library, *ours = written(measured, {"exact": 1e-10, "fast": 1e-10}, "an MPI")["exchanges"]
+    assert ours[0]["conversion"] == ours[1]["conversion"] == ours[2]["conversion"] != library["conversion"]

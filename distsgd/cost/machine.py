@@ -1,12 +1,12 @@
 """What was measured of a machine, as its file has it: constants for predicting, and where they were found."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from distsgd.config.section import Section
 
-FORMAT = "distsgd-machine-1"
+FORMAT: Literal["distsgd-machine-1"] = "distsgd-machine-1"
 
 
 class Where(Section):
@@ -89,17 +89,17 @@ class Filling(Section):
 class Machine(Section):
     """A machine file."""
 
-    format: str = FORMAT
+    format: Literal["distsgd-machine-1"] = FORMAT
     version: str
     where: Where
-    steps: tuple[Step, ...] = Field(strict=False)
-    operations: tuple[Operation, ...] = Field(strict=False)
-    filling: tuple[Filling, ...] = Field(strict=False)
+    steps: tuple[Step, ...] = Field(strict=False, min_length=1)
+    operations: tuple[Operation, ...] = Field(strict=False, min_length=1)
+    filling: tuple[Filling, ...] = Field(strict=False, min_length=1)
     overhead: float
     """Seconds of a step that belong to none of its operations."""
     once: dict[str, float]
     """Seconds, or seconds a piece, of what is done once a run or epoch: see machine.once."""
-    copying: tuple[tuple[int, float], ...] = Field(strict=False)
+    copying: tuple[tuple[int, float], ...] = Field(strict=False, min_length=1)
     """Values of a state, and seconds of the average of one worker alone, which copies it."""
     in_place: tuple[InPlace, ...] = Field(strict=False)
     averaging: dict[str, Any]

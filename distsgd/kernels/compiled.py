@@ -50,8 +50,9 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def processor_features() -> str:
-    """The processor's features as LLVM will use them: from the variable that overrides Numba's choice, or from the host."""
-    return os.environ.get("NUMBA_CPU_FEATURES") or llvmlite.binding.get_host_cpu_features().flatten()
+    """The processor's features as LLVM will use them: what Numba was told (of a processor named "generic" none), or the host's."""
+    told = numba.config.CPU_FEATURES
+    return str(llvmlite.binding.get_host_cpu_features().flatten() if told is None else told)
 
 
 def cache_folder() -> Path:

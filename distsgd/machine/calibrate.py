@@ -40,8 +40,11 @@ class Calibration:
     """What the ranks find, on every rank as far as it took part, and whole on rank 0."""
 
     def __init__(self, ranks: Ranks, names: Sequence[str], say: Callable[[str], None]) -> None:
-        self._ranks, self._names, self._say = ranks, list(names) or list(NETWORKS), say
-        self._here = ranks.on_node()[1]
+        self._ranks, self._names, self._say = ranks, list(dict.fromkeys(names or NETWORKS)), say
+        here = np.array([ranks.on_node()[1]])
+        ranks.maximum(here)
+        self._here = int(here[0])
+        """Ranks of the node that has most of them: all ranks do the same, however many are on theirs."""
         self._steps: list[Step] = []
         self._operations: list[Operation] = []
         self._filling: list[Filling] = []

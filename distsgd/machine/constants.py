@@ -52,7 +52,7 @@ def _entry(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> 
         **vars(way),
         "ran": _ran(mine, fits),
         "shares": [(one.layout.ranks, one.layout.hosts, _share(one)) for one in mine],
-        "conversion": _conversion(mine),
+        "conversion": _conversion([one for one in measured if _converts_alike(one, mine[0])]),
         "fits": fits,
         "points": [
             [one.layout.ranks, one.layout.hosts, values, *map(float, seconds), last]
@@ -73,6 +73,12 @@ def _ran(measured: list["Measured"], fits: list[dict[str, Any]]) -> str:
     ran = measured[-1].ran
     like = [found["formula"] for found in fits if found["formula"] not in ("whole", "shared")]
     return f"library, like {like[-1]}" if ran == "library" and like else ran
+
+
+def _converts_alike(one: "Measured", other: "Measured") -> bool:
+    """Whether two ways take as long to turn numbers into what is sent: only a library's may lie in memory that ranks share."""
+    own = [each.way.algorithm != "library" for each in (one, other)]
+    return one.way.reduction == other.way.reduction and own[0] == own[1] and (own[0] or one.way == other.way)
 
 
 def _several(measured: list["Measured"]) -> list[Layout]:

@@ -1,0 +1,44 @@
+"""Calibration on several ranks: it ends however they are spread over nodes, and what it finds predicts other networks."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from distsgd.comm import wrap
+from distsgd.config import Config
+from distsgd.machine.calibrate import Calibration
+from distsgd.plan.runs import predict_run
+from distsgd.plan.work import Job
+from distsgd.training import check
+from tests.test_machine import SMALL
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+@pytest.mark.mpi(ranks=[3], timeout=300)
+def test_ranks_on_unequal_nodes_measure_the_same(
+    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three ranks are two on a node and one on another."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"distsgd.machine.{name}", value)
+    ranks = wrap(comm)
+    place = (0, 1) if ranks.rank == 2 else (ranks.rank, 2)
+    monkeypatch.setattr(type(ranks), "on_node", lambda self: place)
+    machine = Calibration(ranks, ["rendon", "rendon"], lambda line: None).machine({"start": 0, "compile": 0})
+    assert (machine is None) == (ranks.rank > 0)
+    if machine is None:
+        return
+    assert sorted((step.network, step.together) for step in machine.steps) == sorted(
+        {(step.network, together) for step in machine.steps for together in (1, 2)}
+    )
+    for count, workers in ((1, 1), (1, 2), (2, 2), (3, 4)):
+        assert predict_run(machine, larger(count, workers), 1).whole.seconds > 0
+
+
+def larger(ranks: int, workers: int) -> Job:
+    """A network that is larger than all that is measured."""
+    settings = {"network": {"name": "chavan-5-100-500"}, "averaging": {"workers": workers}}
+    made = check(Config.model_validate(settings), ranks, [])
+    return Job(made.stages, made.config, made.images, workers, ranks, 2)
