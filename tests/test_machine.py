@@ -179,6 +179,21 @@ def test_an_unknown_network_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "nobody" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["calibrate", "--out", "/proc/nowhere/m.json"], "--out /proc/nowhere/m.json: can't be written"),
+        (["calibrate", "--out", "."], "is a folder, wanted is a file"),
+        (["bench", "prediction", "--count", "0"], "--count 0: must be 1 to 5000"),
+    ],
+)
+def test_what_can_not_be_is_told_before_anything_is_measured(
+    arguments: list[str], said: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_draws_follow_the_seed() -> None:
     first, again, other = (draw(seed, 40, ["garg", "rendon"], UNSEEN, 2) for seed in (1, 1, 2))
     assert first == again != other

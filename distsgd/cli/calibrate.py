@@ -2,8 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from distsgd import launcher
@@ -13,6 +15,12 @@ from distsgd.config import InputError, check_name
 
 if TYPE_CHECKING:
     from distsgd.comm import Ranks
+    from distsgd.cost.machine import Machine
+
+UNSTEADY = 0.1
+"""Deviation of the logarithm of a step's seconds from one time to another: other work went on."""
+MOST = 5000
+"""Configurations to draw: there are some twenty thousand on one rank."""
 
 
 def add(parser: argparse.ArgumentParser, add_ranks: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -37,6 +45,8 @@ def add(parser: argparse.ArgumentParser, add_ranks: Callable[[argparse.ArgumentP
 def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
     for name in given.network:
         check_name(name)
+    if given.out:
+        check_writable(given.out)
     arguments = ["calibrate", *(part for name in given.network for part in ("--network", name))]
     arguments += ["--out", str(given.out.absolute())] if given.out else []
 
@@ -52,14 +62,37 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         if machine:
             path = given.out or own_path(machine.where)
             write(machine, path)
-            print(
-                f"{len(machine.steps)} networks, {len(machine.operations)} passes of layers and "
-                f"{len(machine.averaging['exchanges'])} ways to average, in {clock.seconds()['total']:.0f} s: {path}"
-            )
+            print("\n".join(_summary(machine, clock.seconds()["total"], path)))
         world.barrier()
         return 0
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+
+
+def _summary(machine: "Machine", seconds: float, path: Path) -> Iterator[str]:
+    networks = len({step.network for step in machine.steps})
+    yield (
+        f"{networks} network{'s' * (networks != 1)}, {len(machine.operations)} passes of layers and "
+        f"{len(machine.averaging['exchanges'])} ways to average, in {seconds:.0f} s: {path}"
+    )
+    unsteady = median(step.deviation for step in machine.steps)
+    if unsteady > UNSTEADY:
+        yield (
+            f"this machine was busy: the same steps differed by {unsteady:.0%} from one time to another; "
+            "measure again when it is idle"
+        )
+
+
+def check_writable(path: Path) -> None:
+    """InputError where no file can be written there: said before anything is measured."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {path}: can't be written: {error.strerror or error}") from None
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder, wanted is a file")
 
 
 def add_bench(
@@ -90,6 +123,8 @@ def _bench(given: argparse.Namespace, clock: Clock) -> int:
     settings, problems = config.read(None, given.set)
     if problems:
         raise InputError("\n".join(problems))
+    if not 1 <= given.count <= MOST:
+        raise InputError(f"--count {given.count}: must be 1 to {MOST}")
     arguments = ["bench", "prediction", "--seed", str(given.seed), "--count", str(given.count)]
     arguments += ["--json", str(given.json.absolute())] if given.json else []
     arguments += [part for change in given.set for part in ("--set", change)]

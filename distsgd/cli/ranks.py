@@ -125,6 +125,10 @@ def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
         )
         passed = _pass_signals_on(job)
         code = job.wait() or (int(told.read_text()) if told.exists() else 0)
+        if (
+            passed and code and not told.exists()
+        ):  # what launchers say of it is long, and none of it says this
+            print(f"distsgd: stopped by {signal.Signals(passed[0]).name}", file=sys.stderr, flush=True)
     if code:
         terminal.restore()
     return 128 + passed[0] if code and passed else code % 256

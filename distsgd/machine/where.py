@@ -7,6 +7,8 @@ import platform
 import re
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from distsgd.comm import Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine, Where
@@ -68,10 +70,12 @@ def read(path: Path) -> Machine:
         raise InputError(
             f"machine file {path}: {error.strerror or error}; make one with distsgd calibrate"
         ) from None
-    except ValueError as error:
-        first = str(error).splitlines()[:3]
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path} is no machine file of this version: {' '.join(first)}; make one with distsgd calibrate"
+            f"{path} is no machine file of this version: {place and place + ': '}{first['msg']}; "
+            "make one with distsgd calibrate"
         ) from None
 
 
@@ -97,6 +101,6 @@ def chosen(path: str | None, ranks: Ranks, wanted: int | None = None) -> Machine
     own = found(here, wanted)
     if own is None:
         raise InputError(
-            f"there is no machine file for {here.ranks} ranks here; make one: distsgd calibrate --ranks {here.ranks}"
+            "this machine was not measured: distsgd calibrate --ranks N makes a machine file, N as many ranks as runs have here"
         )
     return own[1]
