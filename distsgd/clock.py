@@ -38,7 +38,10 @@ def peak_memory() -> int:
 
 
 class _Phase:
-    """Seconds inside belong to it. One object a name, as it is entered at every step: to make one takes longer than a switch."""
+    """Seconds inside belong to it.
+
+    One object a name, as it is entered at every step: to make one takes longer than to switch, and so would calls of `switch`.
+    """
 
     __slots__ = ("_clock", "_name")
 
@@ -46,12 +49,17 @@ class _Phase:
         self._clock, self._name = clock, name
 
     def __enter__(self) -> None:
-        self._clock.switch()
-        self._clock.running.append(self._name)
+        clock = self._clock
+        now = clock._now()
+        clock._seconds[clock.running[-1]] += now - clock._since
+        clock._since = now
+        clock.running.append(self._name)
 
-    def __exit__(self, *_: object) -> None:
-        self._clock.switch()
-        self._clock.running.pop()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        clock = self._clock
+        now = clock._now()
+        clock._seconds[clock.running.pop()] += now - clock._since
+        clock._since = now
 
 
 class Clock:
@@ -64,7 +72,7 @@ class Clock:
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._phases = {name: _Phase(self, name) for name in PHASES}
 
-    def phase(self, name: str) -> _Phase:
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Seconds inside belong to `name`."""
         return self._phases[name]
 

@@ -254,7 +254,7 @@ def test_the_picture_shows_the_numbers(tmp_path: Path) -> None:
     assert sorted(labels) == [
         "90 % of runs, predicted",
         "ideal",
-        "measured",
+        "measured, least and most",
         "more ranks than cores",
         "predicted",
     ]
@@ -366,11 +366,12 @@ def test_batch_jobs_are_written_once_and_what_has_run_is_collected(
     config = Config()
     for nodes in (1, 2):
         point = Point(2 * nodes, nodes, config)
-        ran(Repeat(point, 1, out / point.name / "repeat-1"), 4.0 / nodes)
+        ran(Repeat(point, 1, out / point.name / "repeat-1"), 4.0 / nodes, **PREDICTED)
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "2 runs have not ended yet" in said
     assert " 2.00 " in said
+    assert "3.500 (3.000 to 4.000)  1.00 (0.82 to 1.22)" in said
     assert jobs[0].read_text() == "mine"
     assert (out / "scale.svg").exists()
     assert tables.read_scale(out).axis == "nodes"

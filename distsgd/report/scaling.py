@@ -122,7 +122,6 @@ def _place(point: Point) -> dict[str, str]:
     return {
         "nodes": str(point.nodes or ""),
         "ranks": f"{point.ranks}{'*' * bool(point.oversubscribed)}",
-        "runs": f"{point.finished}/{len(point.runs)}",
     }
 
 
@@ -130,6 +129,7 @@ def _measured(point: Point) -> dict[str, str]:
     """What there is to say of a point's runs, by column."""
     gain, rate = point.gain, point.images_per_second
     return {
+        "runs": f"{point.finished}/{len(point.runs)}",
         "seconds": f"{point.seconds.median:.3f}" if point.seconds else "none",
         "least": f"{point.seconds.least:.3f}" if point.seconds else "",
         "most": f"{point.seconds.most:.3f}" if point.seconds else "",

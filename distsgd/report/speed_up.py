@@ -31,6 +31,7 @@ def figure(scale: Scale) -> "Figure":
         serial.set_visible(False)
     for axes in (time, speed, efficiency, serial):
         _axis(axes, scale)
+    drawn.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     drawn.suptitle(heading(scale), x=0.01, ha="left", fontsize=10, color="#444444")
     return drawn
 
@@ -46,7 +47,6 @@ def _time(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
         axes.plot([scale.place(point) for point in shown], ideal, ":", color=IDEAL, label="ideal")
     _logarithmic(axes)
     axes.set(title="Execution time of training", ylabel="s")
-    axes.legend(fontsize=8)
 
 
 def _speed_up(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
@@ -79,7 +79,10 @@ def _measured(axes: "Axes", scale: Scale, points: list[Point], values: list[Spre
     """A line of points with their spread; hollow and grey where ranks share cores."""
     places = [scale.place(point) for point in points]
     axes.plot(places, [value.median for value in values], "-", color=MEASURED, linewidth=1)
-    for crowded, colour, label in ((False, MEASURED, "measured"), (True, CROWDED, "more ranks than cores")):
+    for crowded, colour, label in (
+        (False, MEASURED, "measured, least and most"),
+        (True, CROWDED, "more ranks than cores"),
+    ):
         some = [(place, value) for place, point, value in zip(places, points, values, strict=True)
                 if bool(point.oversubscribed) == crowded]  # fmt: skip
         if some:

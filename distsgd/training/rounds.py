@@ -1,5 +1,7 @@
 """What a round is: local steps of every worker from the same start, then one average over all of them.
 
+A round is run inside the clock's phase "compute": what is not another phase's is computing.
+
 Three kinds, for what is averaged and when. Each leaves in `state` what all ranks hold: parameters, and the optimizer's moments.
 `arrays` is all that a round leaves for the next, by name, whole on rank 0; `restore` takes it back, on any number of ranks.
 """
@@ -93,14 +95,13 @@ class Local:
 
     def run(self, worker: Worker, first: int, last: int) -> None:
         """A worker's steps first..last of the epoch, changing the state; fewer where the run is to stop."""
-        with self.clock.phase("compute"):
-            for self.reached in range(first, last):
-                if self.pause.impatient():
-                    return
-                if self.learn(worker, self.reached) == 0:
-                    break
-                self.update(self.reached)
-            self.reached = last
+        for self.reached in range(first, last):
+            if self.pause.impatient():
+                return
+            if self.learn(worker, self.reached) == 0:
+                break
+            self.update(self.reached)
+        self.reached = last
 
 
 @dataclass
@@ -259,8 +260,7 @@ class GradientRounds:
         for _ in range(MOST_WIDENINGS + 1):
             if self._attempt(step):
                 np.copyto(self._last, self._local.network.gradient)
-                with self._local.clock.phase("compute"):
-                    self._local.update(step)
+                self._local.update(step)
                 return
             np.copyto(self._local.network.totals, totals)
         raise Diverged
@@ -268,8 +268,7 @@ class GradientRounds:
     def _attempt(self, step: int) -> bool:
         self._meeting.begin(self._last, self._local.workers.all_seen(step, step + 1))
         for worker in self._local.workers.hosted:
-            with self._local.clock.phase("compute"):
-                count = self._local.learn(worker, step)
+            count = self._local.learn(worker, step)
             self._meeting.add(self._local.network.gradient, count)
         return self._meeting.end(self._local.network.gradient)
 
