@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ def _namespace(name: str) -> Iterator[None]:
 @contextmanager
 def _names(host: str, known: str) -> Iterator[None]:
     """The hosts' addresses, where the host looks for them."""
-    folder, before = NAMES / host, NAMES.is_dir()
+    folder = NAMES / host
     folder.mkdir(parents=True)
     (folder / "hosts").write_text(known)
     try:
@@ -144,7 +144,7 @@ def _names(host: str, known: str) -> Iterator[None]:
     finally:
         (folder / "hosts").unlink()
         folder.rmdir()
-        if not before:
+        with suppress(OSError):  # others are there
             NAMES.rmdir()
 
 
