@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -13,11 +13,14 @@ from distsgd.bench import instrumentation as bench
 from distsgd.bench.instrumentation import WARM, WAYS, Blind, Either, Full, Still, Turns
 from distsgd.cli import main
 from distsgd.clock import Clock
-from distsgd.comm import Alone
+from distsgd.comm import Alone, wrap
 from distsgd.machine.networks import images_of
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import experiment
 from distsgd.training import EpochEnd
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 @pytest.fixture
@@ -142,3 +145,13 @@ def test_a_file_that_can_not_be_written_is_told_first(
     monkeypatch.setattr(bench, "trained", lambda *given: pytest.fail("measured"))
     assert main(["bench", "instrumentation", "--json", str(tmp_path / "nowhere" / "cost.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.mpi(ranks=2)
+def test_ranks_turn_together(mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "FEWEST", 2)
+    ranks = wrap(comm)
+    with made_up(images_of("rendon")) as path:
+        seconds, steps = bench.trained(experiment(path, "rendon", 256, {"workers": 2, "period": 2}, 2), ranks)
+    assert (steps, {way: len(each) for way, each in seconds.items()}) == (8, dict.fromkeys(WAYS, 2))
