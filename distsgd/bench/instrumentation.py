@@ -39,9 +39,16 @@ class Still(Clock):
         """Nothing begins, nothing ends."""
         return _NOTHING
 
+    def give(self, name: str, seconds: float) -> None:
+        """Nobody has any."""
+
     def spent(self, *names: str) -> float:
         """No time passes."""
         return 0.0
+
+
+def _never() -> float:
+    return 0.0
 
 
 _NOTHING = nullcontext()
@@ -171,8 +178,8 @@ def trained(
     chosen: Experiment, ranks: Ranks, now: Callable[[], float] = time.perf_counter
 ) -> tuple[dict[str, list[float]], int]:
     """Seconds of epochs by way, and how many steps each has."""
-    on, off = Clock(), Still()
-    clock = Either(on, off, "phase", "spent")
+    on, off = Clock(), Still(now=_never)
+    clock = Either(on, off, "now", "phase", "give", "spent")
     watch = Either(
         Watch(ranks, on, True), Blind(ranks, off, False), "learned", "begin", "look", "judge", "slow"
     )
