@@ -38,7 +38,10 @@ def peak_memory() -> int:
 
 
 class _Phase:
-    """Seconds inside belong to it. One object a name, as it is entered at every step: to make one takes longer than a switch."""
+    """Seconds inside belong to it.
+
+    One object a name, as it is entered at every step: to make one takes longer than to switch, and so would calls of `switch`.
+    """
 
     __slots__ = ("_clock", "_name")
 
@@ -46,31 +49,41 @@ class _Phase:
         self._clock, self._name = clock, name
 
     def __enter__(self) -> None:
-        self._clock.switch()
-        self._clock.running.append(self._name)
+        clock = self._clock
+        now = clock.now()
+        clock._seconds[clock.running[-1]] += now - clock._since
+        clock._since = now
+        clock.running.append(self._name)
 
-    def __exit__(self, *_: object) -> None:
-        self._clock.switch()
-        self._clock.running.pop()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        clock = self._clock
+        now = clock.now()
+        clock._seconds[clock.running.pop()] += now - clock._since
+        clock._since = now
 
 
 class Clock:
     """Phases may nest: the inner one stops the outer one's seconds."""
 
     def __init__(self, age: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now, self.running = now, ["start"]
-        """The names of the phases that were entered and not left, outermost first."""
+        self.now, self.running = now, ["start"]
+        """Reads the time; the names of the phases that were entered and not left, outermost first."""
         self._began = self._since = now() - age
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._phases = {name: _Phase(self, name) for name in PHASES}
 
-    def phase(self, name: str) -> _Phase:
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Seconds inside belong to `name`."""
         return self._phases[name]
 
+    def give(self, name: str, seconds: float) -> None:
+        """Seconds that the phase which runs has had belong to `name`: for what is too short and too often to be entered."""
+        self._seconds[self.running[-1]] -= seconds
+        self._seconds[name] += seconds
+
     def switch(self) -> None:
         """Give the seconds until now to the phase that runs."""
-        now = self._now()
+        now = self.now()
         self._seconds[self.running[-1]] += now - self._since
         self._since = now
 

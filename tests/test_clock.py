@@ -71,6 +71,17 @@ def test_seconds_may_be_asked_for_at_any_time() -> None:
     assert spent(clock) == spent(clock) == {"start": 5, "wait": 0.75, "total": 5.75}
 
 
+def test_a_phase_may_give_of_its_seconds() -> None:
+    now = Turned()
+    clock = Clock(now=now)
+    with clock.phase("compute"):
+        now.at += 8
+        clock.give("data", 2)
+        now.at += 1
+        assert clock.spent("compute") == 7
+    assert spent(clock) == {"compute": 7, "data": 2, "total": 9}
+
+
 def test_a_phase_ends_when_its_block_raises() -> None:
     now = Turned()
     clock = Clock(now=now)

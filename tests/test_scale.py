@@ -57,6 +57,10 @@ def ran(run: Repeat, training: float, **changes: Any) -> None:
     (run.folder / "run.json").write_text(json.dumps(run_json(run.point, training, **changes)))
 
 
+PREDICTED = {
+    "predicted_seconds": {"total": 13.0, "compute": 3.0, "average": 0.5, "start": 9.0},
+    "predicted_interval": {"total": [10, 16], "compute": [2.7, 3.3], "average": [0.1, 0.9], "start": [6, 12]},
+}
 TIMES = {1: [8.0, 8.2], 2: [4.5, 4.1], 4: [3.0, 2.6]}
 
 
@@ -118,6 +122,46 @@ def test_what_a_study_comes_to(tmp_path: Path) -> None:
     assert [point.oversubscribed for point in (one, two, four)] == [False, False, True]
 
 
+def test_predicted_intervals_hold_what_their_parts_hold(tmp_path: Path) -> None:
+    """Of training alone; phases err by themselves, and so do the two runs of a speed-up, but for the first point's own."""
+    found = study(tmp_path)
+    for point, factor in zip(found.points, (1.0, 0.5, 0.4), strict=True):
+        said = {name: 1.0 * factor for name in ("compute", "average", "start")}
+        ends = {"compute": [0.7 * factor, 1.3 * factor], "average": [0.6 * factor, 1.4 * factor]}
+        for run in found.of(point):
+            ran(run, 2.0, predicted_seconds=said, predicted_interval={**ends, "start": [0.1, 9.0]})
+    one, two, four = collected(found).points
+    assert (one.predicted_seconds, one.predicted_interval) == (2.0, pytest.approx([1.5, 2.5]))
+    assert two.predicted_interval == pytest.approx([0.75, 1.25])
+    assert one.predicted_gain
+    assert four.predicted_gain
+    assert one.predicted_gain.speed_up == tables.Spread(median=1.0, least=1.0, most=1.0)
+    away = np.exp(np.hypot(0.25, 0.25))
+    faster = four.predicted_gain
+    assert [faster.speed_up.least, faster.speed_up.most] == pytest.approx([2.5 / away, 2.5 * away])
+    assert faster.efficiency_range == pytest.approx([2.5 / away / 4, 2.5 * away / 4])
+    assert faster.serial_range == pytest.approx([(away**s / 2.5 - 0.25) / 0.75 for s in (-1, 1)])
+
+
+def test_weak_scaling_has_predicted_intervals_as_well(tmp_path: Path) -> None:
+    found = sweep.weak(Config(), [(1, 1), (4, 2)], 1000, 1, tmp_path)
+    for point in found.points:
+        ran(found.of(point)[0], 2.0, **PREDICTED)
+    last = collected(found).points[1]
+    assert last.predicted_gain
+    assert last.predicted_gain.speed_up.median == pytest.approx(4)
+    assert last.predicted_gain.efficiency_range == pytest.approx(
+        [np.exp(-0.5 / 3.5 * 2**0.5), np.exp(0.5 / 3.5 * 2**0.5)]
+    )
+    assert "100.0% (81.7 to 122.4)" in tables.table(collected(found))
+
+
+def test_a_prediction_without_an_interval_is_none(tmp_path: Path) -> None:
+    found = made_up(tmp_path, predicted_seconds=PREDICTED["predicted_seconds"])
+    assert [point.predicted_seconds for point in collected(found).points] == [None] * 3
+    assert "predicted" not in tables.table(collected(found))
+
+
 def test_start_compile_and_evaluation_do_not_count(tmp_path: Path) -> None:
     point = study(tmp_path).points[0]
     found = scaling.Measured.model_validate(run_json(point, 5.0))
@@ -127,7 +171,7 @@ def test_start_compile_and_evaluation_do_not_count(tmp_path: Path) -> None:
 
 def test_golden_study(tmp_path: Path) -> None:
     """Where a change is meant: DISTSGD_TEST_GOLDEN=write writes the files anew, and the diff is to be read."""
-    found = made_up(tmp_path, predicted_seconds={"compute": 3.0, "average": 0.5, "start": 9.0})
+    found = made_up(tmp_path, **PREDICTED)
     table = tables.table(collected(found)) + "\n"
     for name, text in (("scale.json", (tmp_path / "scale.json").read_text()), ("scale.txt", table)):
         if os.environ.get("DISTSGD_TEST_GOLDEN") == "write":
@@ -201,13 +245,23 @@ def test_workers_that_can_not_be_dealt_evenly_are_told(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_the_numbers(tmp_path: Path) -> None:
-    scale = collected(made_up(tmp_path, predicted_seconds={"compute": 3.0}))
+    scale = collected(made_up(tmp_path, **PREDICTED))
     with matplotlib.rc_context():
         time, speed, efficiency, serial = speed_up.figure(scale).axes
     np.testing.assert_allclose(time.lines[0].get_ydata(), [8.1, 4.3, 2.8])
     np.testing.assert_allclose(speed.lines[0].get_ydata(), [1, 8.1 / 4.3, 8.1 / 2.8])
     labels = time.get_legend_handles_labels()[1]
-    assert sorted(labels) == ["ideal", "measured", "more ranks than cores", "predicted"]
+    assert sorted(labels) == [
+        "90 % of runs, predicted",
+        "ideal",
+        "measured, least and most",
+        "more ranks than cores",
+        "predicted",
+    ]
+    low, high = scale.points[1].predicted_interval or []
+    bands = [drawn for drawn in time.collections if drawn.get_label() == "90 % of runs, predicted"]
+    edges = bands[0].get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == pytest.approx((low, high))
     assert len(serial.lines[0].get_xdata()) == 2
     assert efficiency.get_ylim()[0] == 0
 
@@ -312,11 +366,12 @@ def test_batch_jobs_are_written_once_and_what_has_run_is_collected(
     config = Config()
     for nodes in (1, 2):
         point = Point(2 * nodes, nodes, config)
-        ran(Repeat(point, 1, out / point.name / "repeat-1"), 4.0 / nodes)
+        ran(Repeat(point, 1, out / point.name / "repeat-1"), 4.0 / nodes, **PREDICTED)
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "2 runs have not ended yet" in said
     assert " 2.00 " in said
+    assert "3.500 (3.000 to 4.000)  1.00 (0.82 to 1.22)" in said
     assert jobs[0].read_text() == "mine"
     assert (out / "scale.svg").exists()
     assert tables.read_scale(out).axis == "nodes"

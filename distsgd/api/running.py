@@ -25,6 +25,7 @@ from distsgd.training import (
     Progress,
     Result,
     Training,
+    Watch,
     conclude,
     description,
     diverged,
@@ -64,7 +65,8 @@ class Running:
         if self.foreseen.facts:
             self._attempt("prediction.json", lambda record: record.prediction(self.foreseen.facts))
         pause = Pause(ranks, every if folder else 0.0, asked)
-        self.training = Training(experiment, ranks, clock, pause, self.foreseen.messages, watched)
+        watch = Watch(ranks, clock, watched)
+        self.training = Training(experiment, ranks, clock, pause, self.foreseen.messages, watch)
         if self.training.why_algorithm and ranks.rank == 0:
             warn(self.training.why_algorithm)
         if start.path:

@@ -4,12 +4,14 @@ format, version, network, reduction; kind: "strong" (one experiment) or "weak" (
 "nodes"; repeats asked for; seconds_are: which seconds these are; same_weights: whether all runs ended with the same bits (null: not
 to be compared). points, by rising ranks, each with
 - ranks, nodes (or null), workers, train_images (or null: all), oversubscribed: more ranks than cores (null: not known);
-- seconds, total_seconds, images_per_second: {median, least, most} over its repeats; predicted_seconds: the median, or null;
+- seconds, total_seconds, images_per_second: {median, least, most} over its repeats;
+- predicted_seconds and predicted_interval, [low, high], which nine of ten runs lie in: medians of what its repeats said, or null;
 - gain over the first point that was measured: {times as many ranks, speed_up {median, least, most}, efficiency, serial_fraction
-  (Karp and Flatt's; null for the first and in weak scaling)}; predicted_gain: the same of predictions;
+  (Karp and Flatt's; null for the first and in weak scaling)}, efficiency_range and serial_range: what least and most come to;
+  predicted_gain: the same of predictions, least and most holding 90 % of runs;
 - most_speed_up: what whole workers allow over one rank;
 - runs: {folder, outcome: "finished", "failed" (with exit_code) or "missing"}, and of the finished seconds, seconds_by_phase,
-  predicted_seconds, images_per_second, test_accuracy, weights_sha256, machine.
+  predicted_seconds, predicted_interval, images_per_second, test_accuracy, weights_sha256, machine.
 A point without finished runs has seconds null and no gain.
 """
 
@@ -26,7 +28,8 @@ from distsgd import __version__
 from distsgd.bench.sweep import Point, Repeat, Sweep
 from distsgd.clock import TRAINING
 from distsgd.config import InputError
-from distsgd.cost import scaling
+from distsgd.cost import Estimate, scaling
+from distsgd.cost.estimate import total
 from distsgd.record import read_summary
 
 FORMAT = "distsgd-scale-1"
@@ -49,6 +52,7 @@ class Measured(BaseModel):
     resumed: list[Any]
     seconds: dict[str, Seconds]
     predicted_seconds: dict[str, Seconds] | None = None
+    predicted_interval: dict[str, Annotated[list[Seconds], Field(min_length=2, max_length=2)]] | None = None
     machine: dict[str, Any] = {}
 
     @property
@@ -57,10 +61,14 @@ class Measured(BaseModel):
         return math.fsum(self.seconds[phase] for phase in TRAINING)
 
     @property
-    def predicted(self) -> float | None:
-        """Those that were predicted before it began."""
-        said = self.predicted_seconds
-        return math.fsum(said.get(phase, 0.0) for phase in TRAINING) if said else None
+    def predicted(self) -> Estimate | None:
+        """Those that were predicted before it began, each phase erring by itself."""
+        if not self.predicted_seconds or not self.predicted_interval:
+            return None
+        ends = {phase: ends[1] for phase, ends in self.predicted_interval.items()}
+        said = {phase: seconds for phase, seconds in self.predicted_seconds.items() if phase in TRAINING}
+        found = total(Estimate.within(said[phase], ends.get(phase, said[phase])) for phase in said)
+        return found if found.seconds else None
 
 
 def finished(run: Repeat) -> Measured | None:
@@ -116,15 +124,28 @@ def _point(
         "runs": [_run(repeat, found[repeat.folder], codes) for repeat in repeats],
     }
     if not runs:
-        return {**about, "seconds": None, "predicted_seconds": None}
-    predicted = [run.predicted for run in runs if run.predicted]
+        return {**about, "seconds": None, **_prediction(None)}
     return {
         **about,
         "seconds": asdict(scaling.spread([run.training for run in runs])),
         "total_seconds": asdict(scaling.spread([run.seconds["total"] for run in runs])),
         "images_per_second": asdict(scaling.spread([run.images_per_second for run in runs])),
-        "predicted_seconds": statistics.median(predicted) if predicted else None,
+        **_prediction(_middle([run.predicted for run in runs if run.predicted])),
     }
+
+
+def _middle(said: Sequence[Estimate]) -> Estimate | None:
+    """Repeats are predicted alike, unless the machine was measured anew between them."""
+    if not said:
+        return None
+    seconds, deviations = zip(*((one.seconds, one.deviation) for one in said), strict=True)
+    return Estimate(statistics.median(seconds), statistics.median(deviations))
+
+
+def _prediction(said: Estimate | None) -> dict[str, Any]:
+    if said is None:
+        return {"predicted_seconds": None, "predicted_interval": None}
+    return {"predicted_seconds": said.seconds, "predicted_interval": list(said.interval)}
 
 
 def _run(repeat: Repeat, found: Measured | None, codes: Mapping[Path, int]) -> dict[str, Any]:
@@ -137,7 +158,7 @@ def _run(repeat: Repeat, found: Measured | None, codes: Mapping[Path, int]) -> d
         "outcome": "finished",
         "seconds": found.training,
         "seconds_by_phase": found.seconds,
-        "predicted_seconds": found.predicted,
+        **_prediction(found.predicted),
         "images_per_second": found.images_per_second,
         "test_accuracy": found.test_accuracy,
         "weights_sha256": found.weights_sha256,
@@ -147,14 +168,20 @@ def _run(repeat: Repeat, found: Measured | None, codes: Mapping[Path, int]) -> d
 
 def _compare(sweep: Sweep, points: Sequence[dict[str, Any]]) -> None:
     """Give every point what it gains over the first that has been measured, and what was predicted that it would."""
-    compare = scaling.strong if sweep.kind == "strong" else scaling.weak
-    for name, key in (("gain", "seconds"), ("predicted_gain", "predicted_seconds")):
-        known = [point for point in points if point[key]]
-        for point in known:
-            base = known[0]
-            before, after = _spread(base[key]).median, _spread(point[key])
-            point[name] = asdict(compare(point["ranks"] / base["ranks"], before, after))
+    gain = scaling.strong if sweep.kind == "strong" else scaling.weak
+    known = [point for point in points if point["seconds"]]
+    for point in known:
+        base, times = known[0], point["ranks"] / known[0]["ranks"]
+        faster = scaling.measured(base["seconds"]["median"], scaling.Spread(**point["seconds"]))
+        point["gain"] = asdict(gain(times, faster))
+        if base["predicted_seconds"] and point["predicted_seconds"]:
+            point["predicted_gain"] = asdict(gain(times, _foreseen(base, point)))
 
 
-def _spread(value: Any) -> scaling.Spread:
-    return scaling.Spread(**value) if isinstance(value, dict) else scaling.Spread(value, value, value)
+def _foreseen(base: dict[str, Any], point: dict[str, Any]) -> scaling.Spread:
+    before, after = _estimate(base), _estimate(point)
+    return scaling.ratio(before, after) if point is not base else scaling.Spread(1.0, 1.0, 1.0)
+
+
+def _estimate(point: dict[str, Any]) -> Estimate:
+    return Estimate.within(point["predicted_seconds"], point["predicted_interval"][1])

@@ -17,6 +17,7 @@ from distsgd.cli import calibrate as cli_calibrate
 from distsgd.cli import convolution as cli_convolution
 from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
+from distsgd.cli import instrumentation as cli_instrumentation
 from distsgd.cli import launch as cli_launch
 from distsgd.cli import plan as cli_plan
 from distsgd.cli import ranks as cli_ranks
@@ -195,6 +196,10 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "prediction", help="how well a machine file predicts runs that it was not made from"
     )
     cli_calibrate.add_bench(prediction, _add_set, _add_ranks)
+    cli_instrumentation.add(
+        commands.add_parser("instrumentation", help="what it costs that a run tells where its time goes"),
+        _add_ranks,
+    )
     cli_convolution.add(
         commands.add_parser("convolution", help="ways to convolve, as the sources compared them")
     )

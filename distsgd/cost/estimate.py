@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 NORMAL_90 = 1.6449
 """Standard deviations to each side of the middle that hold 90 % of a normal distribution."""
+MOST_AWAY = 10.0
+"""Of a ratio's logarithm: beyond it nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,20 @@ class Estimate:
         """The seconds between which nine of ten measurements are expected."""
         reach = NORMAL_90 * self.deviation
         return max(0.0, self.seconds - reach), self.seconds + reach
+
+    @classmethod
+    def within(cls, seconds: float, high: float) -> "Estimate":
+        """What `interval` was made from, given its upper end: the lower one may have been cut off at 0."""
+        return cls(seconds, max(high - seconds, 0.0) / NORMAL_90)
+
+    def over(self, other: "Estimate") -> tuple[float, float]:
+        """The ratio to another one, both above 0: between which values nine of ten are expected, if each errs by itself.
+
+        Where both err together, as predictions from one machine file do in part, they lie closer to the middle.
+        """
+        away = math.hypot(self.deviation / self.seconds, other.deviation / other.seconds)
+        middle, factor = self.seconds / other.seconds, math.exp(min(NORMAL_90 * away, MOST_AWAY))
+        return middle / factor, middle * factor
 
     def times(self, count: float) -> "Estimate":
         """So many of them, one behind the other, that err together."""

@@ -2,12 +2,14 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from distsgd.cost.estimate import Estimate
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of one thing: the middle one, the least and the most."""
+    """Of several measurements the middle one, the least and the most; of a prediction the ends that hold 90 % of runs."""
 
     median: float
     least: float
@@ -21,27 +23,43 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Gain:
-    """What `times` as many ranks gain over the fewest. serial_fraction: None for as many, and in weak scaling."""
+    """What `times` as many ranks gain over the fewest. serial_fraction: None for as many, and in weak scaling.
+
+    The ranges are what the ends of speed_up come to, the least first.
+    """
 
     times: float
     speed_up: Spread
     efficiency: float
-    serial_fraction: float | None
+    efficiency_range: tuple[float, float]
+    serial_fraction: float | None = None
+    serial_range: tuple[float, float] | None = None
 
 
-def strong(times: float, before: float, after: Spread) -> Gain:
-    """The same work in `after` seconds on `times` as many ranks as had taken `before` seconds (the median of several)."""
-    faster = Spread(before / after.median, before / after.most, before / after.least)
-    fraction = karp_flatt(faster.median, times) if times > 1 else None
-    return Gain(times, faster, faster.median / times, fraction)
+def measured(before: float, after: Spread) -> Spread:
+    """How many times as fast `after` seconds are as `before`, the median of several."""
+    return Spread(before / after.median, before / after.most, before / after.least)
 
 
-def weak(times: float, before: float, after: Spread) -> Gain:
-    """`times` as much work in `after` seconds, so that the speed-up is a scaled one (Gustafson 1988)."""
-    one = strong(times, before, after)
-    faster = one.speed_up
+def ratio(before: Estimate, after: Estimate) -> Spread:
+    """The same of predictions of two runs, both above 0."""
+    return Spread(before.seconds / after.seconds, *before.over(after))
+
+
+def strong(times: float, faster: Spread) -> Gain:
+    """The same work, so many times as fast on `times` as many ranks."""
+    ends = faster.least, faster.most
+    gain = Gain(times, faster, faster.median / times, (ends[0] / times, ends[1] / times))
+    if times <= 1:
+        return gain
+    serial = karp_flatt(faster.most, times), karp_flatt(faster.least, times)
+    return replace(gain, serial_fraction=karp_flatt(faster.median, times), serial_range=serial)
+
+
+def weak(times: float, faster: Spread) -> Gain:
+    """`times` as much work, done so many times as fast, so that the speed-up is a scaled one (Gustafson 1988)."""
     scaled = Spread(times * faster.median, times * faster.least, times * faster.most)
-    return Gain(times, scaled, faster.median, None)
+    return Gain(times, scaled, faster.median, (faster.least, faster.most))
 
 
 def karp_flatt(speed_up: float, ranks: float) -> float:

@@ -16,8 +16,8 @@ from distsgd.cost.algorithms import Layout
 from distsgd.cost.averaging import BYTES
 
 CALLS = ("begin", "add", "again", "exchange", "finish")
-SIZES, REPEATS, MOST_REPEATS = 12, 4, 20
-"""How many random sizes, and how often each is measured after a warm-up: more often where there is time."""
+SIZES, FEWEST_REPEATS, REPEATS, MOST_REPEATS = 12, 2, 4, 20
+"""Random sizes, and how often each is measured after a warm-up: more often where there is time, less where there is none."""
 FEWEST_VALUES, MOST_VALUES = 2048, 4 * 2**20
 KINDS = {"exact": np.int64, "fast": np.float32}
 
@@ -82,11 +82,11 @@ def measure(ranks: Ranks, seconds: float = 20.0, seed: int = 0) -> dict[str, Any
     return agreed(ranks, measured, adding())
 
 
-def on_these(ranks: Ranks, seconds: float, rng: np.random.Generator) -> list[Measured]:
-    """All ways on these ranks, sizes and ways in random order."""
+def on_these(ranks: Ranks, seconds: float, rng: np.random.Generator, count: int = SIZES) -> list[Measured]:
+    """All ways on these ranks, so many sizes and the ways in random order."""
     layout = Layout(ranks.size, hosts(ranks))
     found = {way: Measured(way, layout) for way in ways(ranks.size)}
-    sizes, repeats = _plan(ranks, list(found), seconds, rng)
+    sizes, repeats = _plan(ranks, list(found), seconds, rng, count)
     for turn, values in enumerate(sizes):
         for way, (ran, times) in _times(ranks, _some(list(found), turn), values, repeats, rng).items():
             one = found[way]
@@ -108,8 +108,10 @@ def _some(ways: list[Way], turn: int) -> list[Way]:
     ]
 
 
-def _plan(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator) -> tuple[list[int], int]:
-    """Sizes, as large as there is time for, and how often to measure each; on all ranks alike.
+def _plan(
+    ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generator, count: int
+) -> tuple[list[int], int]:
+    """So many sizes, as large as there is time for, and how often to measure each; on all ranks alike.
 
     Sizes are log-uniform, one in each of equal parts, in random order.
     """
@@ -119,15 +121,15 @@ def _plan(ranks: Ranks, ways: list[Way], seconds: float, rng: np.random.Generato
         for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
     )
     per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)
-    each = seconds / (SIZES * (REPEATS + 1)) - small
+    each = seconds / (count * (REPEATS + 1)) - small
     most = float(8 * FEWEST_VALUES)
     for _ in range(20):  # the mean of log-uniform sizes is (most - fewest) / log(most / fewest)
         most = max(each / per_value * np.log(most / FEWEST_VALUES), 8.0 * FEWEST_VALUES)
     most = min(most, MOST_VALUES)
-    once = SIZES * (small + per_value * most / np.log(most / FEWEST_VALUES))
-    agreed = np.array([most, np.clip(seconds / once - 1, REPEATS, max(REPEATS, MOST_REPEATS))], np.int64)
+    once = count * (small + per_value * most / np.log(most / FEWEST_VALUES))
+    agreed = np.array([most, np.clip(round(seconds / once) - 1, FEWEST_REPEATS, MOST_REPEATS)], np.int64)
     ranks.broadcast(agreed)
-    places = (np.arange(SIZES) + rng.random(SIZES)) / SIZES
+    places = (np.arange(count) + rng.random(count)) / count
     sizes = FEWEST_VALUES * (int(agreed[0]) / FEWEST_VALUES) ** places
     return [int(size) for size in rng.permutation(sizes)], int(agreed[1])
 

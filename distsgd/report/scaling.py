@@ -1,5 +1,6 @@
 """What a scaling study came to: scale.json, trusted in nothing, and as a table."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +13,12 @@ from distsgd.report.reading import Count, Read, Seconds, Text, checked
 MOST_POINTS = 1000
 
 Ratio = Annotated[float, Field(gt=-1e9, lt=1e9)]
+Range = Annotated[list[Ratio], Field(min_length=2, max_length=2)]
+"""The least and the most."""
 
 
 class Spread(Read):
-    """The middle of several measurements, the least and the most."""
+    """The middle of several measurements, the least and the most; or a prediction, and what 90 % of runs lie between."""
 
     median: Ratio
     least: Ratio
@@ -28,7 +31,26 @@ class Gain(Read):
     times: Ratio
     speed_up: Spread
     efficiency: Ratio
+    efficiency_range: Range | None = None
     serial_fraction: Ratio | None
+    serial_range: Range | None = None
+
+    @property
+    def efficiencies(self) -> Spread:
+        """The efficiency, in percent."""
+        return _percents(self.efficiency, self.efficiency_range)
+
+    @property
+    def serial_parts(self) -> Spread | None:
+        """The serial fraction, in percent, where there is one."""
+        if self.serial_fraction is None:
+            return None
+        return _percents(self.serial_fraction, self.serial_range)
+
+
+def _percents(middle: float, ends: Sequence[float] | None) -> Spread:
+    least, most = ends or (middle, middle)
+    return Spread(median=100 * middle, least=100 * least, most=100 * most)
 
 
 class Run(Read):
@@ -51,9 +73,18 @@ class Point(Read):
     total_seconds: Spread | None = None
     images_per_second: Spread | None = None
     predicted_seconds: Seconds | None
+    predicted_interval: Annotated[list[Seconds], Field(min_length=2, max_length=2)] | None = None
     gain: Gain | None = None
     predicted_gain: Gain | None = None
     runs: Annotated[list[Run], Field(max_length=MOST_POINTS)]
+
+    @property
+    def predicted(self) -> Spread | None:
+        """Seconds of training as they were predicted, and what 90 % of runs lie between."""
+        if self.predicted_seconds is None:
+            return None
+        low, high = self.predicted_interval or (self.predicted_seconds, self.predicted_seconds)
+        return Spread(median=self.predicted_seconds, least=low, most=high)
 
     @property
     def finished(self) -> int:
@@ -87,39 +118,70 @@ def read_scale(folder: Path) -> Scale:
     return found
 
 
-def _cells(point: Point) -> dict[str, str]:
-    """What there is to say of a point, by column."""
-    gain, before, rate = point.gain, point.predicted_gain, point.images_per_second
+def _place(point: Point) -> dict[str, str]:
     return {
         "nodes": str(point.nodes or ""),
         "ranks": f"{point.ranks}{'*' * bool(point.oversubscribed)}",
+    }
+
+
+def _measured(point: Point) -> dict[str, str]:
+    """What there is to say of a point's runs, by column."""
+    gain, rate = point.gain, point.images_per_second
+    return {
         "runs": f"{point.finished}/{len(point.runs)}",
         "seconds": f"{point.seconds.median:.3f}" if point.seconds else "none",
         "least": f"{point.seconds.least:.3f}" if point.seconds else "",
         "most": f"{point.seconds.most:.3f}" if point.seconds else "",
-        "predicted s": "" if point.predicted_seconds is None else f"{point.predicted_seconds:.3f}",
         "speed-up": f"{gain.speed_up.median:.2f}" if gain else "",
-        "predicted": f"{before.speed_up.median:.2f}" if before else "",
         "efficiency": f"{gain.efficiency:.1%}" if gain else "",
         "serial part": "" if gain is None or gain.serial_fraction is None else f"{gain.serial_fraction:.2%}",
         "images/s": f"{rate.median:,.0f}" if rate else "",
     }
 
 
-def rows(scale: Scale) -> list[list[str]]:
-    """The table's cells, its head first; a column that says nothing anywhere is left out."""
-    cells = [_cells(point) for point in scale.points]
+def _predicted(point: Point) -> dict[str, str]:
+    """What was predicted of it, and what 90 % of runs were to lie between."""
+    gain = point.predicted_gain
+    return {
+        "predicted s": _within(point.predicted, ".3f"),
+        "predicted speed-up": _within(gain.speed_up if gain else None, ".2f"),
+        "predicted efficiency": _within(gain.efficiencies if gain else None, ".1f", "%"),
+        "predicted serial part": _within(gain.serial_parts if gain else None, ".1f", "%"),
+    }
+
+
+def _within(value: Spread | None, form: str, unit: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{value.median:{form}}{unit} ({value.least:{form}} to {value.most:{form}})"
+
+
+Cells = Callable[[Point], dict[str, str]]
+
+
+def _rows(scale: Scale, *parts: Cells) -> list[list[str]]:
+    cells = [{name: cell for part in parts for name, cell in part(point).items()} for point in scale.points]
     names = [name for name in cells[0] if any(row[name] for row in cells)]
     return [names, *([row[name] for name in names] for row in cells)]
 
 
+def rows(scale: Scale) -> list[list[str]]:
+    """The table's cells, its head first; a column that says nothing anywhere is left out."""
+    return _rows(scale, _place, _measured, _predicted)
+
+
+def _text(cells: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
+    return ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+
+
 def table(scale: Scale) -> str:
-    """Text for a terminal, and what is to be known of it."""
-    widths = [max(map(len, column)) + 2 for column in zip(*rows(scale), strict=True)]
-    lines = [
-        "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows(scale)
-    ]
-    return "\n".join([f"  {heading(scale)}", "", *lines, "", *(f"  {note}" for note in notes(scale))])
+    """Text for a terminal, and what is to be known of it; what was predicted by itself, as lines get long."""
+    lines = [f"  {heading(scale)}", "", *_text(_rows(scale, _place, _measured)), ""]
+    if any(point.predicted for point in scale.points):
+        lines += [*_text(_rows(scale, _place, _predicted)), ""]
+    return "\n".join([*lines, *(f"  {note}" for note in notes(scale))])
 
 
 def heading(scale: Scale) -> str:
@@ -138,6 +200,10 @@ def notes(scale: Scale) -> list[str]:
     base = next((point for point in scale.points if point.gain), None)
     if base and base.ranks > 1:
         said.append(f"speed-up: over {base.ranks} ranks, the fewest that were measured")
+    if any(point.predicted for point in scale.points):
+        said.append(
+            "predicted: before each run, from the machine's file; in brackets what 90 % of runs were to lie between"
+        )
     if scale.kind == "weak":
         said.append("speed-up: scaled, by the work that grew (Gustafson)")
     else:

@@ -22,14 +22,8 @@ def figure(scale: Scale) -> "Figure":
     (time, speed), (efficiency, serial) = drawn.subplots(2, 2)
     _time(time, scale, shown)
     _speed_up(speed, scale, shown)
-    _lines(efficiency, scale, shown, lambda gain: 100 * gain.efficiency, 100.0)
-    _lines(
-        serial,
-        scale,
-        shown,
-        lambda gain: None if gain.serial_fraction is None else 100 * gain.serial_fraction,
-        0.0,
-    )
+    _percents(efficiency, scale, shown, lambda gain: gain.efficiencies, 100.0)
+    _percents(serial, scale, shown, lambda gain: gain.serial_parts, 0.0)
     efficiency.set(title="Efficiency", ylabel="speed-up / ideal (%)")
     efficiency.set_ylim(bottom=0)
     serial.set(title="Serial part (Karp and Flatt)", ylabel="e (%)")
@@ -37,6 +31,7 @@ def figure(scale: Scale) -> "Figure":
         serial.set_visible(False)
     for axes in (time, speed, efficiency, serial):
         _axis(axes, scale)
+    drawn.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     drawn.suptitle(heading(scale), x=0.01, ha="left", fontsize=10, color="#444444")
     return drawn
 
@@ -44,8 +39,7 @@ def figure(scale: Scale) -> "Figure":
 def _time(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
     spreads = [point.seconds for point in shown if point.seconds]
     _measured(axes, scale, shown, spreads)
-    told = [(scale.place(point), point.predicted_seconds) for point in shown if point.predicted_seconds]
-    _predicted(axes, told)
+    _predicted(axes, [(scale.place(point), point.predicted) for point in shown if point.predicted])
     if shown:
         first = spreads[0].median
         grows = scale.kind == "weak"
@@ -53,16 +47,13 @@ def _time(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
         axes.plot([scale.place(point) for point in shown], ideal, ":", color=IDEAL, label="ideal")
     _logarithmic(axes)
     axes.set(title="Execution time of training", ylabel="s")
-    axes.legend(fontsize=8)
 
 
 def _speed_up(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
     gains = [point.gain for point in shown if point.gain]
     _measured(axes, scale, shown, [gain.speed_up for gain in gains])
-    told = [
-        (scale.place(point), point.predicted_gain.speed_up.median) for point in shown if point.predicted_gain
-    ]
-    _predicted(axes, told)
+    said = [(scale.place(point), point.predicted_gain.speed_up) for point in shown if point.predicted_gain]
+    _predicted(axes, said)
     axes.plot(
         [scale.place(point) for point in shown],
         [gain.times for gain in gains],
@@ -74,16 +65,13 @@ def _speed_up(axes: "Axes", scale: Scale, shown: list[Point]) -> None:
     _logarithmic(axes)
 
 
-def _lines(
-    axes: "Axes", scale: Scale, shown: list[Point], value: "Callable[[Gain], float | None]", ideal: float
+def _percents(
+    axes: "Axes", scale: Scale, shown: list[Point], value: "Callable[[Gain], Spread | None]", ideal: float
 ) -> None:
-    """A number without a spread of its own."""
-    known = [(point, told) for point in shown if point.gain and (told := value(point.gain)) is not None]
-    _measured(
-        axes, scale, [point for point, _ in known], [Spread(median=v, least=v, most=v) for _, v in known]
-    )
-    said = [(scale.place(point), value(point.predicted_gain)) for point in shown if point.predicted_gain]
-    _predicted(axes, [(place, told) for place, told in said if told is not None])
+    known = [(point, told) for point in shown if point.gain and (told := value(point.gain))]
+    _measured(axes, scale, [point for point, _ in known], [told for _, told in known])
+    foreseen = [(point, value(point.predicted_gain)) for point in shown if point.predicted_gain]
+    _predicted(axes, [(scale.place(point), told) for point, told in foreseen if told])
     axes.axhline(ideal, color=IDEAL, linestyle=":")
 
 
@@ -91,7 +79,10 @@ def _measured(axes: "Axes", scale: Scale, points: list[Point], values: list[Spre
     """A line of points with their spread; hollow and grey where ranks share cores."""
     places = [scale.place(point) for point in points]
     axes.plot(places, [value.median for value in values], "-", color=MEASURED, linewidth=1)
-    for crowded, colour, label in ((False, MEASURED, "measured"), (True, CROWDED, "more ranks than cores")):
+    for crowded, colour, label in (
+        (False, MEASURED, "measured, least and most"),
+        (True, CROWDED, "more ranks than cores"),
+    ):
         some = [(place, value) for place, point, value in zip(places, points, values, strict=True)
                 if bool(point.oversubscribed) == crowded]  # fmt: skip
         if some:
@@ -110,9 +101,23 @@ def _measured(axes: "Axes", scale: Scale, points: list[Point], values: list[Spre
             )
 
 
-def _predicted(axes: "Axes", told: list[tuple[int, Any]]) -> None:
+def _predicted(axes: "Axes", told: list[tuple[int, Spread]]) -> None:
+    """A broken line, and around it a band that holds 90 % of runs; wide where something was predicted, as one point has no band."""
     if told:
-        axes.plot(*zip(*told, strict=True), "D--", color=PREDICTED, markersize=4, label="predicted")
+        places, values = zip(*told, strict=True)
+        low, high = ([getattr(value, end) for value in values] for end in ("least", "most"))
+        axes.plot(
+            places,
+            [value.median for value in values],
+            "D--",
+            color=PREDICTED,
+            markersize=4,
+            label="predicted",
+        )
+        axes.fill_between(
+            places, low, high, color=PREDICTED, alpha=0.18, linewidth=0, label="90 % of runs, predicted"
+        )
+        axes.vlines(places, low, high, color=PREDICTED, alpha=0.25, linewidth=7)
 
 
 def _axis(axes: "Axes", scale: Scale) -> None:

@@ -7,7 +7,8 @@ from distsgd.training.memory import Memory, memory
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.rounds import Diverged
 from distsgd.training.summary import conclude, description, diverged
-from distsgd.training.watch import Slow
+from distsgd.training.timeline import Timeline
+from distsgd.training.watch import Slow, Watch
 
 __all__ = [
     "Diverged",
@@ -19,7 +20,9 @@ __all__ = [
     "Result",
     "Slow",
     "Stopped",
+    "Timeline",
     "Training",
+    "Watch",
     "check",
     "conclude",
     "description",

@@ -70,14 +70,14 @@ class Training:
         clock: Clock,
         pause: Pause | None = None,
         messages: Mapping[str, Any] | None = None,
-        watched: bool = False,
+        watch: Watch | None = None,
     ) -> None:
-        """`messages`: what distsgd.machine.averaging measured, for averaging.algorithm "auto" to choose by. `watched`: whether slow
-        ranks are looked for.
+        """`messages`: what distsgd.machine.averaging measured, for averaging.algorithm "auto" to choose by. `watch`: looks for slow
+        ranks; not given, nobody does.
         """
         self.experiment, self._ranks, self._clock = experiment, ranks, clock
         self._pause = pause or Pause(ranks)
-        self._watch = Watch(ranks, clock, watched)
+        self._watch = watch or Watch(ranks, clock, on=False)
         self.timeline = Timeline(clock, ranks.size)
         self.slow: list[Slow] = []
         """Ranks that were found slow, the same on every rank."""

@@ -1,5 +1,7 @@
 """What a round is: local steps of every worker from the same start, then one average over all of them.
 
+A round is run inside the clock's phase "compute": what is not another phase's is computing.
+
 Three kinds, for what is averaged and when. Each leaves in `state` what all ranks hold: parameters, and the optimizer's moments.
 `arrays` is all that a round leaves for the next, by name, whole on rank 0; `restore` takes it back, on any number of ranks.
 """
@@ -50,6 +52,8 @@ class Local:
     replay: Replay | None = None
     """Where steps only take time."""
     epoch: int = 0
+    loading: float = 0.0
+    """Seconds spent on batches that the clock was not told of yet."""
     reached: int = 0
     """The step of the epoch before which the last worker that ran stands: `last`, or an earlier one if it was told to stop."""
 
@@ -63,8 +67,9 @@ class Local:
         if count and self.replay:
             self.replay.sleep(worker.number, self.number(step))
         elif count:
-            with self.clock.phase("data"):
-                self._load(worker, step)
+            began = self.clock.now()
+            self._load(worker, step)
+            self.loading += self.clock.now() - began
             self.network.learn(self.seed, worker.number, self.number(step))
             self.watch.learned(count)
         return count
@@ -93,14 +98,21 @@ class Local:
 
     def run(self, worker: Worker, first: int, last: int) -> None:
         """A worker's steps first..last of the epoch, changing the state; fewer where the run is to stop."""
-        with self.clock.phase("compute"):
-            for self.reached in range(first, last):
-                if self.pause.impatient():
-                    return
-                if self.learn(worker, self.reached) == 0:
-                    break
-                self.update(self.reached)
+        for self.reached in range(first, last):
+            if self.pause.impatient():
+                break
+            if self.learn(worker, self.reached) == 0:
+                self.reached = last
+                break
+            self.update(self.reached)
+        else:
             self.reached = last
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the clock what of computing was filling batches."""
+        self.clock.give("data", self.loading)
+        self.loading = 0.0
 
 
 @dataclass
@@ -259,8 +271,7 @@ class GradientRounds:
         for _ in range(MOST_WIDENINGS + 1):
             if self._attempt(step):
                 np.copyto(self._last, self._local.network.gradient)
-                with self._local.clock.phase("compute"):
-                    self._local.update(step)
+                self._local.update(step)
                 return
             np.copyto(self._local.network.totals, totals)
         raise Diverged
@@ -268,8 +279,8 @@ class GradientRounds:
     def _attempt(self, step: int) -> bool:
         self._meeting.begin(self._last, self._local.workers.all_seen(step, step + 1))
         for worker in self._local.workers.hosted:
-            with self._local.clock.phase("compute"):
-                count = self._local.learn(worker, step)
+            count = self._local.learn(worker, step)
+            self._local.tell()
             self._meeting.add(self._local.network.gradient, count)
         return self._meeting.end(self._local.network.gradient)
 
@@ -298,6 +309,7 @@ def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks, clipped
     largest = aligned(len(segments))
     if ranks.rank == 0:
         local.learn(local.workers.hosted[0], 0)
+        local.tell()
         largest_magnitudes(local.network.gradient, np.array(segments, np.int64), largest)
         largest *= np.float32(local.optimizer.clipping.share() if clipped else 1)
         local.network.totals[:] = 0

@@ -1,6 +1,7 @@
 """The blind test: cables of a rate that nobody told the calibration; it finds the rate, and predicts what it has not seen.
 
-    python -m tests.cluster.blind [--seed S] [--draws N] [--hosts 2,4] [--unseen 3,8] [--rates 10,100] [--seconds 60] [--json FILE]
+    python -m tests.cluster.blind [--seed S] [--draws N] [--hosts 2,4] [--unseen 3,8] [--rates 10,100] [--seconds 60]
+                                 [--ranks-per-host 1] [--json FILE]
 
 Truth: what a cable carries of a message is 1448 bytes of every frame of 1514 (Ethernet 14, IP 20, TCP 20 + 12 of time stamps), so
 beta is 8 / rate * 1514 / 1448 seconds per byte. Acknowledgements that go the other way take up to 2 % more and are not in it.
@@ -45,13 +46,16 @@ class Scored:
         return self.predicted / self.measured - 1
 
 
-def on(hosts: Cluster, count: int, launch: "Launch", what: str, seconds: float, seed: int) -> Any:
-    """What averages.py writes, run on so many of the hosts."""
+def on(
+    hosts: Cluster, count: int, launch: "Launch", what: str, seconds: float, seed: int,
+    ranks_per_host: int = 1, counts: Sequence[int] = (),
+) -> Any:  # fmt: skip
+    """What averages.py writes, run on so many of the hosts: held-out by the first so many ranks, not given all of them."""
     file = hosts.agent.with_name(f"{what}-{count}-{seed}.json")
     some = replace(hosts, hosts=hosts.hosts[:count])
-    done = some.mpirun(
-        launch, 1, PROGRAM, what, str(file), str(seconds), str(seed), timeout=10 * seconds + 60
-    )
+    held_out = counts or [count * ranks_per_host]
+    arguments = [PROGRAM, what, str(file), str(seconds), str(seed), *map(str, held_out)]
+    done = some.mpirun(launch, ranks_per_host, *arguments, timeout=10 * seconds + 60)
     assert done.rc == 0, done.stderr
     return json.loads(file.read_text())
 
@@ -133,17 +137,18 @@ def advised(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> dict[st
 
 
 def blind(
-    launch: "Launch", megabits: float, seen: Sequence[int], unseen: Sequence[int], seconds: float, seed: int
-) -> dict[str, Any]:
+    launch: "Launch", megabits: float, seen: Sequence[int], unseen: Sequence[int], seconds: float, seed: int,
+    ranks_per_host: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """One draw: calibrate on the most hosts that may be seen, predict other sizes there, and what unseen host counts do."""
     with (
         tempfile.TemporaryDirectory() as folder,
         cluster(max(*seen, *unseen), Path(folder), megabits) as hosts,
     ):
-        messages = on(hosts, max(seen), launch, "calibrate", seconds, seed)
+        messages = on(hosts, max(seen), launch, "calibrate", seconds, seed, ranks_per_host)
         known, counted = [], {}
         for count in (*seen, *unseen):
-            averages = on(hosts, count, launch, "held-out", seconds / 2, seed + count)
+            averages = on(hosts, count, launch, "held-out", seconds / 2, seed + count, ranks_per_host)
             scores, unknown = scored(messages, averages)
             counted[count] = {**summary(scores), "unpredicted": unknown}
             known += scores if count in seen else []
@@ -152,6 +157,7 @@ def blind(
     found = {name: beta / true_beta(megabits) - 1 for name, beta in betas(messages).items()}
     return {
         "megabits": megabits,
+        "ranks_per_host": ranks_per_host,
         "beta_errors": found,
         "seen": summary(known),
         "by_hosts": counted,
@@ -173,6 +179,7 @@ def main() -> None:
     parser.add_argument("--unseen", type=numbers, default=[3, 8])
     parser.add_argument("--rates", type=numbers, default=[10, 100], help="megabits a second, least and most")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--ranks-per-host", type=int, default=1)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     sys.path.append(str(Path(__file__).parent.parent))
@@ -185,7 +192,7 @@ def main() -> None:
     for draw in range(given.draws):
         megabits = float(np.exp(rng.uniform(*np.log(given.rates))))
         counts = [int(count) for count in given.hosts], [int(count) for count in given.unseen]
-        results.append(blind(launch, megabits, *counts, given.seconds, 100 * draw))
+        results.append(blind(launch, megabits, *counts, given.seconds, 100 * draw, given.ranks_per_host))
         print(json.dumps(results[-1], indent=1), flush=True)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))

@@ -136,7 +136,7 @@ def _namespace(name: str) -> Iterator[None]:
 @contextmanager
 def _names(host: str, known: str) -> Iterator[None]:
     """The hosts' addresses, where the host looks for them."""
-    folder, before = NAMES / host, NAMES.is_dir()
+    folder = NAMES / host
     folder.mkdir(parents=True)
     (folder / "hosts").write_text(known)
     try:
@@ -144,9 +144,8 @@ def _names(host: str, known: str) -> Iterator[None]:
     finally:
         (folder / "hosts").unlink()
         folder.rmdir()
-        if not before:
-            with suppress(OSError):  # another cluster's hosts are there
-                NAMES.rmdir()
+        with suppress(OSError):  # another cluster's hosts are there
+            NAMES.rmdir()
 
 
 def _in(namespace: str, *command: str) -> None:

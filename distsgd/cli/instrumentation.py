@@ -1,0 +1,42 @@
+"""`distsgd bench instrumentation`: the options of the benchmark."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distsgd.cli import ranks as cli_ranks
+from distsgd.clock import Clock
+
+if TYPE_CHECKING:
+    from distsgd.comm import Ranks
+
+
+def add(parser: argparse.ArgumentParser, add_ranks: Callable[[argparse.ArgumentParser], None]) -> None:
+    """The options of `distsgd bench instrumentation`."""
+    parser.set_defaults(command=run)
+    parser.description = (
+        "What it costs that a run tells where its time goes: trains the networks with the shortest steps, epoch by epoch with "
+        "clock and watch, without, and without again, in shuffled order. Takes a minute."
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    add_ranks(parser)
+
+
+def run(given: argparse.Namespace, clock: Clock) -> int:
+    """Measure and print."""
+    arguments = ["bench", "instrumentation"]
+    arguments += ["--json", str(given.json.absolute())] if given.json else []
+
+    def command(world: "Ranks") -> int:
+        from distsgd.bench.instrumentation import instrumentation
+
+        instrumentation(world, given.json, partial(print, flush=True) if world.rank == 0 else _nothing)
+        return 0
+
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+
+
+def _nothing(line: str) -> None:
+    """What other ranks than 0 say."""
