@@ -1,6 +1,7 @@
 """Predictions from made-up constants: what is known is found again, what is not is put together from its parts."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,8 @@ def test_a_job_counts_as_training_does(workers: int, ranks: int) -> None:
     sizes = [len(shard) for shard in data.deal(labels, workers, 0, 0)]
     assert one.shard == max(sizes)
     assert one.steps == math.ceil(max(sizes) / 32)
-    assert sum(one.hosted) == workers
+    spans = [data.contiguous(workers, ranks, rank) for rank in range(ranks)]
+    assert one.hosted == Counter(last - first for first, last in spans)
 
 
 def test_the_process_goes_through_what_it_knows() -> None:

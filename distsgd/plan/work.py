@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distsgd.config import Config
-from distsgd.data import Description, contiguous
+from distsgd.data import Description
 from distsgd.kernels.vector import LANES
 from distsgd.layers import Dropout
 from distsgd.network import Stage
@@ -105,10 +105,10 @@ class Job:
         return -(-self.steps // self.period)
 
     @property
-    def hosted(self) -> list[int]:
-        """Workers of each rank."""
-        spans = (contiguous(self.workers, self.ranks, rank) for rank in range(self.ranks))
-        return [last - first for first, last in spans]
+    def hosted(self) -> dict[int, int]:
+        """How many ranks have so many workers: they are dealt as evenly as can be."""
+        least, more = divmod(self.workers, self.ranks)
+        return {least: self.ranks - more, **({least + 1: more} if more else {})}
 
     @property
     def image_bytes(self) -> int:
