@@ -247,9 +247,9 @@ def test_a_curve_ends_where_nothing_is_known() -> None:
 def test_a_link_that_is_told_carries_a_curve_on() -> None:
     fast, slow = (replace(job("garg"), link=Link(1e-6, per_byte)) for per_byte in (1e-11, 1e-7))
     quick, lame = (curve(measured_machine(), one, 8, 2) for one in (fast, slow))
-    assert [(point.job.ranks, point.nodes) for point in quick.points] == [(1, 1), (2, 1), (4, 2), (8, 4)]
+    assert [(point.job.ranks, point.job.nodes) for point in quick.points] == [(1, 1), (2, 1), (4, 2), (8, 4)]
     assert quick.points[-1].beyond
-    assert quick.speed_up(quick.points[-1]) > 4 > lame.speed_up(lame.points[-1])
+    assert quick.speed_up(quick.points[-1]).seconds > 4 > lame.speed_up(lame.points[-1]).seconds
     assert quick.fastest is quick.points[-1]
     assert lame.fastest is not lame.points[-1]
     assert lame.points[-1].share("average") > 0.5

@@ -65,12 +65,11 @@ def _computed(found: Computing, job: Job, hosted: int, length: int) -> Estimate:
 
 def fill(machine: Machine, job: Job) -> Estimate:
     """Making a step's batch: as the network's own steps showed it, or by its bytes."""
-    together = min(job.ranks, job.ranks_per_node)
-    same = nearest([step for step in machine.steps if step.network == job.network], together)
+    same = nearest([step for step in machine.steps if step.network == job.network], job.together)
     if same and not job.windows:
         seconds = between(same[0].lanes, same[0].data, job.lanes)
         return Estimate(seconds, 0.1 * seconds)
-    near = nearest([f for f in machine.filling if f.windows == job.windows], together)
+    near = nearest([f for f in machine.filling if f.windows == job.windows], job.together)
     channels = job.stages[0].shape[0]
     best: Filling = min(near, key=lambda entry: abs(entry.channels - channels))
     seconds = best.start + best.per_byte * job.image_bytes * job.batch
@@ -91,7 +90,7 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
         sizes, seconds = zip(*sorted(machine.copying), strict=True)
         single = between(sizes, seconds, values)
         return Estimate(single, 0.3 * single), 0.0
-    hosts = -(-job.ranks // job.ranks_per_node)
+    hosts = job.nodes
     per_rank = job.workers / job.ranks
     way = averaging.topology, averaging.algorithm, averaging.reduction
     asked = Asked(*way, values, job.ranks, hosts, per_rank)

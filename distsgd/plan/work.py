@@ -52,6 +52,10 @@ class Job:
     link: Link | None = None
     """Between nodes, where the machine file has none."""
 
+    def on(self, ranks: int, workers: int, per_node: int) -> "Job":
+        """The same on so many ranks, with so many workers."""
+        return replace(self, ranks=ranks, workers=workers, ranks_per_node=min(ranks, per_node))
+
     @property
     def network(self) -> str:
         """What the network's time depends on."""
@@ -103,6 +107,23 @@ class Job:
     def rounds(self) -> int:
         """Of an epoch; the last may be short."""
         return -(-self.steps // self.period)
+
+    @property
+    def fills(self) -> bool:
+        """Whether a worker has images for a round of full batches; with fewer, another number of workers is hardly comparable."""
+        period = self.config.averaging.rounds_of
+        steps = 1 if isinstance(period, str) else period
+        return self.train_images // self.workers >= steps * self.config.train.batch
+
+    @property
+    def nodes(self) -> int:
+        """As many as it takes."""
+        return -(-self.ranks // self.ranks_per_node)
+
+    @property
+    def together(self) -> int:
+        """Ranks of a node that compute at the same time."""
+        return min(self.ranks, self.ranks_per_node)
 
     @property
     def hosted(self) -> dict[int, int]:
