@@ -300,8 +300,9 @@ def test_a_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     arguments += ["--set", "network.dropout=0.25", "--deadline", "1e-9"]
     assert cli.main([*arguments, "--link", "25,10000"]) == 0
     said = capsys.readouterr().out
-    assert "4     2" in said
-    assert "beyond what was measured" in said
+    rows = {words[0]: words for line in said.splitlines() if (words := line.split())}
+    assert (rows["4"][1], rows["4"][-1], rows["2"][-1]) == ("2", "extrapolated", "0%")
+    assert "beyond what was measured (2 ranks)" in said
     assert "no number of ranks" in said
     assert cli.main([*arguments, "--link", "fast"]) == 2
     assert "MICROSECONDS" in capsys.readouterr().err
