@@ -120,6 +120,7 @@ def test_more_memory_than_a_node_has_is_warned_of(gigabytes: float | None, warne
     assert ("WARNING: from 1 rank on" in said) is warned
     (_, *cells), column = told.rows(found), told.rows(found)[0].index("memory a rank")
     assert all(row[column].endswith("!") is warned for row in cells)
+    assert all((one.best is None) is warned for one in found.recommended)
     points = told.facts(found, [])["points"]
     expected = None if gigabytes is None else warned
     assert {point["more_memory_than_a_node_has"] for point in points} == {expected}

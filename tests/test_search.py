@@ -12,11 +12,12 @@ from test_plan import averages, job, machine, step
 from distsgd.cost.machine import Machine
 from distsgd.plan.curve import Point, beyond, curve, with_averaging
 from distsgd.plan.runs import predict_run
-from distsgd.plan.search import ALIKE, FREE, Cost, candidates, chosen, goals, recommend, settings
+from distsgd.plan.search import ALIKE, FREE, Cost, Space, candidates, chosen, goals, recommend, settings
 from distsgd.plan.work import Job, Link
 
 WAYS = [("allreduce", "library"), ("allreduce", "ring"), ("master", "library"), ("master", "binomial")]
 RANKS = (1, 2, 4, 8)
+SPACE = Space(8, 8, lambda job: True)
 
 
 def machine_of(ways: dict[tuple[str, str, str], float]) -> Machine:
@@ -41,7 +42,7 @@ def costs(seed: int) -> dict[tuple[str, str, str], float]:
     """Some ways nearly alike, some far apart."""
     rng = np.random.default_rng(seed)
     named = [(*way, reduction) for way in WAYS for reduction in ("exact", "fast")]
-    return {way: float(10 ** rng.uniform(-11, -8)) for way in named}
+    return {way: float(10 ** rng.uniform(-10, -7.5)) for way in named}
 
 
 def everything(made: Machine, own: Job) -> list[Point]:
@@ -99,9 +100,9 @@ def brute(whole: list[Point], cost: Cost, own: Job, free: tuple[str, ...]) -> Po
 def test_the_search_finds_what_brute_force_finds(seed: int, workers: int | None) -> None:
     made, own = machine_of(costs(seed)), job("garg", workers=workers)
     whole = everything(made, own)
-    known = list(candidates(made, curve(made, own, 8, 8), own, 8, 8))
+    known = list(candidates(made, curve(made, own, 8, 8), own, SPACE))
     assert len(known) < len(whole)
-    for (_, cost), free in itertools.product(goals(2.0), [(), *((name,) for name in FREE), tuple(FREE)]):
+    for (_, cost), free in itertools.product(goals(4.0), [(), *((name,) for name in FREE), tuple(FREE)]):
         found, wanted = chosen(known, cost, own, free), brute(whole, cost, own, free)
         assert (found and found.job) == (wanted and wanted.job)
 
@@ -111,7 +112,7 @@ def test_what_gains_nothing_worth_it_is_left_as_it_is() -> None:
     even["allreduce", "ring", "exact"] = 1.99e-10
     own = job("garg", workers=8)
     made = machine_of(even)
-    best = recommend(made, curve(made, own, 8, 8), own, 8, 8)[0].best
+    best = recommend(made, curve(made, own, 8, 8), own, SPACE)[0].best
     assert best is not None
     assert settings(best.job, own) == ["averaging.workers=8"]
 
@@ -121,7 +122,7 @@ def test_a_faster_way_is_recommended_with_what_to_copy() -> None:
     slow["master", "binomial", "exact"] = 1e-11
     own = job("garg", workers=8)
     made = machine_of(slow)
-    one = recommend(made, curve(made, own, 8, 8), own, 8, 8)[0]
+    one = recommend(made, curve(made, own, 8, 8), own, SPACE)[0]
     assert one.best is not None
     assert settings(one.best.job, own) == [
         "averaging.workers=8",
@@ -134,21 +135,32 @@ def test_a_faster_way_is_recommended_with_what_to_copy() -> None:
 def test_other_results_are_named_and_never_the_default() -> None:
     own = job("garg", workers=8)
     made = machine_of(dict.fromkeys(costs(0), 1e-8))
-    for one in recommend(made, curve(made, own, 8, 8), own, 8, 8, 2.0):
+    for one in recommend(made, curve(made, own, 8, 8), own, SPACE, 2.0):
         assert one.best is None or not any(
             facts(one.best, own)[key] for key in ("workers", "period", "reduction")
         )
         for names, point in one.others:
             assert {key for key in ("workers", "period", "reduction") if facts(point, own)[key]} == set(names)
-    fastest = dict(recommend(made, curve(made, own, 8, 8), own, 8, 8)[0].others)
+    fastest = dict(recommend(made, curve(made, own, 8, 8), own, SPACE)[0].others)
     assert ("period",) in fastest
     assert settings(fastest["period",].job, own)[1].startswith("averaging.period=")
+
+
+def test_what_does_not_fit_is_not_recommended() -> None:
+    own = job("garg", workers=8)
+    made = machine_of(dict.fromkeys(costs(0), 1e-11))
+    small = replace(SPACE, room=lambda one: one.together <= 2)
+    best = recommend(made, curve(made, own, 8, 8), own, small)[0].best
+    assert best is not None
+    assert best.job.ranks == 2
+    nothing = recommend(made, curve(made, own, 8, 8), own, replace(SPACE, room=lambda one: False))
+    assert all(one.best is None and not one.others for one in nothing)
 
 
 def test_gradients_have_no_longer_period() -> None:
     own = job("garg", workers=8, what="gradients")
     made = machine_of(costs(1))
-    found = candidates(made, curve(made, own, 8, 8), own, 8, 8)
+    found = candidates(made, curve(made, own, 8, 8), own, SPACE)
     assert {point.job.config.averaging.period for point in found} == {None}
 
 
@@ -159,7 +171,7 @@ def test_workers_keep_images_for_a_round() -> None:
         own,
         config=own.config.model_copy(update={"train": own.config.train.model_copy(update={"batch": 256})}),
     )
-    found = list(candidates(made, curve(made, few, 8, 8), few, 8, 8))
+    found = list(candidates(made, curve(made, few, 8, 8), few, SPACE))
     assert max(point.job.workers for point in found) == 2  # of 6,000 images: 4 workers have no 8 x 256 each
     assert own.fills
     assert not replace(own, workers=4096).fills

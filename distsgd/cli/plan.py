@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def _plan(given: argparse.Namespace, clock: Clock) -> int:
     _look_first(given)
     planned = _planned(given)
     runs, others = measured(given.measured, planned)
-    for line in _said(planned, runs, others):
+    for line in _said(given, planned, runs, others):
         print(line)
     _write(given, planned, runs)
     return 0
@@ -116,7 +117,9 @@ def _link(text: str | None) -> "Link | None":
     return Link(start * 1e-6, 8e-6 / rate)
 
 
-def _said(planned: "Planned", runs: "Sequence[Measured]", others: Sequence[str]) -> Iterator[str]:
+def _said(
+    given: argparse.Namespace, planned: "Planned", runs: "Sequence[Measured]", others: Sequence[str]
+) -> Iterator[str]:
     from distsgd.report import plan as told
 
     yield from [f"plan: {told.heading(planned)}", ""]
@@ -130,12 +133,18 @@ def _said(planned: "Planned", runs: "Sequence[Measured]", others: Sequence[str])
     limit, changes = told.limit(planned)
     yield limit
     yield from (f"  {change}" for change in changes)
-    yield from ["", "what to run (add the options to: distsgd train)"]
+    yield from ["", f"what to run: {_command(given)}, with"]
     for one in planned.recommended:
         for line, options in told.advice(planned, one):
             yield f"  {line}"
             if options:
                 yield f"      {options}"
+
+
+def _command(given: argparse.Namespace) -> str:
+    """That trains what is planned."""
+    sets = [part for change in given.set for part in ("--set", change)]
+    return shlex.join(["distsgd", "train", *([str(given.config)] if given.config else []), *sets])
 
 
 def _write(given: argparse.Namespace, planned: "Planned", runs: "Sequence[Measured]") -> None:

@@ -7,7 +7,7 @@ from distsgd.clock import peak_memory
 from distsgd.cost.machine import Machine
 from distsgd.plan.curve import Curve, Point, curve, remedies
 from distsgd.plan.memory import Memory, memory
-from distsgd.plan.search import Recommendation, recommend
+from distsgd.plan.search import Recommendation, Space, recommend
 from distsgd.plan.work import Job
 
 MOST = 4096
@@ -59,5 +59,10 @@ def plan(
     if not found.points:
         raise LookupError(found.end)
     needs = [memory(point.job, machine.where.cores, process) for point in found.points]
-    best = recommend(machine, found, job, most, on_node, deadline)
+    there = machine.where.memory
+
+    def room(one: Job) -> bool:
+        return there is None or one.together * memory(one, machine.where.cores, process).total <= there
+
+    best = recommend(machine, found, job, Space(most, on_node, room), deadline)
     return Planned(machine, job, found, needs, best, remedies(machine, best[0].best or found.fastest))

@@ -23,6 +23,15 @@ Cost = Callable[[Point], float]
 
 
 @dataclass(frozen=True)
+class Space:
+    """Where to search: up to `most` ranks, so many to a node, and only jobs that there is room for in its memory."""
+
+    most: int
+    per_node: int
+    room: Callable[[Job], bool]
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The best for a goal. others: the best where more may change, with what of FREE it was."""
 
@@ -33,10 +42,10 @@ class Recommendation:
 
 
 def recommend(
-    machine: Machine, curve: Curve, job: Job, most: int, per_node: int, deadline: float | None = None
+    machine: Machine, curve: Curve, job: Job, space: Space, deadline: float | None = None
 ) -> list[Recommendation]:
     """For each goal, searched over ranks, topologies, algorithms, and then over each setting of FREE and all of them."""
-    known = list(candidates(machine, curve, job, most, per_node))
+    known = list(candidates(machine, curve, job, space))
     return [_recommended(goal, cost, known, job) for goal, cost in goals(deadline)]
 
 
@@ -46,19 +55,20 @@ def goals(deadline: float | None) -> Iterator[tuple[str, Cost]]:
     yield "least core-hours", lambda point: point.core_hours
     if deadline is not None:
         yield (
-            f"within {deadline:g} s, on the fewest ranks",
+            f"surely within {deadline:g} s, on the fewest ranks",
             lambda point: point.job.ranks if point.training.interval[1] <= deadline else math.inf,
         )
 
 
-def candidates(machine: Machine, curve: Curve, job: Job, most: int, per_node: int) -> Iterator[Point]:
+def candidates(machine: Machine, curve: Curve, job: Job, space: Space) -> Iterator[Point]:
     """All that may be best: every number of ranks with every setting of FREE, as the job averages and in the fastest way.
 
     Which way is the fastest follows from ranks, workers and reduction, not from the period.
     """
-    for ranks, workers in _sizes(curve, job, most):
+    sizes = [job.on(ranks, workers, space.per_node) for ranks, workers in _sizes(curve, job, space.most)]
+    for placed in (size for size in sizes if space.room(size)):
         for reduction in ("exact", "fast"):
-            one = with_averaging(job.on(ranks, workers, per_node), reduction=reduction)
+            one = with_averaging(placed, reduction=reduction)
             ways = _ways(machine, one)
             for period, way in product(_periods(one), ways):
                 yield point_of(machine, with_averaging(one, **period, **way))

@@ -185,7 +185,7 @@ def _plan(planning: Planning | str, pictures: Mapping[str, bytes]) -> str:
     lines += [f"<p{' class=alarm' * line.startswith('WARNING')}>{escape(line)}</p>" for line in said]
     lines += ["<ul>", *(f"<li>{escape(change)}</li>" for change in changes), "</ul>"] if changes else []
     advice = [told for one in planned.recommended for told in plan.advice(planned, one)]
-    lines += ["<h4>What to run</h4>", "<dl>"]
+    lines += ["<h4>What to run: distsgd train with the settings of this run, and</h4>", "<dl>"]
     lines += [f"<dt>{escape(line)}</dt><dd><code>{escape(options)}</code></dd>" for line, options in advice]
     return "\n".join([*lines, "</dl>"])
 

@@ -15,6 +15,13 @@ MEANING = (
     "training: shuffle, data, compute, average and wait; starting, reading images and testing come on top"
 )
 EXTRAPOLATED = "extrapolated"
+LIMITS = {
+    "data": "making batches",
+    "compute": "computing",
+    "average": "averaging",
+    "wait": "waiting for the slowest rank",
+}
+"""What phases are, in words."""
 
 
 def heading(planned: Planned) -> str:
@@ -102,6 +109,8 @@ def _layouts(planned: Planned) -> str:
 
 
 def _crowded(planned: Planned) -> Iterator[str]:
+    if planned.machine.where.memory is None:
+        yield "the machine file does not tell how much memory a node has: a new one does (distsgd calibrate)"
     full = [point for point in planned.curve.points if planned.crowds(point)]
     if full:
         first, there = full[0], planned.machine.where.memory or 0
@@ -136,7 +145,7 @@ def advice(planned: Planned, one: Recommendation) -> list[tuple[str, str]]:
     if one.best:
         told.append((f"{one.goal}: {_said(one.best)}", options(planned, one.best)))
     else:
-        told.append((f"{one.goal}: no number of ranks that can be told of will do", ""))
+        told.append((f"{one.goal}: nothing that can be predicted will do", ""))
     for names, point in one.others:
         named = " and ".join(f"averaging.{name}" for name in names)
         times = one.best.training.seconds / point.training.seconds if one.best else 0.0
@@ -169,13 +178,16 @@ def options(planned: Planned, point: Point) -> str:
 def limit(planned: Planned) -> tuple[str, list[str]]:
     """What most of training is where it takes the least time, and what would shorten that."""
     point = planned.best
-    phase = max(("data", "compute", "average", "wait"), key=point.share)
-    helps = "it would take, with" if planned.remedies else "no single setting would shorten it much"
+    phase = max(LIMITS, key=point.share)
+    helps = "it would take, with" if planned.remedies else "no single change would shorten it much"
     told = [
         f"{name}: {point.training.seconds / gain:.4g} s ({gain:.2f} times as fast)"
         for name, gain in planned.remedies
     ]
-    return f"on {ranks(point)}, {phase} is {point.share(phase):.0%} of training; {helps}", told
+    return (
+        f"what limits: on {ranks(point)} {point.share(phase):.0%} of training is {LIMITS[phase]}; {helps}",
+        told,
+    )
 
 
 def facts(planned: Planned, measured: Sequence[Measured]) -> dict[str, Any]:
