@@ -211,6 +211,7 @@ def test_the_command_writes_a_picture_and_json(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--ranks-per-node", "0"], "--ranks-per-node 0: must be at least 1"),
         (["--plot", "plan.jpeg"], "must end with one of .png, .svg"),
         (["--json", "nowhere/plan.json"], "there is no folder"),
         (["--measured", "nothing"], "holds no run.json"),
@@ -223,12 +224,12 @@ def test_what_is_wrong_is_told(
     assert said in capsys.readouterr().err
 
 
-def predicted(tmp_path: Path, name: str, ranks: int, **changes: Any) -> Path:
+def predicted(tmp_path: Path, name: str, ranks: int, **sections: Any) -> Path:
     """A run that a machine file had predicted."""
-    folder, path = run(tmp_path / name, ranks, 3.0), tmp_path / "machine.json"
+    folder, path = run(tmp_path / name, ranks, 3.0, **sections), tmp_path / "machine.json"
     where.write(measured_machine(), path)
     content = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**content, "machine_file": str(path), **changes}))
+    (folder / "run.json").write_text(json.dumps({**content, "machine_file": str(path)}))
     return folder
 
 
@@ -243,6 +244,14 @@ def test_the_page_has_the_plan_of_a_run_that_was_predicted(tmp_path: Path) -> No
     assert text.count("<td>3 s</td>") == 2  # both runs beside it
     assert "--ranks 2 --set averaging.workers=8" in text
     assert all(link.startswith("data:image/svg+xml;base64,") for link in Elements(text).links)
+
+
+def test_a_run_of_one_worker_has_a_table_and_no_picture(tmp_path: Path) -> None:
+    folder = predicted(tmp_path, "one", 1, averaging={"workers": 1})
+    assert cli.main(["report", str(folder)]) == 0
+    text = (folder / "report" / "report.html").read_text()
+    assert Elements(text).seen.count("img") == 5
+    assert "if averaging.workers may change: 2 ranks" in text
 
 
 @pytest.mark.parametrize("lost", ["machine", "config", "nothing"])

@@ -74,7 +74,7 @@ def _plan(given: argparse.Namespace, clock: Clock) -> int:
 
 def _look_first(given: argparse.Namespace) -> None:
     """InputError for options that can't be, before anything is predicted."""
-    if given.most < 1 or (given.ranks_per_node or 1) < 1:
+    if given.most < 1 or (given.ranks_per_node is not None and given.ranks_per_node < 1):
         raise InputError(f"--most {given.most}, --ranks-per-node {given.ranks_per_node}: must be at least 1")
     if given.plot and given.plot.suffix[1:].lower() not in FORMS:
         raise InputError(f"--plot {given.plot}: the name must end with one of .{', .'.join(FORMS)}")

@@ -180,7 +180,8 @@ def _plan(planning: Planning | str, pictures: Mapping[str, bytes]) -> str:
     planned = planning.planned
     limit, changes = plan.limit(planned)
     said = [*plan.notes(planned), plan.knee(planned), limit]
-    lines = [_picture("plan", pictures), f"<p>{escape(plan.heading(planned))}</p>"]
+    heading = _picture("plan", pictures) or f"<h3>{CAPTIONS['plan']}</h3>"
+    lines = [heading, f"<p>{escape(plan.heading(planned))}</p>"]
     lines += [_table(plan.rows(planned, planning.measured))]
     lines += [f"<p{' class=alarm' * line.startswith('WARNING')}>{escape(line)}</p>" for line in said]
     lines += ["<ul>", *(f"<li>{escape(change)}</li>" for change in changes), "</ul>"] if changes else []

@@ -93,7 +93,10 @@ def _apart(drawn: Mapping[str, bytes], form: str) -> tuple[dict[str, bytes], dic
 
 
 def _plan(plan: Planning | str) -> "dict[str, Figure]":
-    return {} if isinstance(plan, str) else {"plan": plan_figure.figure(plan.planned, plan.measured)}
+    """A curve of one point, as that of a run with one worker, is no picture."""
+    if isinstance(plan, str) or len(plan.planned.curve.points) == 1:
+        return {}
+    return {"plan": plan_figure.figure(plan.planned, plan.measured)}
 
 
 def draw_scale(folder: Path) -> list[Path]:

@@ -59,6 +59,7 @@ def _predicted(axes: "Axes", points: Sequence[Point], value: Value) -> None:
     places = [ranks for ranks, _ in told]
     low, high = zip(*(estimate.interval for _, estimate in told), strict=True)
     axes.fill_between(places, low, high, color=PREDICTED, alpha=0.18, linewidth=0)
+    axes.vlines(places, low, high, color=PREDICTED, linewidth=1, alpha=0.5)
     first = _first_beyond(points)
     middles = [estimate.seconds for _, estimate in told]
     axes.plot(places[:first], middles[:first], "D-", **LINE, label="predicted, 90 % of runs")
