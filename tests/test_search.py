@@ -49,7 +49,7 @@ def everything(made: Machine, own: Job) -> list[Point]:
     """All ranks, workers, periods, reductions and ways there are, one by one."""
     sizes = {(ranks, own.config.averaging.workers or ranks) for ranks in RANKS}
     sizes |= {(ranks, ranks) for ranks in RANKS}
-    periods = [own.config.averaging.period, *(2**n for n in range(1, 12))]
+    periods = [None, *(2**n for n in range(1, 12)), "epoch"]
     found = []
     for (ranks, workers), period, reduction, way in itertools.product(
         sizes, periods, ("exact", "fast"), WAYS
@@ -60,7 +60,7 @@ def everything(made: Machine, own: Job) -> list[Point]:
             reduction=reduction,
             **dict(zip(("topology", "algorithm"), way, strict=True)),
         )
-        if period is None or 8 < period <= one.steps:
+        if period is None or (one.steps not in periods if period == "epoch" else 8 < period <= one.steps):
             found.append(Point(one, predict_run(made, one), False))
     return found
 

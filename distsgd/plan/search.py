@@ -83,13 +83,14 @@ def _sizes(curve: Curve, job: Job, most: int) -> list[tuple[int, int]]:
 
 
 def _periods(job: Job) -> Sequence[Mapping[str, object]]:
-    """The job's own, and twice, four times ... as long ones up to an epoch."""
+    """The job's own, twice, four times ... as long ones, and an epoch."""
     averaging = job.config.averaging
     own = averaging.rounds_of
     if isinstance(own, str) or averaging.what == "gradients" or job.workers == 1:
         return [{}]
-    doublings = (job.steps // own).bit_length()
-    return [{}, *({"period": own << n} for n in range(1, doublings))]
+    longer = [own << n for n in range(1, (job.steps // own).bit_length())]
+    whole = [{"period": "epoch"}] if max([own, *longer]) < job.steps else []
+    return [{}, *({"period": steps} for steps in longer), *whole]
 
 
 def _ways(machine: Machine, job: Job) -> list[dict[str, object]]:
