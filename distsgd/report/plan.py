@@ -59,6 +59,7 @@ def _cells(planned: Planned, point: Point, measured: Sequence[Measured]) -> dict
         "measured": f"{run.seconds.median:.4g} s" if run else "",
         "error": f"{point.training.seconds / run.seconds.median - 1:+.1%}" if run else "",
         "speed-up": f"{gain.seconds:.2f}",
+        # The blank tells it from the other interval; it is not shown.
         "90 % of runs ": _interval(gain) if gain.deviation else "",
         "efficiency": _percent(gain.seconds / point.job.ranks),
         "memory a rank": f"{needs / 1e6:,.0f} MB" + "!" * planned.crowds(point),
