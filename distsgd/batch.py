@@ -1,6 +1,7 @@
 """A batch on its way into a network: the buffer that its first layer reads, and the room that filling it takes."""
 
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -8,6 +9,14 @@ from distsgd.kernels import batch as batch_kernels
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.vector import LANES
 from distsgd.layers import Values
+
+LARGE_BYTES = 1 << 20
+"""Of a batch's images. To hand a smaller one to another thread takes about as long as to fill it."""
+
+
+def prefetches(chosen: bool | Literal["auto"], size: int, spare: bool) -> bool:
+    """Whether a thread fills the next batch, whose images have so many bytes: as `data.prefetch` says, or where a core is spare."""
+    return size >= LARGE_BYTES and spare if chosen == "auto" else chosen
 
 
 class Batch:

@@ -62,7 +62,7 @@ def golden(name: str, text: str) -> None:
 
 def test_golden_page() -> None:
     text = page.page(
-        [shown(), shown(predicted_seconds=None)], [Study(Path("scaling/garg"), scale(), b"<svg/>")]
+        [shown(), shown(predicted_seconds=None)], [Study(Path("scaling/garg"), scale(), {"scale": b"<svg/>"})]
     )
     golden("report.html", text.replace(page.STYLE.read_text(), ""))
 

@@ -1,6 +1,7 @@
 """Predictions from made-up constants: what is known is found again, what is not is put together from its parts."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,9 +247,9 @@ def test_a_curve_ends_where_nothing_is_known() -> None:
 def test_a_link_that_is_told_carries_a_curve_on() -> None:
     fast, slow = (replace(job("garg"), link=Link(1e-6, per_byte)) for per_byte in (1e-11, 1e-7))
     quick, lame = (curve(measured_machine(), one, 8, 2) for one in (fast, slow))
-    assert [(point.job.ranks, point.nodes) for point in quick.points] == [(1, 1), (2, 1), (4, 2), (8, 4)]
+    assert [(point.job.ranks, point.job.nodes) for point in quick.points] == [(1, 1), (2, 1), (4, 2), (8, 4)]
     assert quick.points[-1].beyond
-    assert quick.speed_up(quick.points[-1]) > 4 > lame.speed_up(lame.points[-1])
+    assert quick.speed_up(quick.points[-1]).seconds > 4 > lame.speed_up(lame.points[-1]).seconds
     assert quick.fastest is quick.points[-1]
     assert lame.fastest is not lame.points[-1]
     assert lame.points[-1].share("average") > 0.5
@@ -299,9 +300,11 @@ def test_a_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     arguments += ["--set", "network.dropout=0.25", "--deadline", "1e-9"]
     assert cli.main([*arguments, "--link", "25,10000"]) == 0
     said = capsys.readouterr().out
-    assert "4     2" in said
-    assert "beyond what was measured" in said
-    assert "no number of ranks" in said
+    rows = {words[0]: words for line in said.splitlines() if (words := line.split())}
+    assert (rows["4"][1], rows["4"][-1]) == ("2", "extrapolated")
+    assert rows["2"][-1] != "extrapolated"
+    assert "beyond what was measured (2 ranks)" in said
+    assert "nothing that can be predicted" in said
     assert cli.main([*arguments, "--link", "fast"]) == 2
     assert "MICROSECONDS" in capsys.readouterr().err
 
@@ -313,7 +316,8 @@ def test_a_job_counts_as_training_does(workers: int, ranks: int) -> None:
     sizes = [len(shard) for shard in data.deal(labels, workers, 0, 0)]
     assert one.shard == max(sizes)
     assert one.steps == math.ceil(max(sizes) / 32)
-    assert sum(one.hosted) == workers
+    spans = [data.contiguous(workers, ranks, rank) for rank in range(ranks)]
+    assert one.hosted == Counter(last - first for first, last in spans)
 
 
 def test_the_process_goes_through_what_it_knows() -> None:

@@ -13,9 +13,11 @@ from distsgd.batch import Batch
 from distsgd.clock import Clock
 from distsgd.comm import Alone, Ranks, World
 from distsgd.config import Config
+from distsgd.plan.memory import memory
+from distsgd.plan.work import Job
 from distsgd.record import checkpoint, weights_sha256
-from distsgd.training import Pause, Stopped, Training, check, memory, prefetch
-from distsgd.training.prefetch import Prefetch, prefetches
+from distsgd.training import Pause, Stopped, Training, check, prefetch
+from distsgd.training.prefetch import Prefetch, prefetching
 from distsgd.training.rounds import Local
 from distsgd.training.workers import Worker
 
@@ -179,7 +181,7 @@ def test_an_exception_in_the_loop_ends_the_thread() -> None:
 def test_prefetching_wants_a_spare_core_and_large_batches(
     chosen: bool | str, batch: int, ranks: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch.os, "sched_getaffinity", lambda process: {0, 1, 5, 7})
+    monkeypatch.setattr(prefetch, "processors", lambda: {0, 1, 5, 7})
     config = settings("3", True)
     config = config.model_copy(
         update={
@@ -187,11 +189,13 @@ def test_prefetching_wants_a_spare_core_and_large_batches(
             "train": config.train.model_copy(update={"batch": batch}),
         }
     )
-    assert prefetches(check(config, 1, []), ranks) is expected
+    assert prefetching(check(config, 1, []), ranks) is expected
 
 
 def test_memory_counts_both_batches() -> None:
-    one, two = (memory(check(settings("3", prefetching), 1, []), 1).network for prefetching in (False, True))
+    experiments = [check(settings("3", chosen), 1, []) for chosen in (False, True)]
+    jobs = [Job(tuple(one.stages), one.config, one.images, one.workers, 1, 1) for one in experiments]
+    one, two = (memory(job, 2, 0).network for job in jobs)
     training = start("3", True, Alone())
     size = training._network.images.buffer.nbytes
     assert size <= two - one < 1.1 * size  # and the lists of what the first layer reads there

@@ -16,7 +16,9 @@ from distsgd.config import Config, InputError
 from distsgd.metrics import Score
 from distsgd.network import Network, aligned
 from distsgd.optim import Steps
-from distsgd.training import Diverged, EpochEnd, Experiment, Result, Training, check, memory
+from distsgd.plan.memory import memory
+from distsgd.plan.work import Job
+from distsgd.training import Diverged, EpochEnd, Experiment, Result, Training, check
 from distsgd.training.evaluation import Best
 from distsgd.training.rounds import Local
 from distsgd.training.workers import Worker, Workers
@@ -774,8 +776,13 @@ def test_fewer_test_images_than_ranks(
     assert (result.last.test.samples, result.last.train.samples) == (2, 38)
 
 
+def job(experiment: Experiment, ranks: int) -> Job:
+    stages = tuple(experiment.stages)
+    return Job(stages, experiment.config, experiment.images, experiment.workers, ranks, ranks)
+
+
 @pytest.mark.parametrize(("topology", "arrays"), [("allreduce", 3 - 1 / 2), ("master", 1)])
 def test_memory_counts_the_sum_that_ranks_share(images: Path, topology: str, arrays: float) -> None:
     experiment = check(settings(images, averaging={"what": "gradients", "topology": topology}), 1, [])
-    alone, together = (memory(experiment, ranks).state for ranks in (1, 2))
+    alone, together = (memory(job(experiment, ranks), 2, 0).state for ranks in (1, 2))
     assert together - alone == 8 * sum(experiment.segments) * (arrays - 1)

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from distsgd import config, network, zoo
+from distsgd import config, launcher, network, zoo
+from distsgd.clock import peak_memory
 from distsgd.config import Config, InputError
 from distsgd.data import Description
 from distsgd.layers import Shape
 from distsgd.network import Stage
-from distsgd.training import Experiment, Memory, check, memory
+from distsgd.plan.memory import Memory, memory
+from distsgd.plan.work import Job
+from distsgd.training import Experiment, check
 
 GREY = 1, 28, 28
 """What networks of the zoo take, where they are not made for others."""
@@ -34,7 +37,9 @@ def one(named: str, changes: Sequence[str], ranks: int) -> str:
     experiment = _experiment(settings, named, ranks)
     stages, images = experiment.stages, experiment.images
     title = f"{settings.network.name}: images of {_size(stages[0].shape)}, {images.classes} classes"
-    parts = _memory(memory(experiment, ranks), settings.train.batch, ranks)
+    job = Job(tuple(stages), settings, images, experiment.workers, ranks, ranks)
+    taken = memory(job, len(launcher.processors()), peak_memory())
+    parts = _memory(taken, settings.train.batch, ranks)
     return "\n".join([title, "", *_layers(stages), "", *parts])
 
 

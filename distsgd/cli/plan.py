@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,22 @@ from distsgd.clock import Clock
 from distsgd.config import InputError
 
 if TYPE_CHECKING:
-    from distsgd.cost.machine import Machine
-    from distsgd.plan.curve import Curve, Point
+    from distsgd.plan.planned import Planned
     from distsgd.plan.work import Link
+    from distsgd.report.measured import Measured
 
 MOST = 4096
 LINK = "MICROSECONDS,MBIT/S"
+FORMS = ("png", "svg")
 
 
 def add(parser: argparse.ArgumentParser, add_set: Callable[[argparse.ArgumentParser], None]) -> None:
     """Its options."""
     parser.set_defaults(command=_plan)
+    parser.description = (
+        "From what distsgd calibrate measured: seconds, speed-up, efficiency and memory of a run on 1, 2, 4 ... ranks, where more "
+        "stop to pay, and which settings are best. Nothing is trained."
+    )
     parser.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)"
     )
@@ -33,37 +39,66 @@ def add(parser: argparse.ArgumentParser, add_set: Callable[[argparse.ArgumentPar
         metavar="R",
         help="(default: the cores of the machine that was measured)",
     )
-    parser.add_argument("--link", metavar=LINK, help="a network between nodes, where none was measured")
+    parser.add_argument(
+        "--link",
+        metavar=LINK,
+        help="a network between nodes, where none was measured: of a message, and of its bytes (25,10000: 10-gigabit Ethernet)",
+    )
     parser.add_argument(
         "--deadline", type=float, metavar="SECONDS", help="of training: how many ranks does it take?"
     )
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs that have ended, or folders of `distsgd scale`: those with these settings are shown beside",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg ('.[plot]')")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
 
 
 def _plan(given: argparse.Namespace, clock: Clock) -> int:
     os.environ.update(launcher.single_thread(os.environ))
+    from distsgd.report.measured import measured
+
+    _look_first(given)
+    planned = _planned(given)
+    runs, others = measured(given.measured, planned)
+    for line in _said(given, planned, runs, others):
+        print(line)
+    _write(given, planned, runs)
+    return 0
+
+
+def _look_first(given: argparse.Namespace) -> None:
+    """InputError for options that can't be, before anything is predicted."""
+    if given.most < 1 or (given.ranks_per_node is not None and given.ranks_per_node < 1):
+        raise InputError(f"--most {given.most}, --ranks-per-node {given.ranks_per_node}: must be at least 1")
+    if given.plot and given.plot.suffix[1:].lower() not in FORMS:
+        raise InputError(f"--plot {given.plot}: the name must end with one of .{', .'.join(FORMS)}")
+    for option, path in (("--plot", given.plot), ("--json", given.json)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
+
+
+def _planned(given: argparse.Namespace) -> "Planned":
     from distsgd import config
     from distsgd.comm import Alone
     from distsgd.machine.where import chosen
-    from distsgd.plan.curve import curve
+    from distsgd.plan.planned import plan
     from distsgd.plan.work import Job
     from distsgd.training import check
 
     settings, problems = config.read(given.config, given.set)
     experiment = check(settings, 1, problems)
-    machine = chosen(settings.prediction.machine, Alone(), given.most)
-    per_node = given.ranks_per_node or machine.where.cores
-    if given.most < 1 or per_node < 1:
-        raise InputError(f"--most {given.most}, --ranks-per-node {per_node}: must be at least 1")
-    job = Job(
-        tuple(experiment.stages), settings, experiment.images, experiment.workers, 1, 1, _link(given.link)
-    )
-    found = curve(machine, job, given.most, per_node)
-    if not found.points:
-        raise InputError(f"this machine file does not tell: {found.end}")
-    for line in [*_table(found), "", *_advice(found, given.deadline)]:
-        print(line)
-    print(*_remedies(machine, found), sep="\n")
-    return 0
+    machine, stages = chosen(settings.prediction.machine, Alone(), given.most), tuple(experiment.stages)
+    job = Job(stages, settings, experiment.images, experiment.workers, 1, 1, _link(given.link))
+    try:
+        return plan(machine, job, given.most, given.ranks_per_node, given.deadline)
+    except LookupError as error:
+        raise InputError(f"this machine file does not tell: {error.args[0]}") from None
 
 
 def _link(text: str | None) -> "Link | None":
@@ -82,46 +117,44 @@ def _link(text: str | None) -> "Link | None":
     return Link(start * 1e-6, 8e-6 / rate)
 
 
-def _table(found: "Curve") -> Iterator[str]:
-    yield f"{'ranks':>6}{'nodes':>6}{'training':>12}{'90 % of runs':>22}{'speed-up':>10}{'efficiency':>12}{'average':>9}{'wait':>7}"
-    for point in found.points:
-        seconds, (low, high) = point.training.seconds, point.training.interval
-        gain = found.speed_up(point)
-        mark = "   beyond what was measured" if point.beyond else ""
-        yield (
-            f"{point.job.ranks:>6}{point.nodes:>6}{seconds:>10.4g} s{f'{low:.4g} to {high:.4g} s':>22}{gain:>10.2f}"
-            f"{gain / point.job.ranks:>12.0%}{point.share('average'):>9.0%}{point.share('wait'):>7.0%}{mark}"
-        )
-    if found.end:
-        yield f"no more: {found.end}"
+def _said(
+    given: argparse.Namespace, planned: "Planned", runs: "Sequence[Measured]", others: Sequence[str]
+) -> Iterator[str]:
+    from distsgd.report import plan as told
+
+    yield from [f"plan: {told.heading(planned)}", ""]
+    cells = told.rows(planned, runs)
+    widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
+    for row in cells:
+        yield "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield ""
+    yield from (f"  {note}" for note in told.notes(planned, others))
+    yield from ["", told.knee(planned)]
+    limit, changes = told.limit(planned)
+    yield limit
+    yield from (f"  {change}" for change in changes)
+    yield from ["", f"what to run: {_command(given)}, with"]
+    for one in planned.recommended:
+        for line, options in told.advice(planned, one):
+            yield f"  {line}"
+            if options:
+                yield f"      {options}"
 
 
-def _advice(found: "Curve", deadline: float | None) -> Iterator[str]:
-    fastest, knee = found.fastest, found.knee
-    yield f"least time: {_ranks(fastest)}, {fastest.training.seconds:.4g} s"
-    yield f"as long as twice the ranks gain half as much again: {_ranks(knee)}, {knee.training.seconds:.4g} s"
-    yield f"least core-hours: {_ranks(_cheapest(found))}"
-    if deadline is not None:
-        enough = found.within(deadline)
-        yield f"within {deadline:g} s: {_ranks(enough) if enough else 'no number of ranks above'}"
+def _command(given: argparse.Namespace) -> str:
+    """That trains what is planned."""
+    sets = [part for change in given.set for part in ("--set", change)]
+    return shlex.join(["distsgd", "train", *([str(given.config)] if given.config else []), *sets])
 
 
-def _cheapest(found: "Curve") -> "Point":
-    return min(found.points, key=lambda point: point.job.ranks * point.training.seconds)
+def _write(given: argparse.Namespace, planned: "Planned", runs: "Sequence[Measured]") -> None:
+    from distsgd import record
+    from distsgd.report import pictures, plan_figure
+    from distsgd.report import plan as told
 
-
-def _ranks(point: "Point") -> str:
-    nodes = f" on {point.nodes} nodes" if point.nodes > 1 else ""
-    return f"{point.job.ranks} rank{'s' * (point.job.ranks > 1)}{nodes}"
-
-
-def _remedies(machine: "Machine", found: "Curve") -> Iterator[str]:
-    from distsgd.plan.curve import remedies
-
-    most = found.fastest
-    limit = max(("data", "compute", "average", "wait"), key=most.share)
-    changes = remedies(machine, most)
-    helps = "it would take, with" if changes else "no single setting helps"
-    yield f"with {_ranks(most)} {most.share(limit):.0%} of training is {limit}; {helps}"
-    for name, gain in changes:
-        yield f"  {name}: {most.training.seconds / gain:.4g} s ({gain:.2f} times as fast)"
+    if given.json:
+        record.write_whole(given.json, record.as_json(told.facts(planned, runs)))
+    if given.plot:
+        form = given.plot.suffix[1:].lower()
+        (content,) = pictures.rendered(lambda: {"plan": plan_figure.figure(planned, runs)}, [form]).values()
+        record.write_whole(given.plot, content)

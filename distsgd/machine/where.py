@@ -32,7 +32,21 @@ def where(ranks: Ranks) -> Where:
         ranks=ranks.size,
         ranks_per_node=ranks.on_node()[1],
         mpi=ranks.mpi_library(),
+        memory=memory(),
     )
+
+
+def memory(limits: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of memory that this node's ranks may share: all of it, or what a container or job is given."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system without these names
+        return None
+    given = [whole]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            given.append(int((limits / name).read_text()))
+    return min(given)
 
 
 def folder() -> Path:

@@ -32,24 +32,23 @@ class Computing:
 
 def computing(machine: Machine, job: Job) -> Computing:
     """What a worker's step takes where as many ranks of a node compute as the job has there."""
-    together = min(job.ranks, job.ranks_per_node)
-    update = layers.update(machine, job, together)
-    same = nearest([step for step in machine.steps if step.network == job.network], together)
+    update = layers.update(machine, job, job.together)
+    same = nearest([step for step in machine.steps if step.network == job.network], job.together)
     if not same:
-        return _composed(machine, job, together, update)
+        return _composed(machine, job, update)
     step = same[0]
     seconds = between(step.lanes, step.compute, job.lanes)
     if step.optimizer != job.config.optimizer.name:
-        seconds += update.seconds - layers.update(machine, job, together, step.optimizer).seconds
+        seconds += update.seconds - layers.update(machine, job, job.together, step.optimizer).seconds
     return _told(job, step, Estimate(seconds, math.hypot(step.deviation, READ) * seconds), update, True)
 
 
-def _composed(machine: Machine, job: Job, together: int, update: Estimate) -> Computing:
+def _composed(machine: Machine, job: Job, update: Estimate) -> Computing:
     """A network that was not measured: its layers one by one, and what a step has beside them."""
-    parts = [layers.seconds(machine, operation, job, together) for operation in layers.operations(job)]
+    parts = [layers.seconds(machine, operation, job, job.together) for operation in layers.operations(job)]
     seconds = sum(part.seconds for part in parts) + update.seconds + machine.overhead
     deviation = math.hypot(COMPOSED * seconds, *(part.deviation for part in parts))
-    like = _like(nearest(machine.steps, together), job.parameters)
+    like = _like(nearest(machine.steps, job.together), job.parameters)
     return _told(job, like, Estimate(seconds, deviation), update, False)
 
 

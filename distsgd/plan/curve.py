@@ -1,16 +1,16 @@
 """A run on more and more ranks, beforehand: seconds, speed-up, where it stops to pay, and what would help."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from distsgd.clock import TRAINING
 from distsgd.cost import Estimate
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Machine
 from distsgd.plan.runs import Run, predict_run
 from distsgd.plan.work import Job, Link
 
-TRAINING = ("shuffle", "data", "compute", "average", "wait")
-"""What more ranks are for: starting, reading and looking at test images are left out."""
 PAYS = 1.5
 """What twice as many ranks must at least gain."""
 HELPS = 1.02
@@ -24,17 +24,21 @@ class Point:
     job: Job
     run: Run
     beyond: bool
-    """Whether there were never so many ranks when the machine was measured."""
-
-    @property
-    def nodes(self) -> int:
-        """As many as it takes."""
-        return -(-self.job.ranks // self.job.ranks_per_node)
+    """Whether ranks were never placed like that when the machine was measured."""
 
     @property
     def training(self) -> Estimate:
         """Seconds of training."""
         return total(self.run.phases[name] for name in TRAINING)
+
+    @property
+    def core_hours(self) -> float:
+        """Of training, a core a rank."""
+        return self.job.ranks * self.training.seconds / 3600
+
+    def error(self, name: str) -> float:
+        """A phase's deviation as a part of training."""
+        return self.run.phases[name].deviation / self.training.seconds
 
     def share(self, *names: str) -> float:
         """What part of training these phases are."""
@@ -48,9 +52,15 @@ class Curve:
     points: list[Point]
     end: str
 
-    def speed_up(self, point: Point) -> float:
-        """Over one rank."""
-        return self.points[0].training.seconds / point.training.seconds
+    def speed_up(self, point: Point) -> Estimate:
+        """Over one rank. The seconds of a step are wrong on one rank as they are on many, so much of their error cancels."""
+        base = self.points[0]
+        times = base.training.seconds / point.training.seconds
+        if point is base:
+            return Estimate(times)
+        together = sum(base.error(name) - point.error(name) for name in ("data", "compute"))
+        apart = [one.error(name) for one in (base, point) for name in ("shuffle", "average", "wait")]
+        return Estimate(times, times * math.hypot(together, *apart))
 
     @property
     def knee(self) -> Point:
@@ -75,21 +85,47 @@ class Curve:
 def curve(machine: Machine, job: Job, most: int, per_node: int) -> Curve:
     """Up to `most` ranks, so many to a node; without averaging.workers each rank has one worker."""
     points: list[Point] = []
-    for ranks in _counts(most):
+    for ranks in counts(most):
         workers = job.config.averaging.workers or ranks
         if ranks > workers:
             return Curve(points, f"there are {workers} workers (averaging.workers), and each rank wants one")
         if workers > job.train_images:
             return Curve(points, f"there are {job.train_images} training images, and each worker wants one")
-        one = replace(job, workers=workers, ranks=ranks, ranks_per_node=min(ranks, per_node))
+        one = job.on(ranks, workers, per_node)
         try:
-            points.append(Point(one, predict_run(machine, one), ranks > machine.where.ranks))
+            points.append(point_of(machine, one))
         except LookupError as error:
-            return Curve(points, f"averages of {ranks} ranks are not known ({error.args[0]})")
+            return Curve(points, _unknown(one, error))
     return Curve(points, "")
 
 
-def _counts(most: int) -> Iterator[int]:
+def point_of(machine: Machine, job: Job) -> Point:
+    """The job, predicted. LookupError where the machine file has nothing of the kind."""
+    return Point(job, predict_run(machine, job), beyond(machine, job))
+
+
+def beyond(machine: Machine, job: Job) -> bool:
+    """Whether it has more ranks, nodes or ranks on a node than were measured; a network between nodes is measured or it is not."""
+    if job.ranks == 1:
+        return False
+    layouts = machine.averaging.get("layouts", [])
+    alike = [(ranks, nodes) for ranks, nodes in layouts if (nodes > 1) == (job.nodes > 1)]
+    ranks, nodes = (max(sizes) for sizes in zip(*alike, strict=True)) if alike else (0, 0)
+    return job.ranks > ranks or job.nodes > nodes or job.together > machine.where.ranks_per_node
+
+
+def _unknown(job: Job, error: LookupError) -> str:
+    """Why there are no more points, and what a person can do."""
+    if job.nodes > 1 and not job.link:
+        return (
+            f"{job.ranks} ranks would be on {job.nodes} nodes, {job.ranks_per_node} on each, and no network was measured: "
+            "tell of it with --link, measure it with distsgd calibrate --hostfile, or plan with more --ranks-per-node"
+        )
+    return f"averages of {job.ranks} ranks are not known ({error.args[0]})"
+
+
+def counts(most: int) -> Iterator[int]:
+    """1, 2, 4 ... and `most`."""
     ranks = 1
     while ranks < most:
         yield ranks
@@ -111,12 +147,12 @@ def remedies(machine: Machine, point: Point) -> Sequence[tuple[str, float]]:
 
 
 def _changes(job: Job) -> Iterator[tuple[str, Job]]:
-    """Settings that change the numbers, and say so, and those that do not."""
+    """What may be changed; which topology and algorithm are best is searched elsewhere (plan.search)."""
     averaging, batch = job.config.averaging, job.config.train.batch
     if isinstance(averaging.rounds_of, int) and averaging.what == "parameters" and job.workers > 1:
         yield (
             f"averaging.period={2 * averaging.rounds_of} (other results)",
-            _set(job, period=2 * averaging.rounds_of),
+            with_averaging(job, period=2 * averaging.rounds_of),
         )
     larger = job.config.train.model_copy(update={"batch": 2 * batch})
     yield (
@@ -124,9 +160,7 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
         replace(job, config=job.config.model_copy(update={"train": larger})),
     )
     if averaging.reduction == "exact" and job.workers > 1:
-        yield "averaging.reduction=fast (bits depend on the ranks)", _set(job, reduction="fast")
-    if averaging.topology == "master" and job.workers > 1:
-        yield "averaging.topology=allreduce", _set(job, topology="allreduce")
+        yield "averaging.reduction=fast (bits depend on the ranks)", with_averaging(job, reduction="fast")
     if job.link:
         yield (
             "a network ten times as fast",
@@ -134,6 +168,7 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
         )
 
 
-def _set(job: Job, **changes: object) -> Job:
+def with_averaging(job: Job, **changes: object) -> Job:
+    """The job with other settings of its averages."""
     averaging = job.config.averaging.model_copy(update=changes)
     return replace(job, config=job.config.model_copy(update={"averaging": averaging}))

@@ -1,6 +1,7 @@
 """A round's seconds, phase by phase: what ranks compute, what they wait for each other, and their average."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -40,15 +41,15 @@ def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round
     """A round of so many steps (not given: the period). LookupError where the machine file has nothing of the kind."""
     found, filling = computing(machine, job), fill(machine, job)
     length = job.period if steps is None else steps
-    compute = [_computed(found, job, hosted, length) for hosted in job.hosted]
-    data = [filling.times(hosted * length) for hosted in job.hosted]
-    busy = [total([a, b]) for a, b in zip(compute, data, strict=True)]
+    compute = {hosted: _computed(found, job, hosted, length) for hosted in job.hosted}
+    data = {hosted: filling.times(hosted * length) for hosted in job.hosted}
+    busy = {hosted: compute[hosted].seconds + data[hosted].seconds for hosted in job.hosted}
     average, late = _averaged(machine, job)
     phases = {
-        "data": _mean(data),
-        "compute": _mean(compute),
+        "data": _mean(data, job),
+        "compute": _mean(compute, job),
         "average": average,
-        "wait": _waiting(busy, found, length * max(job.hosted), late),
+        "wait": _waiting(busy, found, length, job, late),
     }
     return Round(phases, found)
 
@@ -64,22 +65,21 @@ def _computed(found: Computing, job: Job, hosted: int, length: int) -> Estimate:
 
 def fill(machine: Machine, job: Job) -> Estimate:
     """Making a step's batch: as the network's own steps showed it, or by its bytes."""
-    together = min(job.ranks, job.ranks_per_node)
-    same = nearest([step for step in machine.steps if step.network == job.network], together)
+    same = nearest([step for step in machine.steps if step.network == job.network], job.together)
     if same and not job.windows:
         seconds = between(same[0].lanes, same[0].data, job.lanes)
         return Estimate(seconds, 0.1 * seconds)
-    near = nearest([f for f in machine.filling if f.windows == job.windows], together)
+    near = nearest([f for f in machine.filling if f.windows == job.windows], job.together)
     channels = job.stages[0].shape[0]
     best: Filling = min(near, key=lambda entry: abs(entry.channels - channels))
     seconds = best.start + best.per_byte * job.image_bytes * job.batch
     return Estimate(seconds, 0.2 * seconds)
 
 
-def _mean(parts: list[Estimate]) -> Estimate:
-    """Over ranks, which err together."""
-    count = len(parts)
-    return Estimate(sum(p.seconds for p in parts) / count, sum(p.deviation for p in parts) / count)
+def _mean(parts: Mapping[int, Estimate], job: Job) -> Estimate:
+    """Over ranks, which err together, of what those with so many workers take."""
+    shares = [(part, job.hosted[hosted] / job.ranks) for hosted, part in parts.items()]
+    return Estimate(sum(p.seconds * share for p, share in shares), sum(p.deviation * s for p, s in shares))
 
 
 def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
@@ -90,7 +90,7 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
         sizes, seconds = zip(*sorted(machine.copying), strict=True)
         single = between(sizes, seconds, values)
         return Estimate(single, 0.3 * single), 0.0
-    hosts = -(-job.ranks // job.ranks_per_node)
+    hosts = job.nodes
     per_rank = job.workers / job.ranks
     way = averaging.topology, averaging.algorithm, averaging.reduction
     asked = Asked(*way, values, job.ranks, hosts, per_rank)
@@ -136,16 +136,18 @@ def _in_place(machine: Machine, asked: Asked) -> float:
     return float(np.interp(math.log(asked.values), sizes, factors))
 
 
-def _waiting(busy: list[Estimate], found: Computing, steps: int, late: float) -> Estimate:
+def _waiting(busy: Mapping[int, float], found: Computing, length: int, job: Job, late: float) -> Estimate:
     """Until the last rank is there: for those that have more to do, and for chance.
 
     Of P ranks whose seconds differ by a standard deviation s, the last needs s times the expected maximum of P normal numbers
     (Blom 1958) more than their mean.
     """
-    last, mean = max(part.seconds for part in busy), sum(part.seconds for part in busy) / len(busy)
-    if len(busy) == 1:
+    if job.ranks == 1:
         return Estimate(0.0)
+    last = max(busy.values())
+    mean = sum(seconds * job.hosted[hosted] for hosted, seconds in busy.items()) / job.ranks
+    steps = length * max(job.hosted)
     spread = math.hypot(found.passing / math.sqrt(max(steps, 1)), found.lasting) * last
-    most = NormalDist().inv_cdf((len(busy) - 0.375) / (len(busy) + 0.25))
+    most = NormalDist().inv_cdf((job.ranks - 0.375) / (job.ranks + 0.25))
     waits = last - mean + most * spread + late
     return Estimate(waits, 0.3 * most * spread)

@@ -87,8 +87,7 @@ def _evaluate(machine: Machine, job: Job) -> Estimate:
     held = job.config.data.validation or 0.0
     count = job.images.counts.get("validation", 0) or held * job.train_images / (1 - held)
     images = (count or job.images.counts["test"]) / job.ranks
-    together = min(job.ranks, job.ranks_per_node)
     forward = [o for o in layers.operations(job) if o.what in (layers.FORWARD, layers.LOSS)]
-    step = sum(layers.seconds(machine, operation, job, together).seconds for operation in forward)
+    step = sum(layers.seconds(machine, operation, job, job.together).seconds for operation in forward)
     step += fill(machine, job).seconds + machine.overhead / 2
     return _rough(math.ceil(images / (-(-job.lanes // LANES) * LANES)) * step)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distsgd.config import Config
-from distsgd.data import Description, contiguous
+from distsgd.data import Description
 from distsgd.kernels.vector import LANES
 from distsgd.layers import Dropout
 from distsgd.network import Stage
@@ -51,6 +51,10 @@ class Job:
     ranks_per_node: int
     link: Link | None = None
     """Between nodes, where the machine file has none."""
+
+    def on(self, ranks: int, workers: int, per_node: int) -> "Job":
+        """The same on so many ranks, with so many workers."""
+        return replace(self, ranks=ranks, workers=workers, ranks_per_node=min(ranks, per_node))
 
     @property
     def network(self) -> str:
@@ -105,10 +109,27 @@ class Job:
         return -(-self.steps // self.period)
 
     @property
-    def hosted(self) -> list[int]:
-        """Workers of each rank."""
-        spans = (contiguous(self.workers, self.ranks, rank) for rank in range(self.ranks))
-        return [last - first for first, last in spans]
+    def fills(self) -> bool:
+        """Whether a worker has images for a round of full batches; with fewer, another number of workers is hardly comparable."""
+        period = self.config.averaging.rounds_of
+        steps = 1 if isinstance(period, str) else period
+        return self.train_images // self.workers >= steps * self.config.train.batch
+
+    @property
+    def nodes(self) -> int:
+        """As many as it takes."""
+        return -(-self.ranks // self.ranks_per_node)
+
+    @property
+    def together(self) -> int:
+        """Ranks of a node that compute at the same time."""
+        return min(self.ranks, self.ranks_per_node)
+
+    @property
+    def hosted(self) -> dict[int, int]:
+        """How many ranks have so many workers: they are dealt as evenly as can be."""
+        least, more = divmod(self.workers, self.ranks)
+        return {least: self.ranks - more, **({least + 1: more} if more else {})}
 
     @property
     def image_bytes(self) -> int:

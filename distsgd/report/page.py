@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from distsgd.report import prediction, scaling
+from distsgd.report import plan, prediction, scaling
 from distsgd.report.lines import number
+from distsgd.report.planning import Planning
 from distsgd.report.prediction import Beside
 from distsgd.report.reading import Summary
 from distsgd.report.scaling import Scale
@@ -21,6 +22,7 @@ CAPTIONS = {
     "timeline": "The first rounds, rank by rank",
     "seconds": "Seconds by phase, rank by rank",
     "scale": "Execution time and speed-up",
+    "plan": "Plan: the same training on more and more ranks",
 }
 
 
@@ -32,15 +34,18 @@ class Shown:
     summary: Summary
     settings: str
     pictures: Mapping[str, bytes]
+    plan: Planning | str = ""
+    """Or why there is none."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A scaling study: its folder, what it came to, and its SVG picture."""
+    """A scaling study: its folder, what it came to, and SVG pictures by name."""
 
     folder: Path
     scale: Scale
-    picture: bytes | None
+    pictures: Mapping[str, bytes]
+    plan: Planning | str = ""
 
 
 def page(runs: Sequence[Shown], studies: Sequence[Study]) -> str:
@@ -85,6 +90,7 @@ def _run(run: Shown) -> str:
     parts.append(_phases(run.summary))
     for name in ("timeline", "seconds"):
         parts.append(_picture(name, run.pictures))
+    parts.append(_plan(run.plan, run.pictures))
     if run.settings:
         parts.append(f"<details><summary>settings</summary><pre>{escape(run.settings)}</pre></details>")
     return "\n".join(part for part in parts if part)
@@ -150,15 +156,39 @@ def _told(row: Beside, told: bool) -> list[str]:
 
 def _study(study: Study) -> str:
     found = study.scale
-    picture = _picture("scale", {"scale": study.picture} if study.picture else {})
+    picture = _picture("scale", study.pictures)
     notes = "".join(
         f"<p{' class=alarm' * note.startswith(('WARNING', 'failed'))}>{escape(note)}</p>"
         for note in scaling.notes(found)
     )
     against = f"<h2>{escape(study.folder.name)}: speed-up against {found.axis}</h2>"
     return "\n".join(
-        [against, f"<p>{escape(scaling.heading(found))}</p>", picture, _table(scaling.rows(found)), notes]
+        [
+            against,
+            f"<p>{escape(scaling.heading(found))}</p>",
+            picture,
+            _table(scaling.rows(found)),
+            notes + _plan(study.plan, study.pictures),
+        ]
     )
+
+
+def _plan(planning: Planning | str, pictures: Mapping[str, bytes]) -> str:
+    """What it would be on other numbers of ranks, what limits it, and what to run."""
+    if isinstance(planning, str):
+        return f"<p>{escape(planning)}</p>" if planning else ""
+    planned = planning.planned
+    limit, changes = plan.limit(planned)
+    said = [*plan.notes(planned), plan.knee(planned), limit]
+    heading = _picture("plan", pictures) or f"<h3>{CAPTIONS['plan']}</h3>"
+    lines = [heading, f"<p>{escape(plan.heading(planned))}</p>"]
+    lines += [_table(plan.rows(planned, planning.measured))]
+    lines += [f"<p{' class=alarm' * line.startswith('WARNING')}>{escape(line)}</p>" for line in said]
+    lines += ["<ul>", *(f"<li>{escape(change)}</li>" for change in changes), "</ul>"] if changes else []
+    advice = [told for one in planned.recommended for told in plan.advice(planned, one)]
+    lines += ["<h4>What to run: distsgd train with the settings of this run, and</h4>", "<dl>"]
+    lines += [f"<dt>{escape(line)}</dt><dd><code>{escape(options)}</code></dd>" for line, options in advice]
+    return "\n".join([*lines, "</dl>"])
 
 
 def _picture(name: str, pictures: Mapping[str, bytes]) -> str:

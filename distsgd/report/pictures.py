@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from distsgd.config import InputError
 from distsgd.record import write_whole
-from distsgd.report import figures, page, rounds, scaling, speed_up
+from distsgd.report import figures, page, plan_figure, rounds, scaling, speed_up
+from distsgd.report.planning import Planning, planning
 from distsgd.report.reading import Epoch, Summary, read_run, read_settings
 
 if TYPE_CHECKING:
@@ -35,34 +36,67 @@ def report(folders: Sequence[Path], out: Path, form: str) -> list[Path]:
     Returns the paths. Raises InputError, and then has written nothing.
     """
     studies = [folder for folder in folders if (folder / "scale.json").exists()]
+    plans = _plans(folders)  # before matplotlib takes memory
     files: dict[str, bytes] = {}
     shown: list[page.Shown] = []
     for folder in (folder for folder in folders if folder not in studies):
         prefix = f"{len(shown) + 1}-" if len(folders) > 1 else ""
-        run, drawn = _run(folder, form)
+        run, drawn = _run(folder, plans[folder], form)
         files |= {f"{prefix}{name}": content for name, content in drawn.items()}
         shown.append(run)
-    about = [_study(folder) for folder in studies]
+    about = []
+    for number, folder in enumerate(studies, len(shown) + 1):
+        study, drawn = _study(folder, plans[folder], form)
+        prefix = f"{number}-" if len(folders) > 1 else ""
+        files |= {f"{prefix}{name}": content for name, content in drawn.items()}
+        about.append(study)
     return written(out, {**files, "report.html": page.page(shown, about).encode()})
 
 
-def _run(folder: Path, form: str) -> tuple[page.Shown, dict[str, bytes]]:
+def _plans(folders: Sequence[Path]) -> dict[Path, Planning | str]:
+    """Of each folder; of several that are the same the first."""
+    found: dict[Path, Planning | str] = {}
+    for folder in folders:
+        one = planning(folder, folders)
+        told = {other: before for other, before in found.items() if isinstance(before, Planning)}
+        same = [
+            other.name for other, before in told.items() if isinstance(one, Planning) and one.same(before)
+        ]
+        found[folder] = f"Its plan is that of {same[0]}." if same else one
+    return found
+
+
+def _run(folder: Path, plan: Planning | str, form: str) -> tuple[page.Shown, dict[str, bytes]]:
     """A run as the page shows it, and its pictures as files."""
     summary, epochs = read_run(folder)
-    drawn = rendered(lambda: _figures(summary, epochs), dict.fromkeys(["svg", form]))
+    drawn = rendered(lambda: _figures(summary, epochs) | _plan(plan), dict.fromkeys(["svg", form]))
     if not drawn:
         raise InputError(
             f"{folder} has nothing to draw: its outcome is {summary.outcome!r}, before the first epoch's end"
         )
-    inside = {Path(name).stem: content for name, content in drawn.items() if name.endswith(".svg")}
-    files = {name: content for name, content in drawn.items() if name.endswith(form)}
-    return page.Shown(folder, summary, read_settings(folder), inside), files
+    inside, files = _apart(drawn, form)
+    return page.Shown(folder, summary, read_settings(folder), inside, plan), files
 
 
-def _study(folder: Path) -> page.Study:
+def _study(folder: Path, plan: Planning | str, form: str) -> tuple[page.Study, dict[str, bytes]]:
+    """A study as the page shows it, and its pictures as files."""
     found = scaling.read_scale(folder)
-    drawn = rendered(lambda: {"scale": speed_up.figure(found)}, ["svg"])
-    return page.Study(folder, found, drawn["scale.svg"])
+    drawn = rendered(lambda: {"scale": speed_up.figure(found)} | _plan(plan), dict.fromkeys(["svg", form]))
+    inside, files = _apart(drawn, form)
+    return page.Study(folder, found, inside, plan), files
+
+
+def _apart(drawn: Mapping[str, bytes], form: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What goes into the page, by figure, and what becomes files."""
+    inside = {Path(name).stem: content for name, content in drawn.items() if name.endswith(".svg")}
+    return inside, {name: content for name, content in drawn.items() if name.endswith(form)}
+
+
+def _plan(plan: Planning | str) -> "dict[str, Figure]":
+    """A curve of one point, as that of a run with one worker, is no picture."""
+    if isinstance(plan, str) or len(plan.planned.curve.points) == 1:
+        return {}
+    return {"plan": plan_figure.figure(plan.planned, plan.measured)}
 
 
 def draw_scale(folder: Path) -> list[Path]:

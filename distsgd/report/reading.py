@@ -14,6 +14,7 @@ MOST_EPOCHS = 1_000_000
 MOST_RANKS = 1_000_000
 MOST_ROUNDS = 10_000
 MOST_TEXT = 200
+MOST_PATH = 4096
 MOST_SETTINGS = 1 << 20
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
@@ -91,6 +92,7 @@ class Summary(Read):
     weights_sha256: Text = ""
     data_sha256: Text = ""
     machine: Machine = Machine()
+    machine_file: Annotated[str, Field(max_length=MOST_PATH)] = ""
     seconds: BySeconds = {}
     predicted_seconds: BySeconds | None = None
     predicted_interval: dict[Text, Annotated[list[Seconds], Field(min_length=2, max_length=2)]] | None = None

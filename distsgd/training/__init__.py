@@ -3,7 +3,6 @@
 from distsgd.training.evaluation import EpochEnd
 from distsgd.training.experiment import Experiment, check
 from distsgd.training.loop import Progress, Result, Training
-from distsgd.training.memory import Memory, memory
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.rounds import Diverged
 from distsgd.training.summary import conclude, description, diverged
@@ -14,7 +13,6 @@ __all__ = [
     "Diverged",
     "EpochEnd",
     "Experiment",
-    "Memory",
     "Pause",
     "Progress",
     "Result",
@@ -27,5 +25,4 @@ __all__ = [
     "conclude",
     "description",
     "diverged",
-    "memory",
 ]

@@ -17,7 +17,7 @@ from distsgd.training.algorithm import chosen
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
 from distsgd.training.pause import Pause, Stopped
-from distsgd.training.prefetch import Prefetch, prefetches
+from distsgd.training.prefetch import Prefetch, prefetching
 from distsgd.training.replay import read as read_replay
 from distsgd.training.rounds import (
     GradientRounds,
@@ -91,7 +91,7 @@ class Training:
         self._size = sum(segments)
         state = aligned(self._size * (1 + optimizer.moments))
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
-        self._prefetches = prefetches(experiment, ranks.on_node()[1])
+        self._prefetches = prefetching(experiment, ranks.on_node()[1])
         batches = 1 + self._prefetches
         self._network = Network(experiment.stages, self._workers.batch, state[: self._size], batches)
         self._network.class_weights[:] = self._workers.class_weights()

@@ -1,33 +1,22 @@
 """Prefetching: a thread fills the batch that comes next while this rank computes with the one before."""
 
-import os
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from distsgd.batch import Batch
+from distsgd.batch import Batch, prefetches
+from distsgd.launcher import processors
 from distsgd.network import Network
 from distsgd.training.experiment import Experiment
 
 Place = tuple[int, int, int]
 """Worker, epoch and step: what a batch's images depend on."""
 
-LARGE_BYTES = 1 << 20
-"""Of a batch's images. To hand a smaller one over takes about as long as to fill it."""
 
-
-def prefetches(experiment: Experiment, ranks_here: int) -> bool:
+def prefetching(experiment: Experiment, ranks_here: int) -> bool:
     """Whether a rank prefetches, where the node has so many; a rank may be bound to some of the cores."""
-    chosen = experiment.config.data.prefetch
-    if chosen != "auto":
-        return chosen
-    channels, height, width = experiment.stages[0].shape
-    large = experiment.config.train.batch * channels * height * width >= LARGE_BYTES
-    return large and ranks_here < _cores()
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system tells (Linux); else those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    size = experiment.config.train.batch * math.prod(experiment.stages[0].shape)
+    return prefetches(experiment.config.data.prefetch, size, ranks_here < len(processors()))
 
 
 class Prefetch:

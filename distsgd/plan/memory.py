@@ -1,0 +1,70 @@
+"""How much memory a run takes, told beforehand."""
+
+import math
+from dataclasses import dataclass
+
+from distsgd.batch import prefetches
+from distsgd.network import Network, aligned
+from distsgd.plan.work import STATES, Job
+
+SCRATCH = {"recursive-doubling": 1.0, "rabenseifner": 0.5, "binomial": 1.0}
+"""What part of a message an algorithm of our own receives beside it at once."""
+FLOAT, FIXED = 4, 8
+"""Bytes of a value, and of one in an exact average's message."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a rank takes while it trains."""
+
+    process: int
+    """Python, its packages and the compiled kernels."""
+    network: int
+    """Activations, gradients and working memory of a batch."""
+    state: int
+    """Parameters and the optimizer's moments, the copies that averaging needs, and its message."""
+    images: int
+    """The rank's share of the training and test images."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.process + self.network + self.state + self.images
+
+
+def memory(job: Job, cores: int, process: int) -> Memory:
+    """What a rank of the job will take on a node of so many cores; `process`: without network and images.
+
+    Memory that is planned here and not touched costs nothing.
+    """
+    counts, images = job.images.counts, job.images
+    pixels = images.height * images.width * images.channels
+    used = (job.config.data.train_images or counts["train"]) + counts["test"] + counts.get("validation", 0)
+    size = int(job.parameters * (_copies(job) * FLOAT + _message(job)))
+    return Memory(process, _network(job, cores), size, -(-used // job.ranks) * pixels)
+
+
+def _network(job: Job, cores: int) -> int:
+    batch_bytes = job.config.train.batch * math.prod(job.stages[0].shape)
+    twice = prefetches(job.config.data.prefetch, batch_bytes, job.together < cores)
+    return Network(job.stages, job.batch, aligned(job.parameters), 1 + twice).memory
+
+
+def _copies(job: Job) -> int:
+    """Values a parameter that rounds work with (`training.rounds`), the average's message apart."""
+    averaging, state = job.config.averaging, STATES[job.config.optimizer.name]
+    if averaging.what == "gradients":
+        return state + 1
+    return (3 + max(job.hosted)) * state if averaging.rounds_of == "once" else 2 * state
+
+
+def _message(job: Job) -> float:
+    """Bytes a parameter: the moments travel too, but for gradients. Where ranks share memory, what each touches is counted for it,
+    as the system does: its own array, the sum, and its part of the others' arrays."""
+    averaging = job.config.averaging
+    values = 1 if averaging.what == "gradients" else STATES[job.config.optimizer.name]
+    kind = FIXED if job.workers > 1 and averaging.reduction == "exact" else FLOAT
+    if job.ranks == 1 or averaging.algorithm != "library":
+        return values * kind * (1 + SCRATCH.get(averaging.algorithm, 0.0))
+    shared = averaging.topology == "allreduce" and job.nodes == 1
+    return values * kind * (3 - 1 / job.ranks if shared else 1)
