@@ -162,6 +162,36 @@ def test_without_a_file_it_is_said_how_to_make_one(home: Path, capsys: pytest.Ca
     assert not Path("RUN", "prediction.json").exists()
 
 
+def test_what_a_file_can_not_tell_is_not_predicted(
+    measured: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(measured.read_text())
+    content["steps"][0]["lanes"] = content["steps"][0]["compute"] = []
+    content["where"].update(processor="another one")
+    Path("wrong.json").write_text(json.dumps(content))
+    Path("trace.json").write_text("[0.001]")
+    arguments = ["train", "--set", "train.epochs=1", "--set", "data.train_images=64", "--out"]
+    for run, chosen, said in (
+        (
+            "one",
+            ["prediction.machine=wrong.json", "network.name=rendon"],
+            "not predicted: wrong.json does not tell",
+        ),
+        (
+            "two",
+            ["prediction.machine=wrong.json", "network.name=chavan-3-16-100"],
+            "is of another one, here is",
+        ),
+        (
+            "three",
+            [f"prediction.machine={measured}", "train.replay=trace.json"],
+            "not predicted: steps take what",
+        ),
+    ):
+        assert cli.main([*arguments, run, *(part for change in chosen for part in ("--set", change))]) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_a_wrong_file_stops_a_run_before_it_begins(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--set", "prediction.machine=nowhere.json"]) == 2
     assert "nowhere.json" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 from distsgd import cli, data
 from distsgd.clock import PHASES
 from distsgd.config import Config
+from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.machine import Filling, Machine, Operation, Step, Where
@@ -258,6 +259,17 @@ def test_a_link_that_is_told_carries_a_curve_on() -> None:
     assert all(gain > 1 for gain in helps.values())
 
 
+@pytest.mark.parametrize("algorithm", ["ring", "recursive-doubling", "rabenseifner", "auto", "library"])
+def test_over_a_link_the_named_algorithm_is_what_counts(algorithm: str) -> None:
+    """A slow network: what a message's bytes take is all there is, and our best sends the fewest."""
+    one = replace(job("garg", algorithm=algorithm), link=Link(1e-9, 1e-3)).on(8, 8, 2)
+    own = ["ring", "recursive-doubling", "rabenseifner"]
+    sent = {name: FORMULAS[name](8 * one.state, Layout(8, 4)).sent for name in own}
+    wanted = 1e-3 * sent.get(algorithm, min(sent.values()))
+    found = predict_round(measured_machine(), one).phases["average"].seconds
+    assert found == pytest.approx(wanted, rel=1e-3)
+
+
 def test_each_rung_of_the_ladder_adds_a_term() -> None:
     one = job("garg", 2, workers=2, period=4)
     found = rungs(measured_machine(), one)
@@ -305,8 +317,12 @@ def test_a_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert rows["2"][-1] != "extrapolated"
     assert "beyond what was measured (2 ranks)" in said
     assert "nothing that can be predicted" in said
-    assert cli.main([*arguments, "--link", "fast"]) == 2
-    assert "MICROSECONDS" in capsys.readouterr().err
+    for link in ("fast", "nan,nan", "1e999,5", "0,5"):
+        assert cli.main([*arguments, "--link", link]) == 2
+        assert "MICROSECONDS" in capsys.readouterr().err
+    for wrong in (["--deadline", "nan"], ["--deadline", "-5"], ["--ranks-per-node", "0"]):
+        assert cli.main([*arguments, *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("workers", "ranks"), [(1, 1), (3, 1), (3, 2), (3, 3), (7, 1), (7, 2), (7, 3)])

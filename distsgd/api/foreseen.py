@@ -5,12 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distsgd.clock import TRAINING
 from distsgd.comm import Ranks
 from distsgd.config import Config
+from distsgd.cost.averaging import advice
+from distsgd.cost.machine import Machine, Where
 from distsgd.machine import where
+from distsgd.plan.rounds import asked_of
 from distsgd.plan.runs import Run, predict_run
 from distsgd.plan.work import Job
 from distsgd.training import Experiment
+
+MATTERS = 0.05
+"""Of training, what averages must take before another way to make them is named."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,13 @@ class Foreseen:
     """What the machine file says of averages."""
 
 
-def foresee(settings: Config, experiment: Experiment, ranks: Ranks, epochs: int) -> Foreseen:
-    """Predict so many epochs. All ranks call this, and rank 0 has the answer."""
+def foresee(
+    settings: Config, experiment: Experiment, ranks: Ranks, epoch: int = 0, step: int = 0
+) -> Foreseen:
+    """Predict what is left from a step of an epoch on. All ranks call this, and rank 0 has the answer.
+
+    No machine file, whatever is in it, keeps a run from beginning.
+    """
     here = where.where(ranks)
     if ranks.rank > 0:
         return Foreseen("")
@@ -35,14 +47,38 @@ def foresee(settings: Config, experiment: Experiment, ranks: Ranks, epochs: int)
     if not found:
         return Foreseen(f"not predicted: this machine was not measured (make a machine file: {make})")
     path, machine = found
+    if settings.train.replay:
+        line = f"not predicted: steps take what {settings.train.replay} says (train.replay)"
+        return Foreseen(line, messages=machine.averaging)
     stages, workers = tuple(experiment.stages), experiment.workers
     job = Job(stages, settings, experiment.images, workers, ranks.size, here.ranks_per_node)
     try:
-        run = predict_run(machine, job, epochs)
-    except LookupError as error:
-        line = f"not predicted: {path} does not tell: {error.args[0]} (make a new one: {make})"
+        run = predict_run(machine, job, settings.train.epochs - epoch - step / job.steps)
+    except (LookupError, ValueError, ArithmeticError) as error:
+        line = (
+            f"not predicted: {path} does not tell: {' '.join(map(str, error.args))} (make a new one: {make})"
+        )
         return Foreseen(line, messages=machine.averaging)
-    return Foreseen(_line(run), {"machine_file": str(path), **run.facts}, machine.averaging)
+    line = _line(run) + _elsewhere(machine.where, here) + _faster(machine, job, run)
+    return Foreseen(line, {"machine_file": str(path), **run.facts}, machine.averaging)
+
+
+def _elsewhere(there: Where, here: Where) -> str:
+    """What a file was measured with, where that is not what there is: a file that was named may be of anywhere."""
+    differs = [name for name in ("processor", "mpi") if getattr(there, name) != getattr(here, name)]
+    if here.ranks == 1:
+        differs = [name for name in differs if name != "mpi"]
+    told = " and ".join(f"{getattr(there, name)}, here is {getattr(here, name)}" for name in differs)
+    return f"; the machine file is of {told}" if told else ""
+
+
+def _faster(machine: Machine, job: Job, run: Run) -> str:
+    """Which other way to average would gain something, where averages take long enough to matter."""
+    average = run.phases["average"].seconds
+    if job.ranks == 1 or average < MATTERS * sum(run.phases[name].seconds for name in TRAINING):
+        return ""
+    told = advice(machine.averaging, asked_of(job))
+    return f"\n{told}" if told else ""
 
 
 def _line(run: Run) -> str:

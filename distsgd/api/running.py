@@ -53,8 +53,8 @@ class Running:
         folder, lines, every = start.folder, start.facts.get("lines", []), start.settings.checkpoint.every
         self._troubled = set[str]()
         self._record = Record(folder, start.settings, lines) if folder and ranks.rank == 0 else None
-        epochs = start.settings.train.epochs - int(start.facts.get("epoch", 0))
-        self.foreseen = foresee(start.settings, experiment, ranks, epochs)
+        done = (int(start.facts.get(name, 0)) for name in ("epoch", "step"))
+        self.foreseen = foresee(start.settings, experiment, ranks, *done)
         """What the run will take."""
         places = place.places(ranks)
         self._hosts, self._crowded = [at.host for at in places], place.crowding(places).level != "ok"

@@ -1,6 +1,7 @@
 """`distsgd plan`: a run on more and more ranks, before any of them is asked for."""
 
 import argparse
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,8 @@ def add(parser: argparse.ArgumentParser, add_set: Callable[[argparse.ArgumentPar
 
 
 def _plan(given: argparse.Namespace, clock: Clock) -> int:
+    if not launcher.is_first(os.environ):  # one of several ranks: nothing here wants them
+        return 0
     os.environ.update(launcher.single_thread(os.environ))
     from distsgd.report.measured import measured
 
@@ -78,6 +81,8 @@ def _look_first(given: argparse.Namespace) -> None:
         raise InputError(f"--most {given.most}, --ranks-per-node {given.ranks_per_node}: must be at least 1")
     if given.plot and given.plot.suffix[1:].lower() not in FORMS:
         raise InputError(f"--plot {given.plot}: the name must end with one of .{', .'.join(FORMS)}")
+    if given.deadline is not None and not 0 < given.deadline < math.inf:
+        raise InputError(f"--deadline {given.deadline}: must be above 0")
     for option, path in (("--plot", given.plot), ("--json", given.json)):
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
@@ -108,7 +113,7 @@ def _link(text: str | None) -> "Link | None":
         return None
     try:
         start, rate = (float(part) for part in text.split(","))
-        if min(start, rate) <= 0:
+        if not 0 < min(start, rate) <= max(start, rate) < math.inf:
             raise ValueError
     except ValueError:
         raise InputError(

@@ -25,8 +25,8 @@ REACH, ROUGH, NOISE = 1.5, 0.3, 0.03
 much measurements do."""
 
 
-FULL = 64
-"""Lanes of a register tile."""
+TILES = {16: 64, 8: 24, 4: 8}
+"""Lanes of a tile of registers, by those of a register: see kernels.vector.STRIP, which is that of the machine that plans."""
 
 
 @dataclass(frozen=True)
@@ -101,23 +101,23 @@ def seconds(machine: Machine, wanted: Operation, job: Job, together: int) -> Est
         return Estimate(found, MEASURED * found)
     if not alike:
         raise LookupError(f"no pass {wanted.what!r} of a {wanted.kind} was measured")
-    return _process(tuple(alike)).at(_features(wanted, job.lanes, together))
+    tile = TILES[machine.where.vector_lanes]
+    return _process(tuple(alike), tile).at(_features(wanted, job.lanes, together, tile))
 
 
-def _features(operation: Operation | Measured, lanes: int, together: int) -> tuple[float, ...]:
+def _features(operation: Operation | Measured, lanes: int, together: int, tile: int) -> tuple[float, ...]:
     """Logarithms of what a pass's time follows from."""
     amounts = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
     shapes = operation.inputs, operation.outputs, float(together)
-    filled = 4 * math.log(
-        lanes / (-(-lanes // FULL) * FULL)
-    )  # a tile that is not full takes as long as a full one
+    # A tile that is not full takes as long as a full one.
+    filled = 4 * math.log(lanes / (-(-lanes // tile) * tile))
     return *(math.log(number + 1) for number in (*amounts, *shapes)), filled
 
 
 @lru_cache(maxsize=64)
-def _process(measured: tuple[Measured, ...]) -> "_Process":
+def _process(measured: tuple[Measured, ...], tile: int) -> "_Process":
     points = [
-        (_features(o, size, o.together), math.log(seconds))
+        (_features(o, size, o.together, tile), math.log(seconds))
         for o in measured
         for size, seconds in zip(o.lanes, o.seconds, strict=True)
         if seconds > 0

@@ -21,6 +21,8 @@ GUESSED = 0.3
 """Relative deviation of an exchange over a network that was not measured."""
 AGAIN = 0.1
 """Relative deviation of an average's median from run to run."""
+KNOWN = {"allreduce": ("ring", "recursive-doubling", "rabenseifner"), "master": ("binomial",)}
+"""What a library, or "auto", would do over a network that was not measured."""
 PHASES = ("data", "compute", "average", "wait")
 
 
@@ -84,34 +86,37 @@ def _mean(parts: Mapping[int, Estimate], job: Job) -> Estimate:
 
 def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     """The average, in the mean over ranks; and the seconds by which the last rank leaves it after the mean one."""
-    averaging = job.config.averaging
-    values = job.parameters if averaging.what == "gradients" else job.state
+    asked = asked_of(job)
     if job.workers == 1:
         sizes, seconds = zip(*sorted(machine.copying), strict=True)
-        single = between(sizes, seconds, values)
+        single = between(sizes, seconds, asked.values)
         return Estimate(single, 0.3 * single), 0.0
-    hosts = job.nodes
-    per_rank = job.workers / job.ranks
-    way = averaging.topology, averaging.algorithm, averaging.reduction
-    asked = Asked(*way, values, job.ranks, hosts, per_rank)
-    if averaging.algorithm == "auto":
-        asked = replace(asked, algorithm=fastest(machine.averaging, asked).algorithm)
     found = _exchanged(machine, asked, job.link)
-    whole = found.whole.times(_in_place(machine, asked) if hosts == 1 else 1.0)
+    whole = found.whole.times(_in_place(machine, asked) if job.nodes == 1 else 1.0)
     late = (found.latest - 1) * found.exchange.seconds
     return Estimate(whole.seconds, math.hypot(whole.deviation, AGAIN * whole.seconds)), late
 
 
+def asked_of(job: Job) -> Asked:
+    """The average of a round."""
+    averaging = job.config.averaging
+    values = job.parameters if averaging.what == "gradients" else job.state
+    way = averaging.topology, averaging.algorithm, averaging.reduction
+    return Asked(*way, values, job.ranks, job.nodes, job.workers / job.ranks)
+
+
 def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
-    """As measured; over a network that was not, as the best of the known algorithms would do."""
+    """As measured; over a network that was not, by the formula of the algorithm, or of the best that we know."""
     try:
-        return averaging_estimate(machine.averaging, asked)
+        auto = asked.algorithm == "auto"
+        named = replace(asked, algorithm=fastest(machine.averaging, asked).algorithm) if auto else asked
+        return averaging_estimate(machine.averaging, named)
     except LookupError:
         if link is None or asked.hosts == 1:
             raise
     there = replace(asked, ranks=max(ranks for ranks, _ in machine.averaging["layouts"]), hosts=1)
     layout, size = Layout(asked.ranks, asked.hosts), asked.values * BYTES[asked.reduction]
-    names = ("binomial",) if asked.topology == "master" else ("ring", "recursive-doubling", "rabenseifner")
+    names = (asked.algorithm,) if asked.algorithm in FORMULAS else KNOWN[asked.topology]
     terms = [FORMULAS[name](size, layout) for name in names]
     added = machine.averaging["adding"][asked.reduction]
     seconds = min(t.startups * link.start + t.sent * link.per_byte + t.added * added for t in terms)

@@ -42,14 +42,14 @@ class Run:
         }
 
 
-def predict_run(machine: Machine, job: Job, epochs: int | None = None) -> Run:
-    """So many epochs, not given: the config's. LookupError where the machine file has nothing of the kind."""
+def predict_run(machine: Machine, job: Job, epochs: float | None = None) -> Run:
+    """So many epochs, or parts of one; not given: the config's. LookupError where the machine file has nothing of the kind."""
     count = job.config.train.epochs if epochs is None else epochs
     full = predict_round(machine, job)
     rounds = _rounds(machine, job, full)
     once = {name: _rough(seconds) for name, seconds in _once(machine, job, count).items()}
     phases = {**once, **{name: part.times(count) for name, part in rounds.items()}}
-    phases["evaluate"] = _evaluate(machine, job).times(count)
+    phases["evaluate"] = _evaluate(machine, job).times(math.ceil(count))
     return Run({name: phases[name] for name in PHASES}, full)
 
 
@@ -66,7 +66,7 @@ def _rough(seconds: float) -> Estimate:
     return Estimate(seconds, ROUGH * seconds)
 
 
-def _once(machine: Machine, job: Job, epochs: int) -> dict[str, float]:
+def _once(machine: Machine, job: Job, epochs: float) -> dict[str, float]:
     """Starting, reading, dealing (O(images), on every rank) and ordering (its own images, every epoch), writing."""
     costs, images = machine.once, job.images
     size = images.height * images.width * images.channels
@@ -77,7 +77,7 @@ def _once(machine: Machine, job: Job, epochs: int) -> dict[str, float]:
         "start": costs["start"],
         "compile": costs["compile"],
         "load": costs["open"] + costs["read"] * size * read,
-        "shuffle": costs["deal"] * (job.train_images + own * (epochs - 1) / 2),
+        "shuffle": costs["deal"] * (job.train_images + own * (math.ceil(epochs) - 1) / 2),
         "checkpoint": 5 * costs["file"] + costs["byte"] * saved,
     }
 

@@ -54,9 +54,9 @@ def _cells(planned: Planned, point: Point, measured: Sequence[Measured]) -> dict
     return {
         "ranks": str(point.job.ranks),
         "nodes": str(point.job.nodes),
-        "training": f"{point.training.seconds:.4g} s",
+        "training": f"{_digits(point.training.seconds, 4)} s",
         "90 % of runs": _interval(point.training, " s"),
-        "measured": f"{run.seconds.median:.4g} s" if run else "",
+        "measured": f"{_digits(run.seconds.median, 4)} s" if run else "",
         "error": f"{point.training.seconds / run.seconds.median - 1:+.1%}" if run else "",
         "speed-up": f"{gain.seconds:.2f}",
         # The blank tells it from the other interval; it is not shown.
@@ -76,7 +76,12 @@ def _percent(part: float) -> str:
 
 def _interval(told: Estimate, unit: str = "") -> str:
     low, high = told.interval
-    return f"{low:.3g} to {high:.3g}{unit}"
+    return f"{_digits(low, 3)} to {_digits(high, 3)}{unit}"
+
+
+def _digits(number: float, count: int) -> str:
+    """So many digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 10**count else f"{number:.{count}g}"
 
 
 def notes(planned: Planned, others: Sequence[str] = ()) -> Iterator[str]:
@@ -134,7 +139,7 @@ def _place(count: int, nodes: int) -> str:
 def knee(planned: Planned) -> str:
     """Where more ranks stop to pay."""
     point, last = planned.curve.knee, planned.curve.points[-1]
-    told = f"knee: {ranks(point)}, {point.training.seconds:.4g} s"
+    told = f"knee: {ranks(point)}, {_digits(point.training.seconds, 4)} s"
     if point is last:
         return f"{told}; up to there twice the ranks gain at least {PAYS} times"
     return f"{told}; from there on twice the ranks gain less than {PAYS} times"
@@ -160,8 +165,8 @@ def advice(planned: Planned, one: Recommendation) -> list[tuple[str, str]]:
 def _said(point: Point) -> str:
     marked = f", {EXTRAPOLATED}" if point.beyond else ""
     return (
-        f"{ranks(point)}, {point.training.seconds:.4g} s ({_interval(point.training)}), "
-        f"{point.core_hours:.3g} core-hours{marked}"
+        f"{ranks(point)}, {_digits(point.training.seconds, 4)} s ({_interval(point.training)}), "
+        f"{_digits(point.core_hours, 3)} core-hours{marked}"
     )
 
 
@@ -182,7 +187,7 @@ def limit(planned: Planned) -> tuple[str, list[str]]:
     phase = max(LIMITS, key=point.share)
     helps = "it would take, with" if planned.remedies else "no single change would shorten it much"
     told = [
-        f"{name}: {point.training.seconds / gain:.4g} s ({gain:.2f} times as fast)"
+        f"{name}: {_digits(point.training.seconds / gain, 4)} s ({gain:.2f} times as fast)"
         for name, gain in planned.remedies
     ]
     return (
