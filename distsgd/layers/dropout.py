@@ -72,4 +72,4 @@ class Dropout:
         return [passed, (np.copyto, (dx.rows, thinned.reshape(dx.rows.shape)))]
 
     def _drop(self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray) -> Call:
-        return order.drop, (x, place.draw, np.uint64(place.number), FLOAT(self.rate), gated, gate, y)
+        return order.drop, (x, place.draw, np.uint64(place.number), FLOAT(self.rate), gated, gate, y, 0)
