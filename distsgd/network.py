@@ -143,7 +143,12 @@ class Network:
     """A network of a given plan for batches of a given size, working on a parameter vector that it is given."""
 
     def __init__(
-        self, stages: Sequence[Stage], batch: int, parameters: np.ndarray, batches: int = 1, team: Team | None = None
+        self,
+        stages: Sequence[Stage],
+        batch: int,
+        parameters: np.ndarray,
+        batches: int = 1,
+        team: Team | None = None,
     ) -> None:
         """`parameters`: float32, as many as `tensors` say; read at every step and never written.
 
@@ -174,7 +179,9 @@ class Network:
             for batch in self.batches
         ]
         self._steps = [
-            tuple(self._team.bound(each) for each in (programs.learning, programs.returning, programs.judging))
+            tuple(
+                self._team.bound(each) for each in (programs.learning, programs.returning, programs.judging)
+            )
             for programs in self._programs
         ]
         self._score_gradient = gradients[-1].units

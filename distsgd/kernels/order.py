@@ -76,6 +76,8 @@ def drop(x, draw, layer, rate, gated, gate, y, first):
     key = mixed(mixed(mixed(mixed(draw[0]) + draw[1]) + draw[2]) + layer)
     for i in range(units):
         for n in range(batch):
-            chance = mixed(key + np.uint64((first + i) * batch + n) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+            chance = mixed(
+                key + np.uint64((first + i) * batch + n) * np.uint64(0x9E3779B97F4A7C15)
+            ) >> np.uint64(32)
             kept = chance >= limit and (not gated or not gate[i, n] <= 0)
             y[i, n] = x[i, n] * scale if kept else FLOAT(0)

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, pool, rows, update, vector
 from distsgd.kernels.compiled import compiled, inlined
 
-KERNELS = (
+KERNELS: tuple[Any, ...] = (
     *(rows.sum_rows, band_rows.spread_filters, band_rows.sum_bands),
     *(pairs.sum_pairs, pairs.sum_lanes, band_pairs.pair_bands, band_pairs.gather_filters),
     *(pool.max_pool, pool.max_pool_gradient, pool.average_pool, pool.average_pool_gradient),
@@ -159,7 +159,10 @@ def _words(kind):
 
 
 def written(calls: Sequence[Any]) -> np.ndarray:
-    """Calls of KERNELS, and MEET where threads meet, as words. The arrays must outlive them. TypeError where an argument is another."""
+    """Calls of KERNELS, and MEET where threads meet, as words, which the arrays must outlive.
+
+    TypeError where an argument is not as the kernel wants it.
+    """
     words: list[int] = []
     for call in calls:
         words += [MEET] if call == MEET else _entry(*call)

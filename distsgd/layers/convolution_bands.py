@@ -147,5 +147,5 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
     made = (slopes[..., : dy.shape[2]], partial, products, rows.NO_VALUES, rows.NO_WINNERS)
     return [
         (band_pairs.pair_bands, (x, *taken, *made)),
-        (band_pairs.gather_filters, (products, of_filters, dw)),
+        (band_pairs.gather_filters, (products, of_filters, 0, dw)),
     ]

@@ -56,17 +56,26 @@ class Way:
     def largest(self, given: Given, threads: int) -> float:
         """The largest part that any thread gets of the whole."""
         ends = self.ends(given, threads)
-        return max(np.diff([0, *ends])) / max(1, ends[-1])
+        return float(max(np.diff([0, *ends]))) / max(1, ends[-1])
 
     def part(self, given: Given, first: int, last: int, room: Room) -> Given:
         """The arguments for pieces first..last."""
-        cut = {name: given[name][(slice(None),) * axis + (slice(first, last),)] for name, axis in self.axes.items()}
-        return {**given, **{name: room(given[name]) for name in self.own}, **cut, **self.more(given, first, last)}
+        cut = {
+            name: given[name][(slice(None),) * axis + (slice(first, last),)]
+            for name, axis in self.axes.items()
+        }
+        return {
+            **given,
+            **{name: room(given[name]) for name in self.own},
+            **cut,
+            **self.more(given, first, last),
+        }
 
 
 def parts(call: Call, threads: int, rooms: list[Room]) -> list[Call | None]:
     """What each thread calls in place of a call; None: nothing."""
-    kernel, given = _named(*call)
+    kernel, arguments = call
+    given = dict(zip(_names(kernel), arguments, strict=True))
     ways = [way for way in WAYS.get(kernel, ()) if way.fits(given)]
     if not ways:
         return [call, *[None] * (threads - 1)]
@@ -78,16 +87,14 @@ def parts(call: Call, threads: int, rooms: list[Room]) -> list[Call | None]:
     return shared
 
 
-def _named(kernel: Callable[..., object], arguments: tuple[Any, ...]) -> tuple[Callable[..., object], Given]:
-    if kernel is np.copyto:
-        target, source = (np.expand_dims(each, 2) if np.ndim(each) == 3 else each for each in arguments)
-        return (order.copy, {"y": target, "x": source}) if np.ndim(source) else (order.clear, {"y": target})
-    return kernel, dict(zip(_names(kernel), arguments, strict=True))
-
-
 @cache
 def _names(kernel: Any) -> tuple[str, ...]:
     return tuple(inspect.signature(kernel.py_func).parameters)
+
+
+def _from(given: Given, first: int, last: int) -> Given:
+    """Arrays that stay whole, or a place that random numbers depend on."""
+    return {"first": first}
 
 
 def _rows(given: Given, first: int, last: int) -> Given:
@@ -159,7 +166,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     band_pairs.pair_bands: (
         Way({"inputs": 0, "outputs": 0, "spread": 0, "slopes": 0, "products": 0}, ("partial",)),
     ),
-    band_pairs.gather_filters: (Way({"weights": 0, "spread": 1}),),
+    band_pairs.gather_filters: (Way({"weights": 0}, more=_from),),
     pool.max_pool: (Way({**_CHANNELS, "winner": 0}),),
     pool.max_pool_gradient: (Way({"dx": 0, "dy": 0, "winner": 0, "y": 0}),),
     pool.average_pool: (Way(_CHANNELS),),
@@ -168,7 +175,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     normalization.normalize_gradient: (Way({"x": 1, "dy": 1, "dx": 1}, ("squares", "passed")),),
     order.transpose: (Way({"y": 0, "x": 1}, (), LANES),),
     order.turn_filters: (Way({"turned": 0, "weights": 3}),),
-    order.drop: (Way({"x": 0, "gate": 0, "y": 0}, more=lambda given, first, last: {"first": first}),),
+    order.drop: (Way({"x": 0, "gate": 0, "y": 0}, more=_from),),
     order.copy: (Way(_CHANNELS), Way({"y": 1, "x": 1})),
     order.clear: (Way({"y": 0}), Way({"y": 1})),
     update.sgd: (Way({**_STATE, "velocity": 0}, (), LANES, more=_tensors),),

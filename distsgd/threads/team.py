@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distsgd.kernels.compiled import filled_once
+
 if TYPE_CHECKING:
     from distsgd.threads.parts import Call
 
@@ -27,7 +29,8 @@ class Team:
         self._rooms: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in range(threads - 1)]
         self._error: BaseException | None = None
         if threads > 1:
-            from distsgd.kernels import threads as native  # compiled only where it is wanted
+            with filled_once("threads", mark="threads"):  # only where it is wanted
+                from distsgd.kernels import threads as native
 
             self._native = native
             self._words = np.zeros(native.OWN + threads * native.LINE, np.int64)
@@ -47,7 +50,9 @@ class Team:
 
         rooms: list[Any] = [lambda memory: memory, *(partial(_room, rooms) for rooms in self._rooms)]
         shared = [parts(call, self.threads, rooms) for call in program]
-        each = [[part for call in shared for part in (call[t], self._native.MEET)] for t in range(self.threads)]
+        each = [
+            [part for call in shared for part in (call[t], self._native.MEET)] for t in range(self.threads)
+        ]
         lists = [self._native.written([part for part in own if part is not None]) for own in each]
         self._lists += lists
         return partial(self._run, alone, lists, each)
@@ -56,7 +61,9 @@ class Team:
         """Run a list in each thread. kept: what holds the memory that the lists name."""
         if not self._others:
             return alone()
-        self._words[self._native.OWN + self._native.LIST :: self._native.LINE] = [own.ctypes.data for own in lists]
+        self._words[self._native.OWN + self._native.LIST :: self._native.LINE] = [
+            own.ctypes.data for own in lists
+        ]
         if self._native.ask(self._words):
             self._wake()
         if not self._native.run(self._words, 0, lists[0].ctypes.data):
