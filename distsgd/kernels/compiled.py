@@ -99,7 +99,8 @@ def filled_once(*groups: str, mark: str = "full") -> Iterator[None]:
     """While this is open, functions load from the cache folder, or compile into it.
 
     A cache that is not full yet is filled before, by one process of the node while the others wait: a child for each group of
-    modules ("rows update"). mark: the file that says that these are there. Compiling takes some 70 MB that a rank would keep, and a second core is there more often than not.
+    modules ("rows update"). mark: the file that says that these are there. Compiling
+    takes some 70 MB that a rank would keep, and a second core is there more often than not.
     """
     folder = cache_folder()
     folder.mkdir(mode=0o700, exist_ok=True)

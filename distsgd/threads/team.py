@@ -55,18 +55,19 @@ class Team:
         ]
         lists = [self._native.written([part for part in own if part is not None]) for own in each]
         self._lists += lists
-        return partial(self._run, alone, lists, each)
+        return partial(
+            self._run, alone, lists[0].ctypes.data, np.array([own.ctypes.data for own in lists]), each
+        )
 
-    def _run(self, alone: Callable[[], None], lists: Sequence[np.ndarray], kept: object) -> None:
-        """Run a list in each thread. kept: what holds the memory that the lists name."""
+    def _run(self, alone: Callable[[], None], first: int, places: np.ndarray, kept: object) -> None:
+        """Run the list at each of the places in a thread. kept: what holds the memory that the lists name."""
         if not self._others:
-            return alone()
-        self._words[self._native.OWN + self._native.LIST :: self._native.LINE] = [
-            own.ctypes.data for own in lists
-        ]
+            alone()
+            return
+        self._words[self._native.OWN + self._native.LIST :: self._native.LINE] = places
         if self._native.ask(self._words):
             self._wake()
-        if not self._native.run(self._words, 0, lists[0].ctypes.data):
+        if not self._native.run(self._words, 0, first):
             raise RuntimeError(f"a thread of this rank has failed: {self._what_failed()}") from self._error
 
     def _wake(self) -> None:
