@@ -99,7 +99,7 @@ def test_parts_in_any_order_are_the_whole(name: str, threads: int) -> None:
 def test_every_call_is_shared_out(name: str) -> None:
     # Else all other tests here would pass with one thread that does the work of all.
     stages = plan(zoo.layers(name, CLASSES), zoo.MADE_FOR[name])
-    network = Network(stages, 16, aligned(sum(tensor.size for stage in stages for tensor in stage.tensors)))
+    network = Network(stages, 32, aligned(sum(tensor.size for stage in stages for tensor in stage.tensors)))
     for call in network._programs[0].learning + network._programs[0].returning:
         shared = parts(call, 2, [lambda memory: memory] * 2)
         assert len(shared) == 2

@@ -35,6 +35,11 @@ def foresee(settings: Config, experiment: Experiment, ranks: Ranks, epochs: int)
     if not found:
         return Foreseen(f"not predicted: this machine was not measured (make a machine file: {make})")
     path, machine = found
+    if settings.train.threads > 1:
+        line = (
+            f"not predicted: {path} is of ranks of one thread, and train.threads = {settings.train.threads}"
+        )
+        return Foreseen(line, messages=machine.averaging)
     stages, workers = tuple(experiment.stages), experiment.workers
     job = Job(stages, settings, experiment.images, workers, ranks.size, here.ranks_per_node)
     try:

@@ -230,28 +230,27 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
             "--resume RUN goes on in its folder with its settings: leave CONFIG.toml and --out out"
         )
 
-    if not launcher.launched(os.environ):
-        _look_first(given)
+    threads = 1 if launcher.launched(os.environ) else _look_first(given)
 
     def command(world: "Ranks") -> int:
         from distsgd.cli.training import train
 
         return train(given.config, given.set, given.out, given.resume, world, clock)
 
-    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, threads)
 
 
-def _look_first(given: argparse.Namespace) -> None:
+def _look_first(given: argparse.Namespace) -> int:
     """Tell of wrong settings and bad images before kernels are compiled, which may take longer than a person waits for an answer.
 
-    What shows only when a network is laid out for its images, or dealt to ranks, is told later. Not for the ranks of a launcher:
+    Returns how many threads a rank will have. What shows only when a network is laid out for its images, or dealt to ranks, is told later. Not for the ranks of a launcher:
     one that ends before it has joined the others leaves MPICH's waiting for ever.
     """
     from distsgd import config, data
 
     path = given.resume / "config.toml" if given.resume else given.config
     if given.resume and not path.is_file():  # told when the run is looked for
-        return
+        return 1
     settings, problems = config.read(path, given.set)
     try:
         data.describe(data.locate(settings.data.path))
@@ -259,6 +258,7 @@ def _look_first(given: argparse.Namespace) -> None:
         problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
+    return settings.train.threads
 
 
 def _evaluate(given: argparse.Namespace, clock: Clock) -> int:

@@ -44,6 +44,10 @@ class Run:
 
 def predict_run(machine: Machine, job: Job, epochs: int | None = None) -> Run:
     """So many epochs, not given: the config's. LookupError where the machine file has nothing of the kind."""
+    if job.config.train.threads > 1:
+        raise LookupError(
+            f"ranks of one thread were measured, and train.threads = {job.config.train.threads}"
+        )
     count = job.config.train.epochs if epochs is None else epochs
     full = predict_round(machine, job)
     rounds = _rounds(machine, job, full)
@@ -85,6 +89,10 @@ def _once(machine: Machine, job: Job, epochs: int) -> dict[str, float]:
 def _evaluate(machine: Machine, job: Job) -> Estimate:
     """A look at the test images, or those held out: forward only."""
     held = job.config.data.validation or 0.0
+    if job.config.train.threads > 1:
+        raise LookupError(
+            f"ranks of one thread were measured, and train.threads = {job.config.train.threads}"
+        )
     count = job.images.counts.get("validation", 0) or held * job.train_images / (1 - held)
     images = (count or job.images.counts["test"]) / job.ranks
     together = min(job.ranks, job.ranks_per_node)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from distsgd.clock import peak_memory
 from distsgd.network import Network, aligned
+from distsgd.threads import Team
 from distsgd.training.experiment import Experiment
 from distsgd.training.prefetch import prefetches
 
@@ -35,7 +36,8 @@ def memory(experiment: Experiment, ranks: int) -> Memory:
     size, images = sum(experiment.segments), experiment.images
     batch = min(experiment.config.train.batch, -(-experiment.train_images // experiment.workers))
     batches = 1 + prefetches(experiment, ranks)
-    network = Network(experiment.stages, batch, aligned(size), batches).memory
+    team = Team(experiment.config.train.threads)
+    network = Network(experiment.stages, batch, aligned(size), batches, team).memory
     copies = _copies(experiment, ranks) * FLOAT + _message(experiment, ranks)
     pixels = images.height * images.width * images.channels
     share = -(-(experiment.train_images + images.counts["test"]) // ranks)

@@ -1,4 +1,7 @@
-"""Prefetching: a thread fills the batch that comes next while this rank computes with the one before."""
+"""Prefetching: a thread fills the batch that comes next while this rank computes with the one before.
+
+It is none of those that share out the rank's work (`distsgd.threads`), and wants a core beside theirs.
+"""
 
 import os
 from collections.abc import Callable
@@ -16,13 +19,13 @@ LARGE_BYTES = 1 << 20
 
 
 def prefetches(experiment: Experiment, ranks_here: int) -> bool:
-    """Whether a rank prefetches, where the node has so many; a rank may be bound to some of the cores."""
+    """Whether a rank prefetches, where the node has so many; a rank may be bound to some of the cores, and has threads."""
     chosen = experiment.config.data.prefetch
     if chosen != "auto":
         return chosen
     channels, height, width = experiment.stages[0].shape
     large = experiment.config.train.batch * channels * height * width >= LARGE_BYTES
-    return large and ranks_here < _cores()
+    return large and ranks_here * experiment.config.train.threads < _cores()
 
 
 def _cores() -> int:
