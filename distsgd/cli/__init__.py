@@ -243,7 +243,9 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
 def _look_first(given: argparse.Namespace) -> int:
     """Tell of wrong settings and bad images before kernels are compiled, which may take longer than a person waits for an answer.
 
-    Returns how many threads a rank will have. What shows only when a network is laid out for its images, or dealt to ranks, is told later. Not for the ranks of a launcher:
+    Returns how many threads a rank will have.
+
+    What shows only when a network is laid out for its images, or dealt to ranks, is told later. Not for the ranks of a launcher:
     one that ends before it has joined the others leaves MPICH's waiting for ever.
     """
     from distsgd import config, data
