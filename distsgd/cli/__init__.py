@@ -181,6 +181,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)"
     )
     training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    training.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="of a rank, measured beside one (default: 1)"
+    )
     _add_ranks(training)
     kernels = commands.add_parser(
         "kernels",
@@ -290,7 +293,7 @@ def _report(given: argparse.Namespace, clock: Clock) -> int:
 
 def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
     arguments = ["bench", "training", "--batch", str(given.batch), "--data", given.data]
-    for option in ("against", "networks", "json"):
+    for option in ("against", "networks", "json", "threads"):
         value = getattr(given, option)
         arguments += [f"--{option}", str(value)] if value else []
 
@@ -299,10 +302,19 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
 
         networks = given.networks.split(",") if given.networks else None
         say = print if world.rank == 0 else _nothing
-        training(world, networks, given.batch, given.against == "torch", given.data, given.json, say)
+        training(
+            world,
+            networks,
+            given.batch,
+            given.against == "torch",
+            given.data,
+            given.json,
+            say,
+            threads=given.threads,
+        )
         return 0
 
-    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, given.threads)
 
 
 def _bench_kernels(given: argparse.Namespace, clock: Clock) -> int:
