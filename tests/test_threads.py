@@ -7,14 +7,18 @@ import threading
 import time
 from collections.abc import Generator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from test_network import CLASSES, DRAW, NETWORKS, Data, Layers, start
 
-from distsgd import zoo
-from distsgd.config import InputError
+import distsgd
+from distsgd import config, zoo
+from distsgd.clock import Clock
+from distsgd.comm import Alone, Ranks, World
+from distsgd.config import Config, InputError
 from distsgd.kernels import threads as native
 from distsgd.kernels.compiled import FLOAT
 from distsgd.layers import (
@@ -29,8 +33,10 @@ from distsgd.layers import (
 )
 from distsgd.network import Network, Stage, aligned, plan
 from distsgd.optim import Adam, Optimizer, Sgd
+from distsgd.record import weights_sha256
 from distsgd.threads import Team, team
 from distsgd.threads.parts import WAYS, parts
+from distsgd.training import Training, check, memory
 
 OPTIMIZERS: list[Optimizer] = [
     Sgd(0.1, 0.9),
@@ -267,6 +273,78 @@ def test_one_thread_needs_nothing_of_this() -> None:
         "import threading; assert threading.active_count() == 1"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ), timeout=60)
+
+
+EXPERIMENT: dict[str, dict[str, Any]] = {
+    "data": {"train_images": 211},
+    "network": {"name": "rendon", "dropout": 0.5},
+    "averaging": {"workers": 3, "period": 2},
+    "train": {"epochs": 2, "batch": 23, "seed": 11},
+}
+
+
+def run_of(ranks: Ranks, threads: int, prefetch: bool = False, **averaging: Any) -> str:
+    """The SHA-256 of the weights."""
+    changes = {
+        "averaging": {**EXPERIMENT["averaging"], **averaging},
+        "train": {**EXPERIMENT["train"], "threads": threads},
+        "data": {**EXPERIMENT["data"], "prefetch": prefetch},
+    }
+    settings = Config.model_validate({**EXPERIMENT, **changes})
+    training = Training(check(settings, ranks.size, []), ranks, Clock())
+    result = training.run(lambda progress: None, lambda end: None)
+    assert training._team.threads == threads
+    return weights_sha256(result.parameters)
+
+
+@pytest.mark.parametrize("averaging", [{}, {"period": "once"}, {"what": "gradients", "period": 1}])
+def test_training_comes_to_the_weights_of_one_thread(averaging: dict[str, Any]) -> None:
+    wanted = run_of(Alone(), 1, **averaging)
+    assert run_of(Alone(), 2, **averaging) == wanted
+    assert run_of(Alone(), 3, prefetch=True, **averaging) == wanted
+
+
+@pytest.mark.mpi(ranks=2)
+def test_two_ranks_of_two_threads_come_to_the_same_weights(mpi_ranks: int, comm: Any) -> None:
+    assert run_of(World(comm), 2) == run_of(Alone(), 1)
+
+
+def test_a_run_goes_on_with_other_threads_and_tells_how_many(tmp_path: Path) -> None:
+    whole = distsgd.train({**EXPERIMENT, "train": {**EXPERIMENT["train"], "epochs": 3}})
+    two = {**EXPERIMENT, "train": {**EXPERIMENT["train"], "threads": 2}}
+    first = distsgd.train(two, out=tmp_path / "run")
+    assert (first.summary["threads"], whole.summary["threads"]) == (2, 1)
+    longer = distsgd.resume(tmp_path / "run", {"train": {"epochs": 3, "threads": 3}})
+    assert longer.summary["threads"] == 3
+    assert longer.summary["weights_sha256"] == whole.summary["weights_sha256"]
+
+
+def test_an_exception_in_the_loop_ends_the_threads() -> None:
+    def fail(progress: Any) -> None:
+        assert any(thread.name == "thread 1" for thread in threading.enumerate())
+        raise KeyboardInterrupt
+
+    settings = Config.model_validate(
+        {**EXPERIMENT, "train": {**EXPERIMENT["train"], "threads": 2}, "averaging": {"workers": 1}}
+    )
+    training = Training(check(settings, 1, []), Alone(), Clock())
+    with pytest.raises(KeyboardInterrupt):
+        training.run(fail, lambda end: None)
+
+
+def test_memory_counts_what_other_threads_work_in() -> None:
+    found = []
+    for threads in (1, 2, 3):
+        settings = Config.model_validate({**EXPERIMENT, "train": {**EXPERIMENT["train"], "threads": threads}})
+        found.append(memory(check(settings, 1, []), 1).network)
+    assert 0 < found[1] - found[0] == found[2] - found[1] < found[0]
+
+
+@pytest.mark.parametrize("threads", [0, 257, True, "2"])
+def test_a_number_of_threads_that_is_none_is_refused(threads: Any) -> None:
+    _, problems = config.read_table({"train": {"threads": threads}})
+    assert len(problems) == 1
+    assert problems[0].startswith("train.threads = ")
 
 
 @pytest.mark.parametrize(

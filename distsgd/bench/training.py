@@ -145,7 +145,8 @@ def training(
 ) -> None:
     """Measure each network (None: NETWORKS), say the lines of a table, write the same to `json_path`.
 
-    All ranks call this. against: beside PyTorch. threads: of a rank; several are measured beside one. source: a file or an embedded set. say: nothing on ranks
+    All ranks call this. against: beside PyTorch. threads: of a rank; several are measured beside one.
+    source: a file or an embedded set. say: nothing on ranks
     but 0. now: nanoseconds. InputError before anything is measured, ArithmeticError where sides disagree.
     """
     try:

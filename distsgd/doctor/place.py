@@ -79,9 +79,7 @@ def crowding(places: Sequence[Place], threads: int = 1) -> Finding:
             if wanted <= room:
                 seen = f"a rank of {threads} threads on {host} is bound to {_cores(least)}: they take turns"
             bound = all(len(rank.cores) <= threads for rank in here) and launcher.cores().machine >= wanted
-            fewer = f"-n {max(1, int(room))}" if threads == 1 else ""
-            fewer = fewer or f"... --set train.threads={max(1, int(room / len(here)))}"
-            cure = f"mpirun {'--bind-to none ...' if bound else fewer}"
+            cure = "mpirun --bind-to none ..." if bound else f"mpirun {_fewer(len(here), threads, room)}"
             return Finding("oversubscription", "note", seen, cure)
     return Finding("oversubscription", "ok", "no host has more ranks than cores")
 
@@ -102,6 +100,12 @@ def _room(here: Sequence[Place]) -> float:
 def _ranks(count: int, threads: int) -> str:
     ranks = f"{count} rank{'s' * (count > 1)}"
     return ranks if threads == 1 else f"{ranks} of {threads} threads"
+
+
+def _fewer(ranks: int, threads: int, room: float) -> str:
+    if threads > 1:
+        return f"... --set train.threads={max(1, int(room / ranks))}"
+    return f"-n {max(1, int(room))} ..."
 
 
 def _cores(count: float) -> str:
