@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,9 @@ from distsgd.layers import (
 from distsgd.network import Network, Stage, aligned, plan
 from distsgd.optim import Adam, Optimizer, Sgd
 from distsgd.record import weights_sha256
-from distsgd.threads import Team, team
+from distsgd.threads import Team
 from distsgd.threads.parts import WAYS, parts
+from distsgd.threads.team import Rooms
 from distsgd.training import Training, check, memory
 
 OPTIMIZERS: list[Optimizer] = [
@@ -82,8 +82,7 @@ def test_parts_in_any_order_are_the_whole(name: str, threads: int) -> None:
     layers, shape = NETWORKS[name]
     stages, data = plan(layers, shape), Data(shape)
     one, cut = (Network(stages, 23, start(stages)) for _ in range(2))
-    copies: list[dict[int, Any]] = [{} for _ in range(threads - 1)]
-    rooms: list[Any] = [lambda memory: memory, *(partial(team._room, each) for each in copies)]
+    rooms: list[Any] = [lambda memory: memory, *(Rooms() for _ in range(threads - 1))]
     for network in (one, cut):
         data.fill(network, 3, 23)
     one.learn(*DRAW)
@@ -337,7 +336,19 @@ def test_memory_counts_what_other_threads_work_in() -> None:
     for threads in (1, 2, 3):
         settings = Config.model_validate({**EXPERIMENT, "train": {**EXPERIMENT["train"], "threads": threads}})
         found.append(memory(check(settings, 1, []), 1).network)
-    assert 0 < found[1] - found[0] == found[2] - found[1] < found[0]
+    assert found[0] < found[1] < found[2] < 2 * found[0]
+
+
+def test_a_team_that_the_system_has_no_thread_for_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "thread 2":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"), Team(4):
+        pass
 
 
 @pytest.mark.parametrize("threads", [0, 257, True, "2"])

@@ -171,14 +171,14 @@ def _words(kind):
     return 5 + 2 * kind.ndim if isinstance(kind, types.Array) else 1
 
 
-def written(calls: Sequence[Any]) -> np.ndarray:
-    """Calls of KERNELS, and MEET where threads meet, as words, which the arrays must outlive.
+def written(calls: Sequence[tuple[Any, tuple[Any, ...]] | None]) -> np.ndarray:
+    """One thread's calls of KERNELS as words, which the arrays must outlive; None: only others call. After each all meet.
 
     TypeError where an argument is not as the kernel wants it.
     """
     words: list[int] = []
     for call in calls:
-        words += [MEET] if call == MEET else _entry(*call)
+        words += [*(_entry(*call) if call else []), MEET]
     return np.array([*words, END], np.int64)
 
 

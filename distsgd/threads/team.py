@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distsgd.kernels.compiled import filled_once
 
 if TYPE_CHECKING:
-    from distsgd.threads.parts import Call
+    from distsgd.threads.parts import Call, Room
 
 LINE = 64
 """Bytes of a line of the cache: memory begins where that which it stands for does in one."""
@@ -26,7 +26,7 @@ class Team:
         self.threads = threads
         self._others: list[threading.Thread] = []
         self._lists: list[np.ndarray] = []
-        self._rooms: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in range(threads - 1)]
+        self._rooms = [Rooms() for _ in range(threads - 1)]
         self._error: BaseException | None = None
         if threads > 1:
             with filled_once("threads", mark="threads"):  # only where it is wanted
@@ -39,7 +39,7 @@ class Team:
     @property
     def memory(self) -> int:
         """Bytes that threads work in beside what one would."""
-        return sum(room.nbytes for rooms in self._rooms for _, room in rooms.values())
+        return sum(rooms.memory for rooms in self._rooms)
 
     def bound(self, program: "Sequence[Call]") -> Callable[[], None]:
         """What runs a list of kernels with their arguments."""
@@ -48,16 +48,13 @@ class Team:
             return alone
         from distsgd.threads.parts import parts
 
-        rooms: list[Any] = [lambda memory: memory, *(partial(_room, rooms) for rooms in self._rooms)]
+        rooms: list[Room] = [lambda memory: memory, *self._rooms]
         shared = [parts(call, self.threads, rooms) for call in program]
-        each = [
-            [part for call in shared for part in (call[t], self._native.MEET)] for t in range(self.threads)
-        ]
-        lists = [self._native.written([part for part in own if part is not None]) for own in each]
+        kept = [[call[thread] for call in shared] for thread in range(self.threads)]
+        lists = [self._native.written(calls) for calls in kept]
         self._lists += lists
-        return partial(
-            self._run, alone, lists[0].ctypes.data, np.array([own.ctypes.data for own in lists]), each
-        )
+        places = np.array([words.ctypes.data for words in lists])
+        return partial(self._run, alone, int(places[0]), places, kept)
 
     def _run(self, alone: Callable[[], None], first: int, places: np.ndarray, kept: object) -> None:
         """Run the list at each of the places in a thread. kept: what holds the memory that the lists name."""
@@ -86,13 +83,17 @@ class Team:
 
     def __enter__(self) -> "Team":
         if self.threads > 1:
-            self._words[:] = 0
+            self._words[:], self._error = 0, None
             self._others = [
                 threading.Thread(target=self._serve, args=(thread,), name=f"thread {thread}", daemon=True)
                 for thread in range(1, self.threads)
             ]
-        for thread in self._others:
-            thread.start()
+        try:
+            for thread in self._others:
+                thread.start()
+        except RuntimeError:  # the system has no more
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,7 +102,8 @@ class Team:
             self._native.stop(self._words, self._native.STOPPED)
         for thread, wake in zip(others, self._wakes[1:] if others else [], strict=True):
             wake.release()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _serve(self, thread: int) -> None:
         try:
@@ -124,15 +126,29 @@ def whole(view: np.ndarray) -> np.ndarray:
     return view
 
 
-def _room(rooms: dict[int, tuple[np.ndarray, np.ndarray]], memory: np.ndarray) -> np.ndarray:
-    """The same place in a copy of all the memory that `memory` is a part of; each is made once, and touched where it is used."""
-    if memory.size == 0:
-        return memory
-    base = whole(memory)
-    if id(base) not in rooms:
-        rooms[id(base)] = base, _like(base)
-    place = memory.ctypes.data - base.ctypes.data
-    return np.ndarray(memory.shape, memory.dtype, rooms[id(base)][1], place, memory.strides)
+class Rooms:
+    """A thread's own memory, in place of some that kernels work in: for each whole one as large, touched only where it is used."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._used: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, memory: np.ndarray) -> np.ndarray:
+        """The same place in the copy of all the memory that `memory` is a part of."""
+        if memory.size == 0:
+            return memory
+        base = whole(memory)
+        _, copy = self._copies.setdefault(id(base), (base, _like(base)))
+        first = memory.ctypes.data - base.ctypes.data
+        last = np.lib.array_utils.byte_bounds(memory)[1] - base.ctypes.data
+        low, high = self._used.get(id(base), (first, last))
+        self._used[id(base)] = min(low, first), max(high, last)
+        return np.ndarray(memory.shape, memory.dtype, copy, first, memory.strides)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that are used."""
+        return sum(high - low for low, high in self._used.values())
 
 
 def _like(memory: np.ndarray) -> np.ndarray:
