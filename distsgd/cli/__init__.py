@@ -301,17 +301,8 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
         from distsgd.bench.training import training
 
         networks = given.networks.split(",") if given.networks else None
-        say = print if world.rank == 0 else _nothing
-        training(
-            world,
-            networks,
-            given.batch,
-            given.against == "torch",
-            given.data,
-            given.json,
-            say,
-            threads=given.threads,
-        )
+        wanted = networks, given.batch, given.against == "torch", given.data, given.json
+        training(world, *wanted, print if world.rank == 0 else _nothing, threads=given.threads)
         return 0
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, given.threads)

@@ -184,12 +184,17 @@ def written(calls: Sequence[tuple[Any, tuple[Any, ...]] | None]) -> np.ndarray:
 
 def _entry(kernel, arguments):
     found = _COMPILED[kernel]
-    code = found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
     kinds = found.signature.args
     if len(kinds) != len(arguments):
         raise TypeError(f"{kernel.__name__}: {len(arguments)} arguments, wanted {len(kinds)}")
     words = [word for pair in zip(kinds, arguments) for word in _argument(kernel.__name__, *pair)]
-    return [_SIGNATURES.index(found.signature), 3 + len(words), code, *words]
+    return [_SIGNATURES.index(found.signature), 3 + len(words), _code(kernel), *words]
+
+
+def _code(kernel):
+    """Where its machine code is."""
+    found = _COMPILED[kernel]
+    return found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
 
 
 def _argument(name, kind, value):
@@ -207,12 +212,7 @@ def _argument(name, kind, value):
 def name(entry: int, words: np.ndarray) -> str:
     """Of the kernel that an entry calls, given the list that it is in."""
     code = words[(entry - words.ctypes.data) // 8 + 2]
-    return next(kernel.__name__ for kernel in KERNELS if _entry_code(kernel) == code)
-
-
-def _entry_code(kernel):
-    found = _COMPILED[kernel]
-    return found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
+    return next(kernel.__name__ for kernel in KERNELS if _code(kernel) == code)
 
 
 @inlined
