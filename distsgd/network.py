@@ -29,6 +29,7 @@ from distsgd.layers import (
     Values,
 )
 from distsgd.metrics import Tally
+from distsgd.threads import Team, whole
 
 START = 3
 """Part of the key of the random streams of weights; data.shards has 1 and 2."""
@@ -44,13 +45,6 @@ def aligned(shape: int | tuple[int, ...], dtype: type = FLOAT) -> np.ndarray:
     room = np.zeros(size + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
     return room[start : start + size].view(dtype).reshape(shape)
-
-
-def _whole(view: np.ndarray) -> np.ndarray:
-    """The memory that a view is a part of."""
-    while isinstance(view.base, np.ndarray):
-        view = view.base
-    return view
 
 
 @dataclass(frozen=True)
@@ -148,11 +142,20 @@ class _Programs:
 class Network:
     """A network of a given plan for batches of a given size, working on a parameter vector that it is given."""
 
-    def __init__(self, stages: Sequence[Stage], batch: int, parameters: np.ndarray, batches: int = 1) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        batch: int,
+        parameters: np.ndarray,
+        batches: int = 1,
+        team: Team | None = None,
+    ) -> None:
         """`parameters`: float32, as many as `tensors` say; read at every step and never written.
 
-        batches: 2 if one is to be filled while the network computes with the other (`turn`).
+        batches: 2 if one is to be filled while the network computes with the other (`turn`). team: whose threads share out the
+        work; not given: the thread that calls does all.
         """
+        self._team = team or Team()
         self.stages, self.batch = list(stages), batch
         self.lanes = -(-batch // LANES) * LANES
         self.parameters, self.gradient = parameters, aligned(parameters.size)
@@ -174,6 +177,12 @@ class Network:
         self._programs = [
             self._bound(self.stages[:1], [replace(places[0], x=batch.images)]) + behind
             for batch in self.batches
+        ]
+        self._steps = [
+            tuple(
+                self._team.bound(each) for each in (programs.learning, programs.returning, programs.judging)
+            )
+            for programs in self._programs
         ]
         self._score_gradient = gradients[-1].units
         self._equal_weights = np.ones(len(self.scores.units), FLOAT)
@@ -204,9 +213,9 @@ class Network:
         calls = [call for program in self._programs for call in (*program.learning, *program.returning)]
         for argument in (argument for _, arguments in calls for argument in arguments):
             if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):
-                whole = _whole(argument)
-                own[id(whole)] = whole.nbytes
-        return sum(own.values())
+                memory = whole(argument)
+                own[id(memory)] = memory.nbytes
+        return sum(own.values()) + self._team.memory
 
     def _input(self, border: Border) -> Values:
         return Values(aligned(self._padded(self.stages[0].shape, border)), border)
@@ -249,6 +258,7 @@ class Network:
         """Make the other of two batches the one that the next step computes with."""
         self.batches.reverse()
         self._programs.reverse()
+        self._steps.reverse()
 
     def learn(self, seed: int, worker: int, step: int) -> None:
         """Forward and backward on the batch: writes `gradient`, of the mean loss, and adds to `totals`.
@@ -256,17 +266,14 @@ class Network:
         The three numbers choose what dropout drops.
         """
         self.draw[:] = seed, worker, step
-        program = self._programs[0]
-        for kernel, arguments in program.learning:
-            kernel(*arguments)
+        forward, back, _ = self._steps[0]
+        forward()
         self.lose(self.class_weights)
-        for kernel, arguments in program.returning:
-            kernel(*arguments)
+        back()
 
     def judge(self, weighted: bool = False) -> None:
         """Forward on the batch without dropout: adds to `totals`; losses weigh as in learning only if `weighted`."""
-        for kernel, arguments in self._programs[0].judging:
-            kernel(*arguments)
+        self._steps[0][2]()
         self.lose(self.class_weights if weighted else self._equal_weights)
 
     def confuse(self, tally: Tally) -> None:

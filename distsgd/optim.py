@@ -12,6 +12,7 @@ import numpy as np
 from distsgd import config
 from distsgd.kernels import update
 from distsgd.kernels.compiled import FLOAT
+from distsgd.threads import Team
 
 Rate = Callable[[int], float]
 """The learning rate of the step of that number."""
@@ -65,10 +66,16 @@ class Sgd:
     powers = (1,)  # what each moment's magnitude is, as a power of the gradient's
 
     def bind(
-        self, state: np.ndarray, gradient: np.ndarray, tensors: Tensors = (), rate: Rate | None = None
+        self,
+        state: np.ndarray,
+        gradient: np.ndarray,
+        tensors: Tensors = (),
+        rate: Rate | None = None,
+        team: Team | None = None,
     ) -> "SgdSteps":
-        """Steps that change `state` in place by `gradient`. No tensors: one, which is decayed; no rate: always `learning_rate`."""
-        return SgdSteps(self, state, gradient, tensors, rate)
+        """Steps that change `state` in place by `gradient`. No tensors: one, which is decayed; no rate: always
+        `learning_rate`; no team: the thread that calls does all."""
+        return SgdSteps(self, state, gradient, tensors, rate, team or Team())
 
 
 @dataclass(frozen=True)
@@ -87,10 +94,16 @@ class Adam:
     powers = (1, 2)
 
     def bind(
-        self, state: np.ndarray, gradient: np.ndarray, tensors: Tensors = (), rate: Rate | None = None
+        self,
+        state: np.ndarray,
+        gradient: np.ndarray,
+        tensors: Tensors = (),
+        rate: Rate | None = None,
+        team: Team | None = None,
     ) -> "AdamSteps":
-        """Steps that change `state` in place by `gradient`. No tensors: one, which is decayed; no rate: always `learning_rate`."""
-        return AdamSteps(self, state, gradient, tensors, rate)
+        """Steps that change `state` in place by `gradient`. No tensors: one, which is decayed; no rate: always
+        `learning_rate`; no team: the thread that calls does all."""
+        return AdamSteps(self, state, gradient, tensors, rate, team or Team())
 
 
 class Clipping:
@@ -113,32 +126,46 @@ class SgdSteps:
     """SGD at work on one state."""
 
     def __init__(
-        self, settings: Sgd, state: np.ndarray, gradient: np.ndarray, tensors: Tensors, rate: Rate | None
+        self,
+        settings: Sgd,
+        state: np.ndarray,
+        gradient: np.ndarray,
+        tensors: Tensors,
+        rate: Rate | None,
+        team: Team,
     ) -> None:
         self.clipping = Clipping(gradient, settings.clip)
         self._rate = rate or (lambda number: settings.learning_rate)
         self._rates = np.array([0, settings.momentum, 1, settings.weight_decay], FLOAT)
         parts = _parts(settings, gradient.size, tensors)
-        self._arguments = (*_vectors(state, gradient), self._rates, settings.nesterov, *parts)
+        arguments = (*_vectors(state, gradient), self._rates, settings.nesterov, *parts)
+        self._change = team.bound([(update.sgd, arguments)])
 
     def step(self, number: int) -> None:
         """The step of that number."""
         self._rates[0], self._rates[2] = self._rate(number), self.clipping.share()
-        update.sgd(*self._arguments)
+        self._change()
 
 
 class AdamSteps:
     """Adam at work on one state. The number of a step is the experiment's, not the worker's, so that all states age alike."""
 
     def __init__(
-        self, settings: Adam, state: np.ndarray, gradient: np.ndarray, tensors: Tensors, rate: Rate | None
+        self,
+        settings: Adam,
+        state: np.ndarray,
+        gradient: np.ndarray,
+        tensors: Tensors,
+        rate: Rate | None,
+        team: Team,
     ) -> None:
         beta1, beta2 = settings.beta1, settings.beta2
         self.clipping, self._settings = Clipping(gradient, settings.clip), settings
         self._rate = rate or (lambda number: settings.learning_rate)
         self._rates = np.array([0, beta1, 1 - beta1, beta2, 1 - beta2, 0, settings.epsilon, 1, 0], FLOAT)
         parts = _parts(settings, gradient.size, tensors)
-        self._arguments = (*_vectors(state, gradient), self._rates, *parts)
+        arguments = (*_vectors(state, gradient), self._rates, *parts)
+        self._change = team.bound([(update.adam, arguments)])
 
     def step(self, number: int) -> None:
         """The step of that number: it sets the bias correction too."""
@@ -146,7 +173,7 @@ class AdamSteps:
         self._rates[0] = rate / (1 - settings.beta1**number)
         self._rates[5] = (1 - settings.beta2**number) ** -0.5
         self._rates[7], self._rates[8] = self.clipping.share(), rate * settings.weight_decay
-        update.adam(*self._arguments)
+        self._change()
 
 
 def _vectors(state: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, ...]:

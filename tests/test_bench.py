@@ -63,9 +63,23 @@ def test_json_holds_what_the_issue_names(tmp_path: Path) -> None:
     assert content["processor"]
     # The warm-up shows half a second a step, so legs are of one step, which by this clock takes a second.
     alone = {"images_per_second": 23, "torch_images_per_second": None, "ratio": None, "torch_layout": None}
+    alone |= {"times_one_thread": None}
     assert content["networks"] == {name: {"images": EMBEDDED, **alone} for name in ("rendon", "garg")}
     assert os.listdir(tmp_path) == ["bench.json"]
     assert [line.split() for line in said[1:]] == [[name, "23", EMBEDDED] for name in ("rendon", "garg")]
+
+
+def test_json_of_two_threads_beside_one(tmp_path: Path) -> None:
+    path, said = tmp_path / "bench.json", list[str]()
+    training.training(Alone(), ["rendon"], 23, False, EMBEDDED, path, said.append, every_second(), 2)
+    content = json.loads(path.read_text())
+    assert content["threads"] == 2
+    assert content["networks"]["rendon"]["images_per_second"] == 23
+    assert content["networks"]["rendon"]["times_one_thread"] == 1
+    assert "1 rank of 2 threads" in said[0]
+    assert said[1].split() == ["rendon", "23", "1.00x", EMBEDDED]
+    with pytest.raises(InputError, match="--threads 2: are measured beside one thread"):
+        training.training(Alone(), ["rendon"], 23, True, EMBEDDED, None, print, every_second(), 2)
 
 
 @needs_torch
@@ -77,7 +91,7 @@ def test_json_beside_pytorch(tmp_path: Path) -> None:
 
     assert content["torch_version"] == torch.__version__
     assert content["networks"]["rendon"].pop("torch_layout") in pytorch.LAYOUTS
-    both = {"images_per_second": 23, "torch_images_per_second": 23, "ratio": 1}
+    both = {"images_per_second": 23, "torch_images_per_second": 23, "ratio": 1, "times_one_thread": None}
     assert content["networks"] == {"rendon": {"images": EMBEDDED, **both}}
     assert f"PyTorch {torch.__version__}" in said[0]
 

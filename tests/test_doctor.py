@@ -106,6 +106,31 @@ def test_crowding(places: list[Place], level: str, cure: str) -> None:
     assert (found.level, found.cure) == (level, cure)
 
 
+@pytest.mark.usefixtures("four_cores")
+@pytest.mark.parametrize(
+    ("places", "threads", "level", "cure"),
+    [
+        ([LOOSE] * 2, 2, "ok", ""),
+        ([LOOSE], 4, "ok", ""),
+        ([at("0", "1"), at("2", "3")], 2, "ok", ""),
+        ([LOOSE] * 2, 3, "note", "mpirun ... --set train.threads=2"),
+        ([LOOSE] * 4, 2, "note", "mpirun ... --set train.threads=1"),
+        ([at("0"), at("1")], 2, "note", "mpirun --bind-to none ..."),
+        ([at("0")], 2, "note", "mpirun --bind-to none ..."),
+        ([at("0", "1", "2", "3", quota=2.0)], 3, "note", "mpirun ... --set train.threads=2"),
+    ],
+)
+def test_crowding_of_threads(places: list[Place], threads: int, level: str, cure: str) -> None:
+    found = place.crowding(places, threads)
+    assert (found.level, found.cure) == (level, cure)
+    assert "threads" in found.seen or level == "ok"
+
+
+def test_ranks_of_several_threads_need_not_be_bound() -> None:
+    assert place.binding([LOOSE] * 4, 1).level == "note"
+    assert place.binding([LOOSE] * 4, 2).level == "ok"
+
+
 @pytest.mark.parametrize(
     ("places", "level"),
     [

@@ -353,6 +353,7 @@ def test_the_command_prints_or_writes(
         (("--set", "train.epochs=0"), "train.epochs = 0: must be"),
         (("--set", "nosection.x=1", "--set", "train.batch=0"), "2 things are wrong"),
         (("--name", "a b"), "--name 'a b'"),
+        (("--set", "train.threads=2"), "train.threads = 2: a batch job gives a rank one core"),
         (("--submit",), "--submit: there is no sbatch on PATH"),
     ],
 )

@@ -150,6 +150,21 @@ def test_command_binds_only_a_job_that_fills_the_machine() -> None:
     assert words(OPEN_MPI, 1, Cores(usable=1, machine=2), {}) == ["--bind-to", "none"]
 
 
+@pytest.mark.parametrize("launch", [OPEN_MPI, MPICH])
+def test_command_does_not_bind_threads_to_one_core(launch: Launcher, tmp_path: Path) -> None:
+    for ranks, cores in ((1, 2), (2, 4), (2, 2)):
+        where = Cores(cores, cores), {}, 1000
+        argv, _ = launcher.command(launch, ranks, ["train"], *where, threads=2)
+        assert argv[3:-4] == ["--bind-to", "none"]
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\n" if launch is OPEN_MPI else "a:2\n")
+    for threads in (1, 2):
+        argv, _ = launcher.command(launch, 2, ["train"], TWO, {}, 1000, hosts, threads)
+        assert ("--bind-to" in argv) is (
+            threads == 2 and launch is OPEN_MPI
+        )  # MPICH binds nothing unless told to
+
+
 def test_command_oversubscribes_open_mpi_beyond_the_cores() -> None:
     assert words(OPEN_MPI, 3, TWO, {}) == ["--oversubscribe", "--bind-to", "none"]
     assert words(MPICH, 3, TWO, {}) == ["--bind-to", "none"]

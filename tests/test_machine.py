@@ -154,6 +154,17 @@ def test_a_run_is_predicted_before_and_compared_after(
     assert low <= after["predicted_seconds"]["compute"] <= high
 
 
+def test_a_run_of_several_threads_is_not_predicted_by_a_file_of_one(
+    measured: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--out", "RUN", "--set", f"prediction.machine={measured}"]
+    arguments += ["--set", "train.epochs=1", "--set", "data.train_images=64", "--set", "train.threads=2"]
+    assert cli.main(arguments) == 0
+    said = "ranks of one thread were measured, and train.threads = 2"
+    assert said in capsys.readouterr().out.splitlines()[1]
+    assert not Path("RUN", "prediction.json").exists()
+
+
 def test_without_a_file_it_is_said_how_to_make_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         cli.main(["train", "--out", "RUN", "--set", "train.epochs=1", "--set", "data.train_images=64"]) == 0

@@ -39,7 +39,13 @@ def drop(
     memory = np.full((x.shape[0] + 2, x.shape[1]), -1, np.float32)
     gating = (gate is not None, x if gate is None else gate)
     order.drop(
-        x, np.array(draw, np.uint64), np.uint64(layer), np.float32(rate), *gating, memory[1 : x.shape[0] + 1]
+        x,
+        np.array(draw, np.uint64),
+        np.uint64(layer),
+        np.float32(rate),
+        *gating,
+        memory[1 : x.shape[0] + 1],
+        0,
     )
     assert (memory[[0, -1]] == -1).all()
     return memory[1:-1]

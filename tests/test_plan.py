@@ -232,6 +232,14 @@ def test_a_run_has_the_phases_of_the_clock() -> None:
     assert facts["predicted_seconds"]["total"] == pytest.approx(sum(p.seconds for p in run.phases.values()))
 
 
+def test_ranks_of_several_threads_are_not_predicted_by_those_of_one() -> None:
+    one = job("garg", workers=1)
+    train = one.config.train.model_copy(update={"threads": 2})
+    several = replace(one, config=one.config.model_copy(update={"train": train}))
+    with pytest.raises(LookupError, match=r"of one thread were measured, and train.threads = 2"):
+        predict_run(machine("garg"), several)
+
+
 def measured_machine() -> Machine:
     return machine("garg", steps=(step("garg"), step("garg", 2))).model_copy(
         update={"averaging": averages(2)}

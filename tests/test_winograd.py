@@ -39,7 +39,7 @@ def test_filters_are_spread_and_gathered(channels: int, filters: int, size: int)
     band_rows.spread_filters(weights, matrix, spread)
     np.testing.assert_allclose(spread, np.einsum("pr,crsk->pcsk", matrix, weights), atol=1e-5)
     gathered = np.empty_like(weights)
-    band_pairs.gather_filters(spread, matrix, gathered)
+    band_pairs.gather_filters(spread, matrix, 0, gathered)
     np.testing.assert_allclose(gathered, np.einsum("pr,pcsk->crsk", matrix, spread), atol=1e-5)
 
 

@@ -57,7 +57,8 @@ class Running:
         self.foreseen = foresee(start.settings, experiment, ranks, *done)
         """What the run will take."""
         places = place.places(ranks)
-        self._hosts, self._crowded = [at.host for at in places], place.crowding(places).level != "ok"
+        crowding = place.crowding(places, start.settings.train.threads)
+        self._hosts, self._crowded = [at.host for at in places], crowding.level != "ok"
         watched = bool(ranks.broadcast_bytes(b"" if self._crowded else b"watched"))
         self.checkpoint, self.saved = start.path, False
         """The last good one; and whether the last try to write one went well."""

@@ -18,7 +18,7 @@ from distsgd.training import Experiment, check
 
 MAY_CHANGE = (
     *("data.path", "data.prefetch", "averaging.topology", "averaging.algorithm", "prediction.machine"),
-    *("train.epochs", "checkpoint.every", "checkpoint.keep"),
+    *("train.epochs", "train.threads", "checkpoint.every", "checkpoint.keep"),
 )
 """Settings that a run may go on with others of: they change none of the numbers up to its end."""
 

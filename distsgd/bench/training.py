@@ -28,6 +28,7 @@ from distsgd.metrics import score
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Optimizer, Sgd
 from distsgd.record import write_whole
+from distsgd.threads import Team
 
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
 SGD = Sgd(learning_rate=0.001, momentum=0.9)
@@ -51,24 +52,26 @@ class Measured:
     torch_images_per_second: float | None = None
     ratio: float | None = None
     torch_layout: str | None = None
+    times_one_thread: float | None = None
+    """With several threads a rank, how many times as fast they are as one."""
 
 
 class Ours:
     """One rank's training steps by this package."""
 
-    def __init__(self, task: "Task", start: np.ndarray) -> None:
-        """start: flat parameters, copied."""
+    def __init__(self, task: "Task", start: np.ndarray, team: Team | None = None) -> None:
+        """start: flat parameters, copied. team: the rank's threads, if there are several."""
         state = aligned((1 + task.optimizer.moments) * start.size)
         self.parameters = state[: start.size]
         self.parameters[:] = start
-        self._network = Network(task.stages, task.batch, self.parameters)
+        self._network = Network(task.stages, task.batch, self.parameters, 1, team)
         self._images, self._scaling = task.images, task.images.scaling()
         self._order = np.arange(len(task.images.labels))
         self._ranks = task.ranks
         sizes = [tensor.size for tensor in network.tensors(task.stages)]
         self._average = Exact(Allreduce(task.ranks), sizes)
         self.gradient = aligned(start.size) if task.ranks.size > 1 else self._network.gradient
-        self._optimizer = task.optimizer.bind(state, self.gradient)
+        self._optimizer = task.optimizer.bind(state, self.gradient, team=team)
 
     def step(self, number: int) -> None:
         """Take the step of that number, counted from 0, on the batch whose turn it is."""
@@ -113,9 +116,9 @@ class Task:
     ranks: Ranks
     optimizer: Optimizer = SGD
 
-    def ours(self, seed: int) -> Ours:
+    def ours(self, seed: int, team: Team | None = None) -> Ours:
         """Our side, at the start of that seed."""
-        return Ours(self, self.start(seed))
+        return Ours(self, self.start(seed), team)
 
     def peer(self, seed: int, layout: str) -> Peer:
         """PyTorch's side, at the same start."""
@@ -138,13 +141,17 @@ def training(
     json_path: Path | None,
     say: Callable[[str], None],
     now: Callable[[], int] = time.perf_counter_ns,
+    threads: int = 1,
 ) -> None:
     """Measure each network (None: NETWORKS), say the lines of a table, write the same to `json_path`.
 
-    All ranks call this. against: beside PyTorch. source: a file or an embedded set. say: nothing on ranks
+    All ranks call this. against: beside PyTorch. threads: of a rank; several are measured beside one.
+    source: a file or an embedded set. say: nothing on ranks
     but 0. now: nanoseconds. InputError before anything is measured, ArithmeticError where sides disagree.
     """
     try:
+        if against and threads > 1:
+            raise InputError(f"--threads {threads}: are measured beside one thread; leave --against out")
         torch_version = pytorch.version(ranks) if against else None
         tasks = _tasks(networks or NETWORKS, source, batch, ranks)
         check_folder("--json", json_path)
@@ -152,13 +159,14 @@ def training(
         if ranks.rank > 0:
             ranks.barrier()  # rank 0 says it for all, and ends them
         raise
-    about: dict[str, Any] = {"batch": batch, "ranks": ranks.size, "threads": 1, "vector_lanes": VECTOR}
+    about: dict[str, Any] = {"batch": batch, "ranks": ranks.size, "threads": threads, "vector_lanes": VECTOR}
     about |= {"processor": processor(), "torch_version": torch_version}
     say(_heading(about))
     measured: dict[str, Measured] = {}
     with pytorch.process_group(ranks) if against else contextlib.nullcontext():
         for task in tasks:
-            measured[task.name] = _measure(task, against, now)
+            found = _beside_one(task, threads, now) if threads > 1 else _measure(task, against, now)
+            measured[task.name] = found
             say(_line(task.name, measured[task.name]))
     if json_path is not None and ranks.rank == 0:
         rates = {name: asdict(found) for name, found in measured.items()}
@@ -187,6 +195,14 @@ def _measure(task: Task, against: bool, now: Callable[[], int]) -> Measured:
     ours_rate, torch_rate = (images / np.median(seconds, axis=0)).tolist()
     ratio = float(np.median(seconds[:, 1] / seconds[:, 0]))
     return Measured(task.images.source, ours_rate, torch_rate, ratio, peer.layout)
+
+
+def _beside_one(task: Task, threads: int, now: Callable[[], int]) -> Measured:
+    with Team(threads) as team:
+        seconds = _interleaved([task.ours(0, team), task.ours(0)], task.ranks, now)
+    rate = task.batch * task.ranks.size / float(np.median(seconds[:, 0]))
+    times = float(np.median(seconds[:, 1] / seconds[:, 0]))
+    return Measured(task.images.source, rate, times_one_thread=times)
 
 
 def _faster(ours: Ours, peers: Sequence[Peer], ranks: Ranks, now: Callable[[], int]) -> Peer:
@@ -220,13 +236,15 @@ def _race(
 
 
 def _heading(about: Mapping[str, Any]) -> str:
-    ranks = f"{about['ranks']} rank{'s' if about['ranks'] > 1 else ''} of one thread"
+    threads = f"{about['threads']} threads" if about["threads"] > 1 else "one thread"
+    ranks = f"{about['ranks']} rank{'s' if about['ranks'] > 1 else ''} of {threads}"
     lines = f"batch {about['batch']}, {ranks}, {about['vector_lanes']} vector lanes, {about['processor']}"
     columns = f"{'network':<18}{'images/s':>10}"
     if about["torch_version"]:
         how = ", DistributedDataParallel (gloo)" if about["ranks"] > 1 else ""
         lines += f"\nbeside PyTorch {about['torch_version']}{how}"
         columns += f"{'PyTorch':>10}{'ratio':>8}  {'layout':<13}"
+    columns += f"{'1 thread':>10}" if about["threads"] > 1 else ""
     return f"{lines}\n\n{columns}  images"
 
 
@@ -235,6 +253,7 @@ def _line(name: str, measured: Measured) -> str:
     if measured.torch_layout:
         columns += f"{measured.torch_images_per_second:>10,.0f}{measured.ratio:>8.2f}"
         columns += f"  {measured.torch_layout:<13}"
+    columns += f"{measured.times_one_thread:>9.2f}x" if measured.times_one_thread else ""
     return f"{columns}  {measured.images}"
 
 

@@ -182,6 +182,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)"
     )
     training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    training.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="of a rank, measured beside one (default: 1)"
+    )
     _add_ranks(training)
     kernels = commands.add_parser(
         "kernels",
@@ -235,19 +238,20 @@ def _train(given: argparse.Namespace, clock: Clock) -> int:
             "--resume RUN goes on in its folder with its settings: leave CONFIG.toml and --out out"
         )
 
-    if not launcher.launched(os.environ):
-        _look_first(given)
+    threads = 1 if launcher.launched(os.environ) else _look_first(given)
 
     def command(world: "Ranks") -> int:
         from distsgd.cli.training import train
 
         return train(given.config, given.set, given.out, given.resume, world, clock)
 
-    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, threads)
 
 
-def _look_first(given: argparse.Namespace) -> None:
+def _look_first(given: argparse.Namespace) -> int:
     """Tell of wrong settings and bad images before kernels are compiled, which may take longer than a person waits for an answer.
+
+    Returns how many threads a rank will have.
 
     What shows only when a network is laid out for its images, or dealt to ranks, is told later. Not for the ranks of a launcher:
     one that ends before it has joined the others leaves MPICH's waiting for ever.
@@ -256,7 +260,7 @@ def _look_first(given: argparse.Namespace) -> None:
 
     path = given.resume / "config.toml" if given.resume else given.config
     if given.resume and not path.is_file():  # told when the run is looked for
-        return
+        return 1
     settings, problems = config.read(path, given.set)
     try:
         data.describe(data.locate(settings.data.path))
@@ -264,6 +268,7 @@ def _look_first(given: argparse.Namespace) -> None:
         problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
+    return settings.train.threads
 
 
 def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
@@ -293,7 +298,7 @@ def _report(given: argparse.Namespace, clock: Clock) -> int:
 
 def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
     arguments = ["bench", "training", "--batch", str(given.batch), "--data", given.data]
-    for option in ("against", "networks", "json"):
+    for option in ("against", "networks", "json", "threads"):
         value = getattr(given, option)
         arguments += [f"--{option}", str(value)] if value else []
 
@@ -301,11 +306,11 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
         from distsgd.bench.training import training
 
         networks = given.networks.split(",") if given.networks else None
-        say = print if world.rank == 0 else _nothing
-        training(world, networks, given.batch, given.against == "torch", given.data, given.json, say)
+        wanted = networks, given.batch, given.against == "torch", given.data, given.json
+        training(world, *wanted, print if world.rank == 0 else _nothing, threads=given.threads)
         return 0
 
-    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, given.threads)
 
 
 def _bench_kernels(given: argparse.Namespace, clock: Clock) -> int:

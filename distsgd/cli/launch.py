@@ -83,7 +83,12 @@ def _seconds(text: str) -> int:
 def run(given: argparse.Namespace, clock: Clock) -> int:
     """Render and print; with --out write, with --submit submit instead."""
     if given.scheduler != "kubernetes":  # there the config lies on the volume
-        _, problems = config.read(Path(given.config), given.set)
+        settings, problems = config.read(Path(given.config), given.set)
+        if settings.train.threads > 1:
+            problems.append(
+                f"train.threads = {settings.train.threads}: a batch job gives a rank one core; leave it out and let "
+                "--ranks-per-node be the cores of a node"
+            )
         if problems:
             raise InputError("\n".join(problems))
     text = launcher.render(job(given))

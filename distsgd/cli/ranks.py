@@ -40,8 +40,12 @@ def run(
     clock: Clock,
     command: "Callable[[Ranks], int]",
     hosts: Path | None = None,
+    threads: int = 1,
 ) -> int:
-    """Call `command` on every rank. Without an MPI launcher, start `ranks` ranks of `distsgd ARGUMENTS`, or be the only one."""
+    """Call `command` on every rank. Without an MPI launcher, start `ranks` ranks of `distsgd ARGUMENTS`, or be the only one.
+
+    threads: how many a rank will have.
+    """
     started = launcher.launched(os.environ)
     if hosts and (started or not ranks):
         raise InputError(
@@ -51,7 +55,7 @@ def run(
     if ranks and started and ranks != started:
         raise InputError(f"--ranks {ranks}, but an MPI launcher has started {started}: leave --ranks out")
     if ((ranks or 1) > 1 or hosts) and not started:
-        return _launch(ranks or 1, arguments, hosts)
+        return _launch(ranks or 1, arguments, hosts, threads)
     if started:
         signal.signal(signal.SIGUSR1, signal.default_int_handler)  # what `_launch` passes Ctrl-C on as
     world = _world(clock)
@@ -110,11 +114,12 @@ def _show_traceback() -> int:
     return FAILED
 
 
-def _launch(ranks: int, arguments: list[str], hosts: Path | None) -> int:
+def _launch(ranks: int, arguments: list[str], hosts: Path | None, threads: int) -> int:
     """Run the launcher; returns its exit code, or that of the signal which was passed on to it."""
     found = launcher.identified(launcher.find(os.environ))
     environ = {**os.environ, **terminal.described(os.environ)}
-    line, added = launcher.command(found, ranks, arguments, launcher.cores(), environ, os.geteuid(), hosts)
+    where = launcher.cores(), environ, os.geteuid(), hosts
+    line, added = launcher.command(found, ranks, arguments, *where, threads)
     sys.stdout.flush()
     # In a group of its own: of a Ctrl-C that it gets itself, Open MPI's launcher leaves its ranks a quarter of a second.
     with tempfile.TemporaryDirectory(prefix="distsgd-ranks-") as folder:

@@ -60,7 +60,7 @@ def _train(start: Start, experiment: Experiment, stopping: Stopping, ranks: Rank
     assert start.folder, "a run of the command line has one"
     folder, settings, last = start.folder, start.settings, start.path
     stopping.advice = lambda: starts.advice(folder, last, ranks.size)
-    for warning in doctor.warnings(ranks, os.environ):
+    for warning in doctor.warnings(ranks, os.environ, settings.train.threads):
         _warn(warning)
     say = _speaker(folder, ranks)
     say(report.opening(settings, experiment.images.path.name, ranks.size, experiment.workers))

@@ -75,6 +75,8 @@ class Train(Section):
     batch: int = Field(32, ge=1, le=65536)
     """Images in a worker's step."""
     seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(1, ge=1, le=256)
+    """Of a rank, where ranks are fewer than cores: they share out its work, and the weights are the same with any number."""
     patience: int | None = Field(None, ge=1)
     """End after so many epochs without a better loss on the validation images; not given: after all epochs."""
     replay: str | None = None

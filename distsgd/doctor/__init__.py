@@ -75,15 +75,16 @@ def _machine(environ: Mapping[str, str]) -> dict[str, Check]:
     }
 
 
-def warnings(ranks: "Ranks", environ: Mapping[str, str]) -> list[str]:
+def warnings(ranks: "Ranks", environ: Mapping[str, str], threads: int = 1) -> list[str]:
     """The few findings that a run should begin with, a line each, on rank 0. All ranks call this; it takes milliseconds."""
-    places = place.places(ranks) if ranks.size > 1 else []
+    places = place.places(ranks) if ranks.size * threads > 1 else []
     if ranks.rank > 0:
         return []
     checks: dict[str, Check] = {"arithmetic": lambda: processor.arithmetic(environ)}
     if places:
-        checks["binding"] = lambda: place.binding(places)
-        checks["oversubscription"] = lambda: place.crowding(places)
+        checks["binding"] = lambda: place.binding(places, threads)
+        checks["oversubscription"] = lambda: place.crowding(places, threads)
+    if ranks.size > 1:
         checks["shared memory"] = storage.shared_memory
     found = [finding for finding in look(checks) if finding.level != "ok"]
     return [f"{finding.seen} ({finding.cure})" if finding.cure else finding.seen for finding in found]

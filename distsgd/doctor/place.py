@@ -70,14 +70,16 @@ def _limit(folder: Path) -> float | None:
     return int(most) / int(period) if most.isdecimal() else None  # "max" and -1: no limit
 
 
-def crowding(places: Sequence[Place]) -> Finding:
-    """Whether a host has more ranks than cores for them, or ranks that are bound to the same core."""
+def crowding(places: Sequence[Place], threads: int = 1) -> Finding:
+    """Whether a host has more ranks, of so many threads each, than cores for them, or ranks that are bound to too few of them."""
     for host, here in _by_host(places).items():
-        room = _room(here)
-        if len(here) > room:
-            seen = f"{len(here)} ranks on {host} share {room:g} core{'s' * (room != 1)}: they take turns, and averages wait"
-            bound = all(len(rank.cores) == 1 for rank in here) and launcher.cores().machine >= len(here)
-            cure = f"mpirun {'--bind-to none' if bound else f'-n {max(1, int(room))}'} ..."
+        room, wanted, least = _room(here), len(here) * threads, min(len(rank.cores) for rank in here)
+        if wanted > room or threads > least:
+            seen = f"{_ranks(len(here), threads)} on {host} share {_cores(room)}: they take turns, and averages wait"
+            if wanted <= room:
+                seen = f"a rank of {threads} threads on {host} is bound to {_cores(least)}: they take turns"
+            bound = all(len(rank.cores) <= threads for rank in here) and launcher.cores().machine >= wanted
+            cure = "mpirun --bind-to none ..." if bound else f"mpirun {_fewer(len(here), threads, room)}"
             return Finding("oversubscription", "note", seen, cure)
     return Finding("oversubscription", "ok", "no host has more ranks than cores")
 
@@ -95,10 +97,25 @@ def _room(here: Sequence[Place]) -> float:
     return min([float(cores), *(rank.quota for rank in here if rank.quota)])
 
 
-def binding(places: Sequence[Place]) -> Finding:
-    """Which cores each rank is bound to; a note where ranks fill a host and none has a core of its own."""
+def _ranks(count: int, threads: int) -> str:
+    ranks = f"{count} rank{'s' * (count > 1)}"
+    return ranks if threads == 1 else f"{ranks} of {threads} threads"
+
+
+def _fewer(ranks: int, threads: int, room: float) -> str:
+    if threads > 1:
+        return f"... --set train.threads={max(1, int(room / ranks))}"
+    return f"-n {max(1, int(room))} ..."
+
+
+def _cores(count: float) -> str:
+    return f"{count:g} core{'s' * (count != 1)}"
+
+
+def binding(places: Sequence[Place], threads: int = 1) -> Finding:
+    """Which cores each rank is bound to; a note where ranks of one thread fill a host and none has a core of its own."""
     loose = [host for host, here in _by_host(places).items() if len(here) > 1 and _is_loose(here)]
-    if loose:
+    if loose and threads == 1:
         seen = f"the ranks on {loose[0]} fill its cores, but the system may move them between these"
         return Finding("binding", "note", seen, "mpirun --bind-to core ... (srun: --cpu-bind=cores)")
     shown = [f"rank {rank} on {at.host}: {_named(at.cores)}" for rank, at in enumerate(places[:MOST_SHOWN])]

@@ -24,8 +24,8 @@ def spread_filters(weights, matrix, spread):
 
 @compiled(
     "void(real[::1], int64, int64, int64[::1], int64[:,::1], real[:,::1], real[:,:,::1], int64[:,::1], int64[:,::1],"
-    " int64[:,::1], real[:,:,::1], real[::1], real[::1], real[:,:,:,:], int64[::1], real[:,::1], int64, real[:,:,:],"
-    " real[:,:,:], boolean, int64, real[:,:,:], uint8[:,:,:,::1])"
+    " int64[:,::1], real[:,:,:], real[::1], real[::1], real[:,:,:,:], int64[::1], real[:,::1], int64, real[:,:,:],"
+    " real[:,:,:], boolean, int64, real[:,:,:], uint8[:,:,:,:])"
 )
 def sum_bands(
     x, plane, lanes, places, meeting, inputs, spread, taps, strips, one, weights, bias, partial, products, levels, outputs,

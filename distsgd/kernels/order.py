@@ -2,10 +2,13 @@
 
 import numpy as np
 
-from distsgd.kernels.compiled import FLOAT, compiled, inlined
+from distsgd.kernels import tile
+from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
+from distsgd.kernels.vector import LANES
+from distsgd.kernels.windows import REGISTERS
 
 
-@compiled("void(real[:,::1], real[:,::1])")
+@compiled("void(real[:,:], real[:,::1])")
 def transpose(x, y):
     """Write y = x transposed, in blocks that stay in the cache."""
     rows, columns = x.shape
@@ -16,7 +19,7 @@ def transpose(x, y):
                     y[k, t] = x[t, k]
 
 
-@compiled("void(real[:,:,:,::1], real[:,:,:,::1])")
+@compiled("void(real[:,:,:,:], real[:,:,:,::1])")
 def turn_filters(weights, turned):
     """Write turned[k, r, s, c] = weights[c, R-1-r, S-1-s, k]: the filters that carry a convolution's gradient back to its input."""
     channels, height, width, filters = weights.shape
@@ -27,6 +30,31 @@ def turn_filters(weights, turned):
                     turned[k, r, s, c] = weights[c, height - 1 - r, width - 1 - s, k]
 
 
+@compiled("void(real[:,:,:,:], real[:,:,:,:])")
+def copy(y, x):
+    """Write y = x. Both: (channels, height, width, batch), their last axis contiguous, a multiple of LANES."""
+    shape = tile.zeros(1, REGISTERS)
+    for c in range(y.shape[0]):
+        for i in range(y.shape[1]):
+            for j in range(y.shape[2]):
+                to = (c * y.strides[0] + i * y.strides[1] + j * y.strides[2]) >> SHIFT
+                at = (c * x.strides[0] + i * x.strides[1] + j * x.strides[2]) >> SHIFT
+                for n in range(0, y.shape[3], LANES):
+                    tile.store(tile.load(shape, x, at + n, 0), y, to + n, 0)
+
+
+@compiled("void(real[:,:,:,:])")
+def clear(y):
+    """Write zeros to y, as in `copy`."""
+    zeros = tile.zeros(1, REGISTERS)
+    for c in range(y.shape[0]):
+        for i in range(y.shape[1]):
+            for j in range(y.shape[2]):
+                to = (c * y.strides[0] + i * y.strides[1] + j * y.strides[2]) >> SHIFT
+                for n in range(0, y.shape[3], LANES):
+                    tile.store(zeros, y, to + n, 0)
+
+
 @inlined
 def mixed(x):
     """A bijection of 64 bits that leaves no pattern: splitmix64's finalizer (Steele, Lea, Flood 2014)."""
@@ -35,18 +63,21 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
-@compiled("void(real[:,::1], uint64[::1], uint64, real, boolean, real[:,::1], real[:,::1])")
-def drop(x, draw, layer, rate, gated, gate, y):
+@compiled("void(real[:,::1], uint64[::1], uint64, real, boolean, real[:,::1], real[:,::1], int64)")
+def drop(x, draw, layer, rate, gated, gate, y, first):
     """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout).
 
     What is dropped depends on draw (seed, worker, step), the layer and the value's place alone, so that the way back drops the same
-    on any machine. x, y: (units, batch). With `gated`, y is zero too where gate is not positive.
+    on any machine. x, y: (units, batch), of which `first` is the layer's first unit here. With `gated`, y is zero too where gate is
+    not positive.
     """
     units, batch = x.shape
     limit, scale = np.uint64(np.float64(rate) * 4294967296.0), FLOAT(1) / (FLOAT(1) - rate)
     key = mixed(mixed(mixed(mixed(draw[0]) + draw[1]) + draw[2]) + layer)
     for i in range(units):
         for n in range(batch):
-            chance = mixed(key + np.uint64(i * batch + n) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+            chance = mixed(
+                key + np.uint64((first + i) * batch + n) * np.uint64(0x9E3779B97F4A7C15)
+            ) >> np.uint64(32)
             kept = chance >= limit and (not gated or not gate[i, n] <= 0)
             y[i, n] = x[i, n] * scale if kept else FLOAT(0)

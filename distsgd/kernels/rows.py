@@ -35,7 +35,7 @@ def strip_starts(length: int) -> list[int]:
 
 @compiled(
     "void(real[::1], int64[:,::1], int64[:,::1], int64[:,::1], int64, real[:,:], real[::1], real[::1],"
-    " real[:,:,:], real[:,:,:], boolean, real[:,:,:], uint8[:,:,:,::1])"
+    " real[:,:,:], real[:,:,:], boolean, real[:,:,:], uint8[:,:,:,:])"
 )
 def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rectify, pooled, winner):
     """Write y, see the module's equation.

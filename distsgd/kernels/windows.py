@@ -31,7 +31,7 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
                         number += FLOAT(1)
                 to = window * batch + image
                 tile.store(best, y, c * y_plane + i * y_line + to, 0)
-                tile.store_bytes(place, winner, (c * winner.shape[1] + i) * width * batch + to)
+                tile.store_bytes(place, winner, c * winner.strides[0] + i * winner.strides[1] + to)
 
 
 @inlined

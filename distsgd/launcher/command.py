@@ -58,11 +58,12 @@ def command(
     environ: Mapping[str, str],
     uid: int,
     hosts: Path | None = None,
+    threads: int = 1,
 ) -> tuple[list[str], dict[str, str]]:
     """Write the command that runs `distsgd ARGUMENTS` on so many ranks, and what to add to its environment.
 
-    `uid` is the effective user; `hosts` a file that names the hosts to run on. Raises InputError where Open MPI
-    would refuse it, because it is root, or where the file is wrong.
+    `uid` is the effective user; `hosts` a file that names the hosts to run on; `threads` how many a rank has. Raises
+    InputError where Open MPI would refuse it, because it is root, or where the file is wrong.
     """
     added = single_thread(environ)
     if launcher.kind == "openmpi":
@@ -71,9 +72,9 @@ def command(
             added["OMPI_MCA_btl"] = "^ofi"  # its start sleeps for a whole second, network or not
     if hosts is not None:
         hostfile.check(hosts, launcher, ranks)
-        placement = _on_hosts(launcher.kind, hosts, {**environ, **added})
+        placement = _on_hosts(launcher.kind, hosts, {**environ, **added}, threads)
     else:
-        placement = _placement(launcher.kind, ranks, cores, environ)
+        placement = _placement(launcher.kind, ranks, cores, environ, threads)
     return [launcher.path, "-n", str(ranks), *placement, sys.executable, "-m", "distsgd", *arguments], added
 
 
@@ -85,20 +86,23 @@ def _check_root(environ: Mapping[str, str], uid: int) -> None:
         )
 
 
-def _on_hosts(kind: Kind | None, hosts: Path, environ: Mapping[str, str]) -> list[str]:
+def _on_hosts(kind: Kind | None, hosts: Path, environ: Mapping[str, str], threads: int) -> list[str]:
     if kind == "mpich":
         return ["-f", str(hosts)]
     carried = [part for name in CARRIED if name in environ for part in ("-x", name)]
-    return ["--hostfile", str(hosts), *carried]
+    # Not bound, a rank's threads get a core each; Open MPI would bind a rank, and all of them, to one.
+    return ["--hostfile", str(hosts), *(["--bind-to", "none"] if threads > 1 else []), *carried]
 
 
-def _placement(kind: Kind | None, ranks: int, cores: Cores, environ: Mapping[str, str]) -> list[str]:
+def _placement(
+    kind: Kind | None, ranks: int, cores: Cores, environ: Mapping[str, str], threads: int
+) -> list[str]:
     # In a batch job the launcher knows the nodes and their slots; this node's cores say nothing about them.
     if kind is None or any(name in environ for name in BATCH_JOBS):
         return []
     # Both launchers bind from core 0 up, whatever affinity they were started with: bound ranks of two jobs,
     # or of one that was given a part of the machine, share cores. So only a job that fills the machine binds.
-    if ranks == cores.usable == cores.machine:
+    if threads == 1 and ranks == cores.usable == cores.machine:
         return ["--bind-to", "core"]
     oversubscribe = ["--oversubscribe"] if kind == "openmpi" and ranks > cores.usable else []
     return [*oversubscribe, "--bind-to", "none"]

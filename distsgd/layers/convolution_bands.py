@@ -143,9 +143,9 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
     outputs, of_filters, inputs = winograd.transforms(tall, window.size[0])
     one_row = taps.pair_taps(window.of_one_row(spread.shape[2]))
     lines = np.arange(tall) * (dy.strides[1] // dy.itemsize)
-    taken = (*taps.band_taps(window, tall), inputs, spread, *one_row, dy, lines, outputs)
+    taken = (*taps.band_taps(window, tall), inputs, spread, *one_row, dy, lines, outputs.T.copy())
     made = (slopes[..., : dy.shape[2]], partial, products, rows.NO_VALUES, rows.NO_WINNERS)
     return [
         (band_pairs.pair_bands, (x, *taken, *made)),
-        (band_pairs.gather_filters, (products, of_filters, dw)),
+        (band_pairs.gather_filters, (products, of_filters, 0, dw)),
     ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distsgd.kernels import order, pairs, pool, rows, taps
-from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.taps import Window
 from distsgd.layers import convolution_bands as bands
 from distsgd.layers import convolution_phases as phases
@@ -178,12 +177,12 @@ def _to_phase(
         return bands.sums(seen, window, turned, rows.NO_BIAS, rest, *last)
     target = phases.every(whole.inside, layer.stride, high, wide)
     if high.taps * wide.taps * target.size == 0:
-        return [(np.copyto, (target, FLOAT(0)))]
+        return [(order.clear, (target,))]
     if place.rectified:
         gate = phases.rows_of(phases.inside(phases.phases_of(layer, place), high, wide)[channels])
     phase, rest = rest[: target.size].reshape(*target.shape[:2], -1), rest[target.size :]
     sums = _sum_phase(layer, place, dy.buffer[filters], turned, (high, wide), phase, gate, rest)
-    return [sums, (np.copyto, (target, phase.reshape(target.shape)))]
+    return [sums, (order.copy, (target, phase.reshape(target.shape)))]
 
 
 def _seen_back(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from distsgd.kernels import order
 from distsgd.layers.place import Border, Place, Program, Shape
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def split(layer: "Convolution", place: Place) -> tuple[Program, np.ndarray]:
     image = place.x.buffer.reshape(*shape, batch)
     program: Program = []
     for high, wide in all_phases(layer, shape):
-        program.append((np.copyto, (inside(phases, high, wide), every(image, layer.stride, high, wide))))
+        program.append((order.copy, (inside(phases, high, wide), every(image, layer.stride, high, wide))))
     return program, phases.reshape(shape[0], -1, *phases.shape[3:])
 
 

@@ -85,7 +85,7 @@ class Dense:
         weights = place.weights[0].T
         program = [_sums(dy.reshape(-1), dy.shape, weights, rows.NO_BIAS, partial, target, False, gate)]
         if dx.border != Border():
-            program.append((np.copyto, (dx.rows, target.reshape(dx.rows.shape))))
+            program.append((order.copy, (dx.inside, target.reshape(dx.inside.shape))))
         return program
 
 

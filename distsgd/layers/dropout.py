@@ -51,13 +51,13 @@ class Dropout:
         """y from x: thinned in training, the same in evaluation."""
         x, y = place.x, place.y
         if not training:
-            return [(np.copyto, (y.rows, x.rows))]
+            return [(order.copy, (y.inside, x.inside))]
         if y.border == Border():
             return [self._drop(place, x.units, False, x.units, y.units)]
         thinned = place.scratch[: x.units.size].reshape(x.units.shape)
         return [
             self._drop(place, x.units, False, x.units, thinned),
-            (np.copyto, (y.rows, thinned.reshape(y.rows.shape))),
+            (order.copy, (y.inside, thinned.reshape(y.inside.shape))),
         ]
 
     def backward(self, place: Place) -> Program:
@@ -69,7 +69,7 @@ class Dropout:
             return [self._drop(place, dy.units, place.rectified, place.x.units, dx.units)]
         thinned = place.scratch[: dy.units.size].reshape(dy.units.shape)
         passed = self._drop(place, dy.units, place.rectified, place.x.units, thinned)
-        return [passed, (np.copyto, (dx.rows, thinned.reshape(dx.rows.shape)))]
+        return [passed, (order.copy, (dx.inside, thinned.reshape(dx.inside.shape)))]
 
     def _drop(self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray) -> Call:
-        return order.drop, (x, place.draw, np.uint64(place.number), FLOAT(self.rate), gated, gate, y)
+        return order.drop, (x, place.draw, np.uint64(place.number), FLOAT(self.rate), gated, gate, y, 0)

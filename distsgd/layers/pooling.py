@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from distsgd.config import InputError
-from distsgd.kernels import pool
-from distsgd.kernels.compiled import FLOAT
+from distsgd.kernels import order, pool
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor
 
 
@@ -72,7 +69,7 @@ class MaxPool:
             return []
         sizes, gate = (self.size, self.apart), (place.y.rows, place.rectified)
         spread = (pool.max_pool_gradient, (place.dy.buffer, place.winners, *sizes, *gate, place.dx.rows))
-        zero = (np.copyto, (place.dx.inside, FLOAT(0)))
+        zero = (order.clear, (place.dx.inside,))
         return [zero, spread] if self.apart < self.size else [spread]
 
 
@@ -130,4 +127,4 @@ class AveragePool:
             return []
         size, stride = self._window(place.x.shape)
         windows = (place.dy.buffer, *size, stride, place.x.rows, place.rectified, place.dx.rows)
-        return [(np.copyto, (place.dx.inside, FLOAT(0))), (pool.average_pool_gradient, windows)]
+        return [(order.clear, (place.dx.inside,)), (pool.average_pool_gradient, windows)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distsgd.batch import prefetches
 from distsgd.network import Network, aligned
 from distsgd.plan.work import STATES, Job
+from distsgd.threads import Team
 
 SCRATCH = {"recursive-doubling": 1.0, "rabenseifner": 0.5, "binomial": 1.0}
 """What part of a message an algorithm of our own receives beside it at once."""
@@ -46,8 +47,9 @@ def memory(job: Job, cores: int, process: int) -> Memory:
 
 def _network(job: Job, cores: int) -> int:
     batch_bytes = job.config.train.batch * math.prod(job.stages[0].shape)
-    twice = prefetches(job.config.data.prefetch, batch_bytes, job.together < cores)
-    return Network(job.stages, job.batch, aligned(job.parameters), 1 + twice).memory
+    threads = job.config.train.threads
+    twice = prefetches(job.config.data.prefetch, batch_bytes, job.together * threads < cores)
+    return Network(job.stages, job.batch, aligned(job.parameters), 1 + twice, Team(threads)).memory
 
 
 def _copies(job: Job) -> int:

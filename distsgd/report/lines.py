@@ -17,6 +17,7 @@ def opening(config: Config, images: str, ranks: int, workers: int) -> str:
     periods = {"once": "once, at the end", "epoch": "every epoch", 1: "every step"}
     period = periods.get(averaging.rounds_of, f"every {averaging.rounds_of} steps")
     shared = f"{workers} worker{'s' * (workers > 1)} on {ranks} rank{'s' * (ranks > 1)}"
+    shared += f" of {train.threads} threads" if train.threads > 1 else ""
     replayed = f"; steps sleep for seconds of {train.replay}: NOTHING IS LEARNED" if train.replay else ""
     if workers == 1:
         return f"{config.network.name} on {images}: {shared}, batch {train.batch}, {config.optimizer.name}{replayed}"

@@ -13,6 +13,7 @@ from distsgd.clock import Clock
 from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
 from distsgd.metrics import ByClass, Score, Tally, by_class, score
 from distsgd.network import Network, aligned
+from distsgd.threads import Team
 from distsgd.training.algorithm import chosen
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
@@ -93,9 +94,12 @@ class Training:
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
         self._prefetches = prefetching(experiment, ranks.on_node()[1])
         batches = 1 + self._prefetches
-        self._network = Network(experiment.stages, self._workers.batch, state[: self._size], batches)
+        self._team = Team(experiment.config.train.threads)
+        parameters = state[: self._size]
+        self._network = Network(experiment.stages, self._workers.batch, parameters, batches, self._team)
         self._network.class_weights[:] = self._workers.class_weights()
-        steps = optimizer.bind(state, self._network.gradient, experiment.decayed, self.learning_rate)
+        changing = state, self._network.gradient, experiment.decayed, self.learning_rate
+        steps = optimizer.bind(*changing, self._team)
         seed = experiment.config.train.seed
         windows = Windows(experiment, self._workers.batch)
         working = self._network, state, steps, self._workers, self.scaling, windows, seed, clock, self._pause
@@ -177,7 +181,10 @@ class Training:
         Calls back after each round and, with the same numbers on every rank, after each epoch and to save.
         """
         try:
-            with Prefetch(self._network) if self._prefetches else nullcontext() as self._local.prefetch:
+            with (
+                self._team,
+                Prefetch(self._network) if self._prefetches else nullcontext() as self._local.prefetch,
+            ):
                 return self._run(after_round, after_epoch, save)
         except Stopped:
             with self._clock.phase("checkpoint"):

@@ -1,4 +1,7 @@
-"""Prefetching: a thread fills the batch that comes next while this rank computes with the one before."""
+"""Prefetching: a thread fills the batch that comes next while this rank computes with the one before.
+
+It is none of those that share out the rank's work (`distsgd.threads`), and wants a core beside theirs.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,9 +17,10 @@ Place = tuple[int, int, int]
 
 
 def prefetching(experiment: Experiment, ranks_here: int) -> bool:
-    """Whether a rank prefetches, where the node has so many; a rank may be bound to some of the cores."""
-    size = experiment.config.train.batch * math.prod(experiment.stages[0].shape)
-    return prefetches(experiment.config.data.prefetch, size, ranks_here < len(processors()))
+    """Whether a rank prefetches, where the node has so many; a rank may be bound to some of the cores, and has threads."""
+    train = experiment.config.train
+    size = train.batch * math.prod(experiment.stages[0].shape)
+    return prefetches(experiment.config.data.prefetch, size, ranks_here * train.threads < len(processors()))
 
 
 class Prefetch:

@@ -61,6 +61,7 @@ def _summary(training: Training, ranks: Ranks, result: Result, parts: list[dict[
         "network": settings.network.name,
         "parameters": int(result.parameters.size),
         "ranks": ranks.size,
+        "threads": settings.train.threads,
         "workers": experiment.workers,
         "ranks_lost": 0,
         "resumed": [],

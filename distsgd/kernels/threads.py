@@ -1,0 +1,301 @@
+"""Several threads that run one list of kernels together, each its part, without the interpreter: it would let only one go on.
+
+A list is words of 64 bits, a word or several for every argument::
+
+    number of the kernel's signature, words to the next entry, its machine code, arguments ...      call it
+    MEET                                                                      wait for the others
+    END                                                                       the list is done
+
+Only what follows a MEET may read what others wrote before it. `team` is an array of words that all threads share:
+those of the whole, and then a line for each thread. Threads wait turning, then giving way to other processes; one that
+nobody asks for long returns to the interpreter, where it can sleep.
+"""
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, pool, rows, update, vector
+from distsgd.kernels.compiled import compiled, inlined
+
+KERNELS: tuple[Any, ...] = (
+    *(rows.sum_rows, band_rows.spread_filters, band_rows.sum_bands),
+    *(pairs.sum_pairs, pairs.sum_lanes, band_pairs.pair_bands, band_pairs.gather_filters),
+    *(pool.max_pool, pool.max_pool_gradient, pool.average_pool, pool.average_pool_gradient),
+    *(normalization.normalize, normalization.normalize_gradient),
+    *(order.transpose, order.turn_filters, order.drop, order.copy, order.clear, update.sgd, update.adam),
+)
+"""What a list may call."""
+_COMPILED = {kernel: next(iter(kernel.overloads.values())) for kernel in KERNELS}
+_SIGNATURES = list(dict.fromkeys(found.signature for found in _COMPILED.values()))
+
+LINE = 8
+"""Words of a line of the cache: threads that write to one would wait for each other."""
+ASKED, ARRIVED, FAILED, OWN = 0, LINE, 2 * LINE, 3 * LINE
+"""Words of a team: lists asked for so far; arrivals at all meetings; the entry that failed, or STOPPED; the first thread's line."""
+LIST, SEEN, MET, ASLEEP = 0, 1, 2, 3
+"""Words of a thread's line: where its list is, the lists it was asked for, its meetings so far, whether it is to be woken."""
+MEET, END = -1, -2
+STOPPED = -1
+TURNS, YIELDS, NAP = 2000, 4000, 50
+"""Looks before a thread gives way to others, some 50 us; and how often it does before it sleeps, a millisecond or more. One that
+waits for others within a list gives way a tenth as often, as they have no core if they are late, and naps for so many us."""
+
+_WORD, _INT = ir.IntType(64), ir.IntType(32)
+
+
+def _at(context, builder, array_type, array, place):
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [place])
+
+
+@intrinsic
+def _load(typing, team, place):
+    """The word, and all that was written before it was."""
+
+    def generate(context, builder, signature, args):
+        return builder.load_atomic(_at(context, builder, team, args[0], args[1]), "seq_cst", 8)
+
+    return types.int64(team, place), generate
+
+
+@intrinsic
+def _add(typing, team, place, value):
+    """Add to the word, after all that was written before."""
+
+    def generate(context, builder, signature, args):
+        where = _at(context, builder, team, args[0], args[1])
+        builder.atomic_rmw("add", where, args[2], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(team, place, value), generate
+
+
+@intrinsic
+def _put(typing, team, place, value):
+    """Write the word, before anything that is read behind."""
+
+    def generate(context, builder, signature, args):
+        builder.atomic_rmw("xchg", _at(context, builder, team, args[0], args[1]), args[2], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(team, place, value), generate
+
+
+@intrinsic
+def _turn(typing):
+    """Tell the core that this is a wait."""
+
+    def generate(context, builder, signature, args):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        else:
+            vector.keep_order(builder)
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@intrinsic
+def _give_way(typing):
+    """Let another thread or process have the core, if any wants it."""
+
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(_INT, [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@intrinsic
+def _nap(typing):
+    """Leave the core for NAP microseconds, so that who is waited for gets it: giving way, it would get a part of it only."""
+
+    def generate(context, builder, signature, args):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT, [_INT]), "usleep")
+        builder.call(function, [ir.Constant(_INT, NAP)])
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@intrinsic
+def _word(typing, place):
+    """The word at an address."""
+
+    def generate(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], _WORD.as_pointer()))
+
+    return types.int64(place), generate
+
+
+@intrinsic
+def _call(typing, number, place):
+    """Call a kernel with the signature of that number; its machine code and arguments are at an address. Whether it went well."""
+
+    def generate(context, builder, signature, args):
+        first = builder.inttoptr(args[1], _WORD.as_pointer())
+        went = cgutils.alloca_once_value(builder, cgutils.false_bit)
+        behind = builder.append_basic_block("behind")
+        switch = builder.switch(args[0], behind)
+        for number, kernel in enumerate(_SIGNATURES):
+            block = builder.append_basic_block(f"signature{number}")
+            switch.add_case(ir.Constant(_WORD, number), block)
+            builder.position_at_end(block)
+            values, word = [], 1
+            for kind in kernel.args:
+                at = builder.gep(first, [ir.Constant(_INT, word)])
+                at = builder.bitcast(at, context.get_data_type(kind).as_pointer())
+                values.append(context.unpack_value(builder, kind, at))
+                word += _words(kind)
+            code = context.call_conv.get_function_type(types.none, kernel.args).as_pointer()
+            code = builder.inttoptr(builder.load(first), code)
+            status, _ = context.call_conv.call_function(builder, code, types.none, kernel.args, values)
+            builder.store(status.is_ok, went)
+            builder.branch(behind)
+        builder.position_at_end(behind)
+        return builder.load(went)
+
+    return types.boolean(number, place), generate
+
+
+def _words(kind):
+    """How many an argument takes: of an array two that stay empty, length, size of a value, address, shape, strides."""
+    return 5 + 2 * kind.ndim if isinstance(kind, types.Array) else 1
+
+
+def written(calls: Sequence[tuple[Any, tuple[Any, ...]] | None]) -> np.ndarray:
+    """One thread's calls of KERNELS as words, which the arrays must outlive; None: only others call. After each all meet.
+
+    TypeError where an argument is not as the kernel wants it.
+    """
+    words: list[int] = []
+    for call in calls:
+        words += [*(_entry(*call) if call else []), MEET]
+    return np.array([*words, END], np.int64)
+
+
+def _entry(kernel, arguments):
+    found = _COMPILED[kernel]
+    kinds = found.signature.args
+    if len(kinds) != len(arguments):
+        raise TypeError(f"{kernel.__name__}: {len(arguments)} arguments, wanted {len(kinds)}")
+    words = [word for pair in zip(kinds, arguments) for word in _argument(kernel.__name__, *pair)]
+    return [_SIGNATURES.index(found.signature), 3 + len(words), _code(kernel), *words]
+
+
+def _code(kernel):
+    """Where its machine code is."""
+    found = _COMPILED[kernel]
+    return found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
+
+
+def _argument(name, kind, value):
+    if not isinstance(kind, types.Array):
+        room = np.zeros(8, np.uint8)
+        content = np.array([value], np.bool_ if kind is types.boolean else kind.name).view(np.uint8)
+        room[: content.size] = content
+        return room.view(np.int64).tolist()
+    fits = isinstance(value, np.ndarray) and (value.dtype.name, value.ndim) == (kind.dtype.name, kind.ndim)
+    if not fits or (kind.layout == "C" and not value.flags.c_contiguous):
+        raise TypeError(f"{name}: an array does not fit {kind}")
+    return [0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
+
+
+def name(entry: int, words: np.ndarray) -> str:
+    """Of the kernel that an entry calls, given the list that it is in."""
+    code = words[(entry - words.ctypes.data) // 8 + 2]
+    return next(kernel.__name__ for kernel in KERNELS if _code(kernel) == code)
+
+
+@inlined
+def _own(thread):
+    """Where a thread's line begins."""
+    return OWN + thread * LINE
+
+
+@inlined
+def _meet(team, thread):
+    """Wait until all threads have come as often as this one; False where the team has failed or ends."""
+    met = _own(thread) + MET
+    team[met] += 1
+    all_there, looks = team[met] * ((team.size - OWN) // LINE), 0
+    _add(team, ARRIVED, 1)
+    while _load(team, ARRIVED) < all_there:
+        if _load(team, FAILED) != 0:
+            return False
+        looks += 1
+        if looks < TURNS:
+            _turn()
+        elif looks < TURNS + YIELDS // 10:
+            _give_way()
+        else:
+            _nap()
+    return True
+
+
+@compiled("boolean(int64[::1], int64, int64)")
+def run(team, thread, place):
+    """Run a thread's list, which is at an address. False where the team has failed: what was to be written is not."""
+    while True:
+        number = _word(place)
+        if number == END:
+            return True
+        if number == MEET:
+            if not _meet(team, thread):
+                return False
+            place += 8
+        else:
+            if not _call(number, place + 16):
+                _put(team, FAILED, place)
+                return False
+            place += 8 * _word(place + 8)
+
+
+@compiled("int64(int64[::1])")
+def ask(team):
+    """Have the other threads run the lists that stand in their lines. Returns how many must be woken for it."""
+    _add(team, ASKED, 1)
+    asleep = 0
+    for thread in range(1, (team.size - OWN) // LINE):
+        asleep += _load(team, _own(thread) + ASLEEP)
+    return asleep
+
+
+@compiled("void(int64[::1], int64)")
+def stop(team, entry):
+    """End the team: every thread leaves its list. entry: the one that failed, or STOPPED."""
+    _put(team, FAILED, entry)
+
+
+@compiled("boolean(int64[::1], int64)")
+def serve(team, thread):
+    """Run lists as they are asked for. Returns True where there was none for long, to sleep, and False where the team ends."""
+    own, looks = _own(thread), 0
+    while True:
+        if _load(team, FAILED) != 0:
+            return False
+        if _load(team, ASKED) != team[own + SEEN]:
+            team[own + SEEN] += 1
+            looks = 0
+            if not run(team, thread, team[own + LIST]):
+                return False
+        elif looks < TURNS:
+            looks += 1
+            _turn()
+        elif looks < TURNS + YIELDS:
+            looks += 1
+            _give_way()
+        else:
+            _put(team, own + ASLEEP, 1)
+            if _load(team, ASKED) == team[own + SEEN]:
+                return True
+            _put(team, own + ASLEEP, 0)
+            looks = 0

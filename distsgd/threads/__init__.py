@@ -1,0 +1,5 @@
+"""Threads inside a rank: they share out every kernel of a step. The bits do not depend on how many there are."""
+
+from distsgd.threads.team import Team, whole
+
+__all__ = ["Team", "whole"]

@@ -1,0 +1,184 @@
+"""How each kernel is shared out among threads: along which axes its arrays are cut, so that every value is made by one thread.
+
+Never along an axis that is summed over, rows and images of a gradient to weights for example: the order of every sum, and so
+every bit, stays what it is in one thread. Where there are two ways, the one whose largest part is smaller is taken.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, pool, rows, update
+from distsgd.kernels.pairs import CHANNELS
+from distsgd.kernels.vector import LANES, TAPS
+
+Given = dict[str, Any]
+"""A kernel's arguments by name."""
+Call = tuple[Callable[..., object], tuple[Any, ...]]
+Room = Callable[[np.ndarray], np.ndarray]
+"""Gives a thread memory of its own in place of some that kernels work in."""
+
+
+def _nothing(given: Given, first: int, last: int) -> Given:
+    return {}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to cut: `piece` pieces stay together."""
+
+    axes: Mapping[str, int]
+    """The axis along which each array is cut; there are as many pieces as the first is long there."""
+    own: tuple[str, ...] = ()
+    """Working memory of which each thread has its own."""
+    piece: int = 1
+    fits: Callable[[Given], bool] = field(default=lambda given: True)
+    """Whether this is a way for these arguments."""
+    more: Callable[[Given, int, int], Given] = field(default=_nothing)
+    """Arguments that change otherwise, for pieces first..last."""
+
+    def count(self, given: Given) -> int:
+        """How many pieces there are."""
+        name, axis = next(iter(self.axes.items()))
+        length: int = given[name].shape[axis]
+        return length
+
+    def ends(self, given: Given, threads: int) -> list[int]:
+        """Where each thread's part ends."""
+        count = self.count(given)
+        blocks = -(-count // self.piece)
+        return [min(count, blocks * (thread + 1) // threads * self.piece) for thread in range(threads)]
+
+    def largest(self, given: Given, threads: int) -> float:
+        """The largest part that any thread gets of the whole."""
+        ends = self.ends(given, threads)
+        return float(max(np.diff([0, *ends]))) / max(1, ends[-1])
+
+    def part(self, given: Given, first: int, last: int, room: Room) -> Given:
+        """The arguments for pieces first..last."""
+        cut = {
+            name: given[name][(slice(None),) * axis + (slice(first, last),)]
+            for name, axis in self.axes.items()
+        }
+        return {
+            **given,
+            **{name: room(given[name]) for name in self.own},
+            **cut,
+            **self.more(given, first, last),
+        }
+
+
+def parts(call: Call, threads: int, rooms: list[Room]) -> list[Call | None]:
+    """What each thread calls in place of a call; None: nothing."""
+    kernel, arguments = call
+    given = dict(zip(_names(kernel), arguments, strict=True))
+    ways = [way for way in WAYS.get(kernel, ()) if way.fits(given)]
+    if not ways:
+        return [call, *[None] * (threads - 1)]
+    best = min(ways, key=lambda way: way.largest(given, threads))
+    ends, shared = best.ends(given, threads), []
+    for first, last, room in zip([0, *ends], ends, rooms, strict=False):
+        part = tuple(best.part(given, first, last, room).values())
+        shared.append((kernel, part) if first < last else None)
+    return shared
+
+
+@cache
+def _names(kernel: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(kernel.py_func).parameters)
+
+
+def _from(given: Given, first: int, last: int) -> Given:
+    """Arrays that stay whole, or a place that random numbers depend on."""
+    return {"first": first}
+
+
+def _rows(given: Given, first: int, last: int) -> Given:
+    """Rows of outputs of `sum_rows`."""
+    return {"x": given["x"][first * given["step"] :]}
+
+
+def _rows_of_windows(given: Given, first: int, last: int) -> Given:
+    """Rows of windows, whose maxima it takes."""
+    high = given["y"].shape[1]
+    return {"bands": given["bands"][first * high : last * high], **_rows(given, first * high, last * high)}
+
+
+def _bands(given: Given, first: int, last: int) -> Given:
+    """Bands of rows of `sum_bands`."""
+    high = len(given["outputs"])
+    low, until = first * high, min(last * high, given["rows"])
+    changed = {"x": given["x"][first * int(given["places"][high]) :], "rows": until - low}
+    if _is_pooled(given):
+        windows = slice(low // given["pool"], until // given["pool"])
+        return {**changed, "pooled": given["pooled"][:, windows], "winner": given["winner"][:, windows]}
+    return {**changed, "y": given["y"][:, low:until], "gate": given["gate"][:, low:until]}
+
+
+def _blocks(given: Given, first: int, last: int) -> Given:
+    """Blocks of taps of `sum_pairs`."""
+    taps = slice(first * TAPS, last * TAPS)
+    return {"offsets": given["offsets"][taps], "places": given["places"][taps]}
+
+
+def _is_pooled(given: Given) -> bool:
+    """Whether `y` is only room for the rows that maxima are taken of, or `dy` for those that they are spread over."""
+    return bool(given["winner"].size)
+
+
+def _where(pooled: bool) -> Callable[[Given], bool]:
+    return lambda given: _is_pooled(given) == pooled
+
+
+def _tensors(given: Given, first: int, last: int) -> Given:
+    """Tensors, whole or in part, among the values first..last that an optimizer changes."""
+    ends = np.clip(np.cumsum(given["lengths"]), first, last)
+    lengths = np.diff(ends, prepend=first)
+    return {"lengths": lengths[lengths > 0], "decayed": given["decayed"][lengths > 0]}
+
+
+_FILTERS = {"y": 0, "gate": 0, "bias": 0, "pooled": 0, "winner": 0}
+_OF_FILTERS = {"dy": 0, "pooled": 0, "winner": 0}
+_CHANNELS = {"y": 0, "x": 0}
+_STATE = {"parameters": 0, "gradient": 0}
+
+WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
+    rows.sum_rows: (
+        Way({"y": 1, "bands": 0, "gate": 1}, ("partial",), 1, _where(False), _rows),
+        Way({"pooled": 1, "winner": 1}, ("partial", "y"), 1, _where(True), _rows_of_windows),
+        Way({**_FILTERS, "weights": 1}, ("partial",), 4),
+    ),
+    band_rows.spread_filters: (Way({"spread": 0, "matrix": 0}),),
+    band_rows.sum_bands: (
+        Way({"meeting": 0}, ("spread", "partial", "products"), 1, _where(False), _bands),
+        Way({"meeting": 0}, ("spread", "partial", "products", "y"), 1, _where(True), _bands),
+        Way({**_FILTERS, "weights": 2, "products": 1}, ("spread", "partial"), 4),
+    ),
+    pairs.sum_pairs: (
+        Way({**_OF_FILTERS, "dw": 1}, ("partial",), CHANNELS),
+        Way({"spans": 0}, ("partial",), 1, _where(False), _blocks),
+    ),
+    pairs.sum_lanes: (Way({"dy": 0, "db": 0}, ("partial",)),),
+    band_pairs.pair_bands: (
+        Way({"inputs": 0, "outputs": 0, "spread": 0, "slopes": 0, "products": 0}, ("partial",)),
+    ),
+    band_pairs.gather_filters: (Way({"weights": 0}, more=_from),),
+    pool.max_pool: (Way({**_CHANNELS, "winner": 0}),),
+    pool.max_pool_gradient: (Way({"dx": 0, "dy": 0, "winner": 0, "y": 0}),),
+    pool.average_pool: (Way(_CHANNELS),),
+    pool.average_pool_gradient: (Way({"dx": 0, "dy": 0, "x": 0}),),
+    normalization.normalize: (Way({"x": 1, "y": 1}, ("squares",)),),
+    normalization.normalize_gradient: (Way({"x": 1, "dy": 1, "dx": 1}, ("squares", "passed")),),
+    order.transpose: (Way({"y": 0, "x": 1}, (), LANES),),
+    order.turn_filters: (Way({"turned": 0, "weights": 3}),),
+    order.drop: (Way({"x": 0, "gate": 0, "y": 0}, more=_from),),
+    order.copy: (Way(_CHANNELS), Way({"y": 1, "x": 1})),
+    order.clear: (Way({"y": 0}), Way({"y": 1})),
+    update.sgd: (Way({**_STATE, "velocity": 0}, (), LANES, more=_tensors),),
+    update.adam: (Way({**_STATE, "mean": 0, "square": 0}, (), LANES, more=_tensors),),
+}
+"""By kernel. The loss, of few numbers, and a norm, a single sum, are not shared out."""
