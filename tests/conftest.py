@@ -88,11 +88,11 @@ class Launch:
 
 
 def clean_environment(added: Mapping[str, str]) -> dict[str, str]:
-    """Return this environment less what launchers and pytest set, with SETTINGS and this checkout."""
+    """Return this environment less what launchers, pytest and a terminal set, with SETTINGS and this checkout."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith((*LAUNCHER_VARIABLES, "PYTEST_"))
+        if not name.startswith((*LAUNCHER_VARIABLES, "PYTEST_")) and name not in ("COLUMNS", "LINES")
     }
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**kept, **SETTINGS, "PYTHONPATH": path, **added}
