@@ -22,6 +22,7 @@ from distsgd.machine.steps import experiment, quiet
 SMALL = {
     "steps.LANES": (16, 32),
     "steps.WINDOWS_AT": (16, 32),
+    "steps.COPIED_AT": (16, 32),
     "steps.SECONDS": 0.005,
     "passes.SECONDS": 0.002,
     "between.SECONDS": 0.005,

@@ -15,7 +15,7 @@ from distsgd.config import Config
 from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
-from distsgd.cost.machine import Filling, Machine, Operation, Step, Where
+from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Where
 from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
@@ -81,7 +81,10 @@ def machine(*networks: str, steps: tuple[Step, ...] = ()) -> Machine:
         ),
         overhead=5e-6,
         once=dict.fromkeys(("open", "read", "deal", "file", "byte", "start", "compile"), 1e-9),
-        copying=((100_000, 1e-5), (1_000_000, 1e-4)),
+        copying=(
+            Copying(values=100_000, flops=1e7, seconds=1e-5),
+            Copying(values=1_000_000, flops=1e7, seconds=1e-4),
+        ),
         in_place=(),
         averaging={},
     )

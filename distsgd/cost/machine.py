@@ -75,7 +75,18 @@ class InPlace(Section):
     reduction: str
     ranks: int
     values: int
+    flops: float
+    """Forward, of what a rank computes from one average to the next."""
     factor: float
+
+
+class Copying(Section):
+    """The average of one worker alone, which copies its state."""
+
+    values: int
+    flops: float
+    """Forward, from one average to the next."""
+    seconds: float
 
 
 class Filling(Section):
@@ -101,8 +112,7 @@ class Machine(Section):
     """Seconds of a step that belong to none of its operations."""
     once: dict[str, float]
     """Seconds, or seconds a piece, of what is done once a run or epoch: see machine.once."""
-    copying: tuple[tuple[int, float], ...] = Field(strict=False, min_length=1)
-    """Values of a state, and seconds of the average of one worker alone, which copies it."""
+    copying: tuple[Copying, ...] = Field(strict=False, min_length=1)
     in_place: tuple[InPlace, ...] = Field(strict=False)
     averaging: dict[str, Any]
     """See machine.averaging."""

@@ -1,4 +1,8 @@
-"""Averages between steps of training: not as fast or as slow as one after another, as steps leave them other caches."""
+"""Averages between steps of training: not as fast or as slow as one after another, as steps leave them other caches.
+
+How much so depends on how much is computed from one average to the next: after a step of microseconds all is still there, after
+ten milliseconds not even the interpreter's own memory is near.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,37 +11,48 @@ from typing import Any
 
 import numpy as np
 
+from distsgd import network
 from distsgd.comm import Ranks
 from distsgd.cost.averaging import Asked, averaging_estimate
 from distsgd.cost.machine import InPlace
+from distsgd.machine.passes import plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.machine.steps import experiment
+from distsgd.plan.work import flops_of
 
 SECONDS = 0.05
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
-LANES = 64
+FEW, MANY = (16, 1), (64, 4)
+"""Lanes and steps between two averages: little and much."""
+STATES = 4
+"""Networks whose states are averaged, from the smallest to the largest."""
 
 
 def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> list[InPlace]:
-    """Every topology and reduction for states of these networks, and for gradients of one; what rank 0 returns counts."""
+    """Every topology and reduction, for states and for gradients; what rank 0 returns counts."""
     found: list[InPlace] = []
-    for name in names:
+    sizes = {name: sum(tensor.size for tensor in network.tensors(plan_of(name))) for name in names}
+    ordered = sorted(sizes, key=lambda name: sizes[name])
+    some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, STATES))
+    states: list[tuple[str, tuple[int, int], dict[str, str]]] = [
+        (name, amount, {}) for name in some for amount in (FEW, MANY)
+    ]
+    gradients = [
+        (name, (lanes, 1), {"what": "gradients"}) for name in (ordered[0], ordered[-1]) for lanes in (16, 128)
+    ]
+    for name, (lanes, period), what in (*states, *gradients):
         for topology, reduction in WAYS:
             ranks.barrier()
-            found += _one(path, name, {"topology": topology, "reduction": reduction}, messages, ranks)
-    for topology, reduction in WAYS:
-        ways = {"topology": topology, "reduction": reduction, "what": "gradients"}
-        found += _one(path, names[0], ways, messages, ranks)
+            way = {"topology": topology, "reduction": reduction, "period": period, **what}
+            found += _one(path, name, lanes, way, messages, ranks)
     return found
 
 
 def _one(
-    path: Path, name: str, way: dict[str, str], messages: dict[str, Any], ranks: Ranks
+    path: Path, name: str, lanes: int, way: dict[str, Any], messages: dict[str, Any], ranks: Ranks
 ) -> Iterator[InPlace]:
     workers = max(2, ranks.size)
-    made = experiment(
-        path, name, LANES, {"workers": workers, "period": 1 if "what" in way else 2, **way}, ranks=ranks.size
-    )
+    made = experiment(path, name, lanes, {"workers": workers, **way}, ranks=ranks.size)
     rounds = timed_rounds(made, ranks, SECONDS)
     of_ranks = [
         json.loads(part)
@@ -55,5 +70,6 @@ def _one(
             reduction=way["reduction"],
             ranks=ranks.size,
             values=values,
+            flops=flops_of(made.stages) * lanes * way["period"] * workers / ranks.size,
             factor=float(np.mean(of_ranks)) / expected,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from distsgd import __version__
 from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
-from distsgd.cost.machine import Filling, InPlace, Machine, Operation, Step
+from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step
 from distsgd.machine import averaging
 from distsgd.machine.between import in_place
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
@@ -49,7 +49,7 @@ class Calibration:
         self._operations: list[Operation] = []
         self._filling: list[Filling] = []
         self._in_place: list[InPlace] = []
-        self._copying: list[tuple[int, float]] = []
+        self._copying: list[Copying] = []
 
     def machine(self, seconds: Mapping[str, float]) -> Machine | None:
         """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
@@ -82,7 +82,7 @@ class Calibration:
             filling=tuple(self._filling),
             overhead=self._overhead(),
             in_place=tuple(self._in_place),
-            copying=tuple(sorted(self._copying)),
+            copying=tuple(self._copying),
             once=times,
             averaging=messages,
         )
@@ -115,7 +115,7 @@ class Calibration:
                 steps = list(steps_of(path, names, together, of_ranks))
                 self._steps += steps
                 self._filling += filling_of(shape, names, together, of_ranks)
-                self._copying += copying_of(names, steps, of_ranks)
+                self._copying += copying_of(path, names, of_ranks)
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
             own = [operation.model_dump() for operation in passes(name, SOME_LANES, together, ranks.barrier)]

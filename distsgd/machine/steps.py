@@ -9,14 +9,15 @@ import numpy as np
 
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config
-from distsgd.cost.machine import Filling, Step
+from distsgd.cost.machine import Copying, Filling, Step
 from distsgd.machine.networks import LANES
 from distsgd.machine.rounds import timed_rounds
-from distsgd.plan.work import STATES, network_text
+from distsgd.plan.work import STATES, flops_of, network_text
 from distsgd.training import Experiment, check
 
 SECONDS = 0.05
 """For each network and batch, each time."""
+COPIED_AT = (LANES[0], LANES[3], LANES[-1])
 WINDOWS_AT = (32, 128)
 """Lanes for which batches of windows are measured."""
 LARGE = 64
@@ -61,7 +62,7 @@ class Seconds:
     turn: dict[str, list[float]] = field(default_factory=dict)
     """By network."""
     copy: dict[str, list[float]] = field(default_factory=dict)
-    """Of one worker's average, which copies its state, by network."""
+    """Of one worker's average, which copies its state, by network and lanes."""
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
 
@@ -83,7 +84,7 @@ class Seconds:
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
         _add(self.data, f"{key} {False}", float(np.median(found["data"])) / steps)
-        _add(self.copy, name, float(np.median(found["average"])))
+        _add(self.copy, key, float(np.median(found["average"])))
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
 
     def _turn(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
@@ -141,15 +142,16 @@ def _repeated(sweeps: Sequence[Sequence[float]]) -> float:
     return max(LEAST_DEVIATION, 1.4826 * float(np.median(away)))
 
 
-def copying_of(
-    names: Sequence[str], steps: Sequence[Step], of_ranks: Sequence[Seconds]
-) -> Iterator[tuple[int, float]]:
-    """Values of a worker's state, and seconds of an average that has no other worker and copies it."""
-    for name, step in zip(names, steps, strict=True):
-        yield (
-            step.parameters * STATES[step.optimizer],
-            float(np.median([rank.copy[name] for rank in of_ranks])),
-        )
+def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) -> Iterator[Copying]:
+    """Averages that had no other worker and copied a state, after little and after much computing."""
+    for name in names:
+        made = experiment(path, name, LANES[0], {"workers": 1})
+        for lanes in COPIED_AT:
+            yield Copying(
+                values=sum(made.segments) * STATES[made.config.optimizer.name],
+                flops=flops_of(made.stages) * lanes * period(lanes),
+                seconds=float(np.median([quiet(rank.copy[f"{name} {lanes}"]) for rank in of_ranks])),
+            )
 
 
 def filling_of(

@@ -5,17 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
-import numpy as np
-
 from distsgd.cost import Estimate
 from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.averaging import BYTES, Asked, Averaging, averaging_estimate, fastest
-from distsgd.cost.curve import between
+from distsgd.cost.curve import between, nearby
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing
 from distsgd.plan.measured import nearest
-from distsgd.plan.work import Job, Link
+from distsgd.plan.work import Job, Link, flops_of
 
 GUESSED = 0.3
 """Relative deviation of an exchange over a network that was not measured."""
@@ -87,12 +85,12 @@ def _mean(parts: Mapping[int, Estimate], job: Job) -> Estimate:
 def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     """The average, in the mean over ranks; and the seconds by which the last rank leaves it after the mean one."""
     asked = asked_of(job)
+    computed = flops_of(job.stages) * job.batch * job.period * asked.workers_per_rank
     if job.workers == 1:
-        sizes, seconds = zip(*sorted(machine.copying), strict=True)
-        single = between(sizes, seconds, asked.values)
-        return Estimate(single, 0.3 * single), 0.0
+        single = _copied(machine, asked.values, computed)
+        return Estimate(single, 0.2 * single), 0.0
     found = _exchanged(machine, asked, job.link)
-    whole = found.whole.times(_in_place(machine, asked) if job.nodes == 1 else 1.0)
+    whole = found.whole.times(_in_place(machine, asked, computed) if job.nodes == 1 else 1.0)
     late = (found.latest - 1) * found.exchange.seconds
     return Estimate(whole.seconds, math.hypot(whole.deviation, AGAIN * whole.seconds)), late
 
@@ -129,16 +127,21 @@ def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
     )
 
 
-def _in_place(machine: Machine, asked: Asked) -> float:
+def _in_place(machine: Machine, asked: Asked, flops: float) -> float:
     """How much longer an average takes between steps, which leave it the caches as they need them, than one after another."""
     alike = [f for f in machine.in_place if (f.topology, f.reduction) == (asked.topology, asked.reduction)]
     alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
     if not alike:
         return 1.0
     few = min((abs(math.log(f.ranks / asked.ranks)), f.ranks) for f in alike)[1]
-    points = sorted((math.log(f.values), f.factor) for f in alike if f.ranks == few)
-    sizes, factors = zip(*points, strict=True)
-    return float(np.interp(math.log(asked.values), sizes, factors))
+    near = [f for f in alike if f.ranks == few]
+    return nearby([(f.values, f.flops) for f in near], [f.factor for f in near], (asked.values, flops))
+
+
+def _copied(machine: Machine, values: int, flops: float) -> float:
+    """The average of one worker alone."""
+    places = [(one.values, one.flops) for one in machine.copying]
+    return values * nearby(places, [one.seconds / one.values for one in machine.copying], (values, flops))
 
 
 def _waiting(busy: Mapping[int, float], found: Computing, length: int, job: Job, late: float) -> Estimate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from distsgd.config import Config
 from distsgd.data import Description
 from distsgd.kernels.vector import LANES
-from distsgd.layers import Dropout
+from distsgd.layers import Convolution, Dense, Dropout
 from distsgd.network import Stage
 
 STATES = {"sgd": 2, "adam": 3}
@@ -29,6 +29,13 @@ def text_of(stage: Stage) -> str:
 def network_text(stages: Sequence[Stage]) -> str:
     """What a network's time depends on."""
     return "; ".join(map(text_of, stages))
+
+
+def flops_of(stages: Sequence[Stage]) -> float:
+    """Of an image, forward."""
+    return sum(
+        stage.layer.flops(stage.shape) for stage in stages if isinstance(stage.layer, Convolution | Dense)
+    )
 
 
 @dataclass(frozen=True)
