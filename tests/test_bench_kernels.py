@@ -17,7 +17,8 @@ from distsgd.bench.timed import Timed
 from distsgd.config import InputError
 from distsgd.kernels import probe
 from distsgd.kernels.vector import STRIP
-from distsgd.machine.operations import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE, operations
+from distsgd.machine.operations import operations
+from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
 
 LIMITS = Limits(100.0, tuple(float(1000 - place) for place in range(len(SIZES))))
 needs_torch = pytest.mark.skipif(

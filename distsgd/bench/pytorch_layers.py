@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from distsgd.bench.pytorch import LAYOUTS, parts
-from distsgd.machine.operations import FORWARD, LOSS, TO_DATA, UPDATE, Operation
+from distsgd.machine.operations import Operation
 from distsgd.network import Network, Stage
+from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, UPDATE
 
 Repeated = Callable[[int], None]
 """Does it so many times."""

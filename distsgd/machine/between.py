@@ -13,18 +13,19 @@ import numpy as np
 
 from distsgd import network
 from distsgd.comm import Ranks
-from distsgd.cost.averaging import Asked, averaging_estimate
+from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.machine import InPlace
 from distsgd.machine.passes import plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.machine.steps import experiment
 from distsgd.plan.work import flops_of
+from distsgd.training.algorithm import asked
 
 SECONDS = 0.05
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
 FEW, MANY = (16, 1), (64, 4)
 """Lanes and steps between two averages: little and much."""
-STATES = 4
+SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
 
@@ -33,7 +34,7 @@ def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: 
     found: list[InPlace] = []
     sizes = {name: sum(tensor.size for tensor in network.tensors(plan_of(name))) for name in names}
     ordered = sorted(sizes, key=lambda name: sizes[name])
-    some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, STATES))
+    some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
     states: list[tuple[str, tuple[int, int], dict[str, str]]] = [
         (name, amount, {}) for name in some for amount in (FEW, MANY)
     ]
@@ -59,17 +60,13 @@ def _one(
         for part in ranks.gather_bytes(json.dumps(float(np.median(rounds["average"]))).encode())
     ]
     if of_ranks:
-        tensors = 1 if way.get("what") == "gradients" else 1 + made.optimizer.moments
-        values = tensors * sum(made.segments)
-        asked = Asked(
-            way["topology"], "library", way["reduction"], values, ranks.size, 1, workers / ranks.size
-        )
-        expected = averaging_estimate(messages, asked).whole.seconds
+        average = asked(made, ranks.size, 1)
+        expected = averaging_estimate(messages, average).whole.seconds
         yield InPlace(
             topology=way["topology"],
             reduction=way["reduction"],
             ranks=ranks.size,
-            values=values,
+            values=average.values,
             flops=flops_of(made.stages) * lanes * way["period"] * workers / ranks.size,
             factor=float(np.mean(of_ranks)) / expected,
         )

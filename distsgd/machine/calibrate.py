@@ -19,11 +19,11 @@ from distsgd.machine import averaging
 from distsgd.machine.between import in_place
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
-from distsgd.machine.operations import LOSS
 from distsgd.machine.passes import merged, passes
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import Seconds, copying_of, filling_of, steps_of
 from distsgd.machine.where import where
+from distsgd.plan.layers import LOSS
 
 SWEEPS = 2
 """How often steps are measured, so that what passes by does not fall on one network alone."""

@@ -8,8 +8,7 @@ import numpy as np
 from distsgd.layers import Convolution, Dense, Place, Program, ResponseNormalization
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
-
-FORWARD, TO_WEIGHTS, TO_DATA, LOSS, UPDATE = "forward", "to weights", "to data", "loss", "update"
+from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from distsgd import model, network
 from distsgd.config import Network as Settings
 from distsgd.cost.machine import Operation
 from distsgd.machine.networks import images_of
-from distsgd.machine.operations import LOSS, UPDATE, operations
 from distsgd.machine.operations import Operation as Pass
+from distsgd.machine.operations import operations
 from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Adam, Optimizer, Sgd
 from distsgd.plan import layers
+from distsgd.plan.layers import LOSS, UPDATE
 
 SECONDS, FEWEST = 0.03, 5
 """For each network and batch; steps at least."""

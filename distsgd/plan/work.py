@@ -9,8 +9,9 @@ from distsgd.data import Description
 from distsgd.kernels.vector import LANES
 from distsgd.layers import Convolution, Dense, Dropout
 from distsgd.network import Stage
+from distsgd.optim import Adam, Sgd
 
-STATES = {"sgd": 2, "adam": 3}
+STATES = {"sgd": 1 + Sgd.moments, "adam": 1 + Adam.moments}
 """Values that an optimizer keeps for each parameter, itself included."""
 
 
