@@ -567,16 +567,23 @@ def test_scaling_is_that_of_the_images_used(run: Callable[..., Run], images: Pat
 
 
 def test_phases_of_a_run_sum_to_its_seconds(images: Path) -> None:
-    clock = Clock()
-    training = Training(check(settings(images), 1, []), Alone(), clock)
-    before = clock.seconds()
-    training.run(lambda progress: None, lambda end: None)
-    after = clock.seconds()
-    spent = {phase: after[phase] - before[phase] for phase in PHASES}
-    assert sum(after[phase] for phase in PHASES) == pytest.approx(after["total"], rel=0.01)
-    assert all(spent[phase] > 0 for phase in ("data", "shuffle", "compute", "average", "wait", "evaluate"))
-    assert spent["start"] < 0.1 * (after["total"] - before["total"])
-    assert before["load"] > 0
+    elsewhere = []
+    for _ in range(
+        5
+    ):  # what else the machine does may fall into any phase of a run that is over in milliseconds
+        clock = Clock()
+        training = Training(check(settings(images), 1, []), Alone(), clock)
+        before = clock.seconds()
+        training.run(lambda progress: None, lambda end: None)
+        after = clock.seconds()
+        spent = {phase: after[phase] - before[phase] for phase in PHASES}
+        assert sum(after[phase] for phase in PHASES) == pytest.approx(after["total"], rel=0.01)
+        assert all(
+            spent[phase] > 0 for phase in ("data", "shuffle", "compute", "average", "wait", "evaluate")
+        )
+        assert before["load"] > 0
+        elsewhere.append(spent["start"] / (after["total"] - before["total"]))
+    assert min(elsewhere) < 0.1
 
 
 class AsOneOf(Alone):
