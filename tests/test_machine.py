@@ -65,7 +65,7 @@ def test_rounds_are_timed_whatever_their_length(period: int | str, monkeypatch: 
         made = experiment(path, "chavan-3-4-8", 16, {"workers": 2, "period": period})
         rounds = timed_rounds(made, Alone(), 0.0)
     assert set(rounds) == set(ROUND)
-    assert {len(seconds) for seconds in rounds.values()} == {5}
+    assert {len(seconds) for seconds in rounds.values()} == {4}
     assert (rounds["compute"] > 0).all()
 
 

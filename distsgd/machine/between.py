@@ -15,25 +15,27 @@ from distsgd import network
 from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.machine import InPlace
-from distsgd.machine.passes import plan_of
+from distsgd.machine.networks import plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.machine.steps import experiment
 from distsgd.plan.work import flops_of
 from distsgd.training.algorithm import asked
 
-SECONDS = 0.05
+SECONDS = 0.03
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
+"""One rank alone does the same in either topology."""
 FEW, MANY = (16, 1), (64, 4)
 """Lanes and steps between two averages: little and much."""
 SIZES = 4
-"""Networks whose states are averaged, from the smallest to the largest."""
+"""Networks whose states are averaged, from the smallest to the largest; of many all but the one that computes the longest."""
 
 
 def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> list[InPlace]:
     """Every topology and reduction, for states and for gradients; what rank 0 returns counts."""
     found: list[InPlace] = []
-    sizes = {name: sum(tensor.size for tensor in network.tensors(plan_of(name))) for name in names}
-    ordered = sorted(sizes, key=lambda name: sizes[name])
+    plans = {name: plan_of(name) for name in names}
+    quick = sorted(names, key=lambda name: flops_of(plans[name]))[: max(SIZES, len(names) - 1)]
+    ordered = sorted(quick, key=lambda name: sum(tensor.size for tensor in network.tensors(plans[name])))
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
     states: list[tuple[str, tuple[int, int], dict[str, str]]] = [
         (name, amount, {}) for name in some for amount in (FEW, MANY)
@@ -42,7 +44,7 @@ def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: 
         (name, (lanes, 1), {"what": "gradients"}) for name in (ordered[0], ordered[-1]) for lanes in (16, 128)
     ]
     for name, (lanes, period), what in (*states, *gradients):
-        for topology, reduction in WAYS:
+        for topology, reduction in WAYS if ranks.size > 1 else WAYS[:2]:
             ranks.barrier()
             way = {"topology": topology, "reduction": reduction, "period": period, **what}
             found += _one(path, name, lanes, way, messages, ranks)

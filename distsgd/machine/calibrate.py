@@ -27,7 +27,7 @@ from distsgd.plan.layers import LOSS
 
 SWEEPS = 2
 """How often steps are measured, so that what passes by does not fall on one network alone."""
-AVERAGING_SECONDS = 8.0
+AVERAGING_SECONDS = 5.0
 """For all ways to average, about."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""

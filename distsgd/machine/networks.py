@@ -1,9 +1,12 @@
 """Which networks and batches are measured."""
 
-from distsgd import zoo
+from distsgd import model, zoo
+from distsgd.config import Network as Settings
+from distsgd.network import Stage
 
 NETWORKS = ("garg", "rendon", "chavan-3-16-100", "chavan-5-50-100", "lenet5", "cifar")
 """Where none are named."""
+CLASSES = 10
 GREY = (1, 28, 28)
 """Channels, height and width of the images of networks that take any."""
 LAYERS_OF = (
@@ -35,3 +38,9 @@ def images_of(name: str) -> tuple[int, int, int]:
     """Height, width and channels of the images that a network is measured with."""
     channels, height, width = zoo.MADE_FOR.get(name, GREY)
     return height, width, channels
+
+
+def plan_of(name: str) -> list[Stage]:
+    """A network of the zoo as training has it, for the images that it is measured with."""
+    height, width, channels = images_of(name)
+    return model.stages(Settings(name=name), CLASSES, (channels, height, width))

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from distsgd import model, network
-from distsgd.config import Network as Settings
+from distsgd import network
 from distsgd.cost.machine import Operation
-from distsgd.machine.networks import images_of
+from distsgd.machine.networks import CLASSES, plan_of
 from distsgd.machine.operations import Operation as Pass
 from distsgd.machine.operations import operations
 from distsgd.network import Network, Stage, aligned
@@ -18,14 +17,7 @@ from distsgd.plan.layers import LOSS, UPDATE
 
 SECONDS, FEWEST = 0.03, 5
 """For each network and batch; steps at least."""
-CLASSES = 10
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(0.001, 0.9), "adam": Adam(0.001, 0.9, 0.999, 1e-8)}
-
-
-def plan_of(name: str) -> list[Stage]:
-    """A network of the zoo as training has it, for the images that it is measured with."""
-    height, width, channels = images_of(name)
-    return model.stages(Settings(name=name), CLASSES, (channels, height, width))
 
 
 def passes(name: str, sizes: Sequence[int], together: int, meet: Callable[[], None]) -> list[Operation]:

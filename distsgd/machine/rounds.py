@@ -14,7 +14,7 @@ from distsgd.training import EpochEnd, Experiment, Progress, Training
 
 ROUND = ("data", "compute", "average", "wait")
 """The phases of a round; they sum to its seconds."""
-IMAGES = 4096
+IMAGES = 2048
 """Training images that are made up: enough to lie outside of a core's own caches."""
 
 
@@ -35,7 +35,7 @@ class _Enough(Exception):
     """There are as many rounds as were wanted."""
 
 
-WARM, FEWEST, MOST = 2, 5, 4000
+WARM, FEWEST, MOST = 2, 4, 4000
 """Rounds: those that only warm caches up, and those that are kept, at least and at most."""
 
 

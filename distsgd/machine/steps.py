@@ -10,18 +10,18 @@ import numpy as np
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config
 from distsgd.cost.machine import Copying, Filling, Step
-from distsgd.machine.networks import LANES
+from distsgd.machine.networks import LANES, plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import STATES, flops_of, network_text
 from distsgd.training import Experiment, check
 
-SECONDS = 0.05
+SECONDS = 0.04
 """For each network and batch, each time."""
 COPIED_AT = (LANES[0], LANES[3], LANES[-1])
 WINDOWS_AT = (32, 128)
 """Lanes for which batches of windows are measured."""
-LARGE = 64
-"""Lanes beyond which rounds have fewer steps, so that there are several in that time."""
+LARGE, MUCH = 64, 1e9
+"""Lanes, and operations forward, beyond which rounds have fewer steps."""
 DISTURBED = 1.1
 """Times as long as others: something else was going on."""
 LEAST_DEVIATION = 0.03
@@ -42,9 +42,9 @@ def experiment(
     return check(Config.model_validate(settings), ranks, [])
 
 
-def period(lanes: int) -> int:
-    """Steps of a round that is measured."""
-    return 8 if lanes <= LARGE else 2
+def period(flops: float, lanes: int) -> int:
+    """Steps of a round that is measured: so many that it is no instant, and so few that there are several in that time."""
+    return max(1, min(8 if lanes <= LARGE else 2, round(MUCH / (flops * lanes))))
 
 
 Meet = Callable[[], None]
@@ -76,7 +76,7 @@ class Seconds:
             self._windows(path, names[0], lanes, ranks.barrier)
 
     def _steps(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
-        steps, key = period(lanes), f"{name} {lanes}"
+        steps, key = period(flops_of(plan_of(name)), lanes), f"{name} {lanes}"
         found = timed_rounds(
             experiment(path, name, lanes, {"workers": 1, "period": steps}), Alone(), SECONDS, meet
         )
@@ -96,11 +96,12 @@ class Seconds:
         _add(self.turn, name, max(more, 0.0))
 
     def _windows(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
-        averaging = {"workers": 1, "period": period(lanes)}
+        steps = period(flops_of(plan_of(name)), lanes)
+        averaging = {"workers": 1, "period": steps}
         found = timed_rounds(
             experiment(path, name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet
         )
-        _add(self.data, f"{name} {lanes} {True}", float(np.median(found["data"])) / period(lanes))
+        _add(self.data, f"{name} {lanes} {True}", float(np.median(found["data"])) / steps)
 
 
 def _add(lists: dict[str, list[float]], key: str, value: float) -> None:
@@ -146,10 +147,11 @@ def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) ->
     """Averages that had no other worker and copied a state, after little and after much computing."""
     for name in names:
         made = experiment(path, name, LANES[0], {"workers": 1})
+        flops = flops_of(made.stages)
         for lanes in COPIED_AT:
             yield Copying(
                 values=sum(made.segments) * STATES[made.config.optimizer.name],
-                flops=flops_of(made.stages) * lanes * period(lanes),
+                flops=flops * lanes * period(flops, lanes),
                 seconds=float(np.median([quiet(rank.copy[f"{name} {lanes}"]) for rank in of_ranks])),
             )
 

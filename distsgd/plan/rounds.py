@@ -129,7 +129,10 @@ def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
 
 def _in_place(machine: Machine, asked: Asked, flops: float) -> float:
     """How much longer an average takes between steps, which leave it the caches as they need them, than one after another."""
-    alike = [f for f in machine.in_place if (f.topology, f.reduction) == (asked.topology, asked.reduction)]
+    topology = (
+        asked.topology if asked.ranks > 1 else "allreduce"
+    )  # alone it makes no difference, and one was measured
+    alike = [f for f in machine.in_place if (f.topology, f.reduction) == (topology, asked.reduction)]
     alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
     if not alike:
         return 1.0
