@@ -15,7 +15,7 @@ from distsgd.config import Config
 from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
-from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Where
+from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Where, Whole
 from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
@@ -27,8 +27,8 @@ from distsgd.plan.work import Job, Link, network_text
 from distsgd.training import check
 
 LANES = (16, 32, 64)
-PER_FLOP, START = 1e-11, 2e-6
-"""Of the made-up machine: every pass takes START + PER_FLOP * flops * lanes."""
+PER_FLOP, START, WHOLE = 1e-11, 2e-6, 1.1
+"""Of the made-up machine: every pass takes START + PER_FLOP * flops * lanes, and a step WHOLE times as long as its passes."""
 
 
 def job(name: str = "chavan-3-16-100", ranks: int = 1, **averaging: Any) -> Job:
@@ -79,7 +79,7 @@ def machine(*networks: str, steps: tuple[Step, ...] = ()) -> Machine:
             Filling(channels=1, windows=False, together=1, start=1e-6, per_byte=1e-10),
             Filling(channels=1, windows=True, together=1, start=2e-6, per_byte=2e-10),
         ),
-        overhead=5e-6,
+        wholes=(Whole(together=1, parameters=100_000, lanes=32, factor=WHOLE),),
         once=dict.fromkeys(("open", "read", "deal", "file", "byte", "start", "compile"), 1e-9),
         copying=(
             Copying(values=100_000, flops=1e7, seconds=1e-5),
@@ -159,7 +159,7 @@ def test_the_nearest_number_of_ranks_is_taken() -> None:
 def test_an_unknown_network_of_known_layers_is_their_sum() -> None:
     found = computing(machine("chavan-3-16-100"), job())
     wanted = sum(START + PER_FLOP * one.flops * 32 for one in layers.operations(job()))
-    wanted += 2 * 4 * job().parameters * 1e-10 + 5e-6
+    wanted = WHOLE * (wanted + 2 * 4 * job().parameters * 1e-10)
     assert not found.known
     assert found.step.seconds == pytest.approx(wanted)
 
@@ -169,7 +169,7 @@ def test_unknown_layers_are_told_from_layers_like_theirs() -> None:
     found = computing(machine(*names), job("chavan-4-24-140"))
     one = job("chavan-4-24-140")
     wanted = sum(START + PER_FLOP * part.flops * 32 for part in layers.operations(one))
-    wanted += 2 * 4 * one.parameters * 1e-10 + 5e-6
+    wanted = WHOLE * (wanted + 2 * 4 * one.parameters * 1e-10)
     assert found.step.seconds == pytest.approx(wanted, rel=0.05)
     assert found.step.deviation > 0.02 * wanted
 

@@ -68,6 +68,15 @@ class Operation(Section):
     """Filters, or units."""
 
 
+class Whole(Section):
+    """How many times as long a step takes as its operations together, each measured in another process at another time."""
+
+    together: int
+    parameters: int
+    lanes: int
+    factor: float
+
+
 class InPlace(Section):
     """How much longer averages take between steps of training than one after another."""
 
@@ -108,8 +117,7 @@ class Machine(Section):
     steps: tuple[Step, ...] = Field(strict=False, min_length=1)
     operations: tuple[Operation, ...] = Field(strict=False, min_length=1)
     filling: tuple[Filling, ...] = Field(strict=False, min_length=1)
-    overhead: float
-    """Seconds of a step that belong to none of its operations."""
+    wholes: tuple[Whole, ...] = Field(strict=False, min_length=1)
     once: dict[str, float]
     """Seconds, or seconds a piece, of what is done once a run or epoch: see machine.once."""
     copying: tuple[Copying, ...] = Field(strict=False, min_length=1)

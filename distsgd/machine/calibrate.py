@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 from distsgd import __version__
 from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
-from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step
+from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
 from distsgd.machine.between import in_place
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
@@ -80,7 +80,7 @@ class Calibration:
             steps=tuple(self._steps),
             operations=tuple(self._operations),
             filling=tuple(self._filling),
-            overhead=self._overhead(),
+            wholes=tuple(self._wholes()),
             in_place=tuple(self._in_place),
             copying=tuple(self._copying),
             once=times,
@@ -125,9 +125,8 @@ class Calibration:
     def _of(self, shape: tuple[int, int, int]) -> list[str]:
         return [name for name in self._names if images_of(name) == shape]
 
-    def _overhead(self) -> float:
-        """Seconds of a step beside its operations: the median over networks and batches."""
-        found = []
+    def _wholes(self) -> Iterator[Whole]:
+        """Every network's steps over the sum of their operations, where both were measured."""
         for step in self._steps:
             alike = [o for o in self._operations if o.together == step.together]
             mine = [o for o in alike if o.key in step.network.split("; ") or o.what == LOSS]
@@ -137,8 +136,12 @@ class Calibration:
                 if lanes in SOME_LANES:
                     of_passes = sum(between(o.lanes, o.seconds, lanes) for o in unique if len(o.lanes) > 1)
                     of_passes += sum(o.seconds[0] for o in unique if len(o.lanes) == 1)
-                    found.append(step.compute[place] - of_passes)
-        return max(float(np.median(found)), 0.0)
+                    yield Whole(
+                        together=step.together,
+                        parameters=step.parameters,
+                        lanes=lanes,
+                        factor=step.compute[place] / of_passes,
+                    )
 
 
 def _gathered(ranks: Ranks, content: Any) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distsgd.cost import Estimate
-from distsgd.cost.curve import between
+from distsgd.cost.curve import between, nearby
 from distsgd.cost.machine import Machine, Step
 from distsgd.plan import layers
 from distsgd.plan.measured import nearest
@@ -44,12 +44,19 @@ def computing(machine: Machine, job: Job) -> Computing:
 
 
 def _composed(machine: Machine, job: Job, update: Estimate) -> Computing:
-    """A network that was not measured: its layers one by one, and what a step has beside them."""
+    """A network that was not measured: its layers one by one, and what a step takes more than they."""
     parts = [layers.seconds(machine, operation, job, job.together) for operation in layers.operations(job)]
-    seconds = sum(part.seconds for part in parts) + update.seconds + machine.overhead
+    seconds = whole(machine, job) * (sum(part.seconds for part in parts) + update.seconds)
     deviation = math.hypot(COMPOSED * seconds, *(part.deviation for part in parts))
     like = _like(nearest(machine.steps, job.together), job.parameters)
     return _told(job, like, Estimate(seconds, deviation), update, False)
+
+
+def whole(machine: Machine, job: Job) -> float:
+    """How many times as long a step takes as its operations together: as in networks and batches like these."""
+    near = nearest(machine.wholes, job.together)
+    places = [(one.parameters, one.lanes) for one in near]
+    return nearby(places, [one.factor for one in near], (job.parameters, job.lanes))
 
 
 def _like(steps: Sequence[Step], parameters: int) -> Step:

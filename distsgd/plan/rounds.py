@@ -17,7 +17,7 @@ from distsgd.plan.work import Job, Link, flops_of
 
 GUESSED = 0.3
 """Relative deviation of an exchange over a network that was not measured."""
-AGAIN = 0.1
+AGAIN = 0.15
 """Relative deviation of an average's median from run to run."""
 KNOWN = {"allreduce": ("ring", "recursive-doubling", "rabenseifner"), "master": ("binomial",)}
 """What a library, or "auto", would do over a network that was not measured."""

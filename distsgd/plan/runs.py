@@ -11,6 +11,7 @@ from distsgd.cost.estimate import total
 from distsgd.cost.machine import Machine
 from distsgd.kernels.vector import LANES
 from distsgd.plan import layers
+from distsgd.plan.compute import whole
 from distsgd.plan.rounds import Round, fill, predict_round
 from distsgd.plan.work import Job
 
@@ -93,5 +94,5 @@ def _evaluate(machine: Machine, job: Job) -> Estimate:
     images = (count or job.images.counts["test"]) / job.ranks
     forward = [o for o in layers.operations(job) if o.what in (layers.FORWARD, layers.LOSS)]
     step = sum(layers.seconds(machine, operation, job, job.together).seconds for operation in forward)
-    step += fill(machine, job).seconds + machine.overhead / 2
+    step = whole(machine, job) * step + fill(machine, job).seconds
     return _rough(math.ceil(images / (-(-job.lanes // LANES) * LANES)) * step)
