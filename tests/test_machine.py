@@ -244,6 +244,7 @@ def test_draws_follow_the_seed() -> None:
     assert sum(each.unseen for each in first) == 10
     assert all(each.workers >= each.ranks and each.workers % each.ranks == 0 for each in first)
     assert all(each.period == 1 for each in first if each.what == "gradients")
+    assert 2000 < len(draw(0, 5000, ["garg"], [], 1)) < 5000  # there are no more
 
 
 def scored(predicted: float, measured: float, unseen: bool = False, repeated: float | None = None) -> Scored:

@@ -14,6 +14,9 @@ UNSEEN = (
 )
 """Networks that calibration never measures by itself."""
 
+TRIES = 20
+"""Draws for each configuration that is wanted: of a grid that is nearly drawn most are known already."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -44,11 +47,16 @@ class Draw:
 
 
 def draw(seed: int, count: int, networks: Sequence[str], unseen: Sequence[str], ranks: int) -> list[Draw]:
-    """So many configurations, and a fourth as many with networks that were not measured; no two are the same."""
+    """So many configurations, and a fourth as many with networks that were not measured; no two are the same.
+
+    Fewer where there are hardly as many.
+    """
     chance = np.random.default_rng(seed)
     drawn: dict[Draw, None] = {}
     for names, wanted, new in ((networks, count, False), (unseen, count + count // 4, True)):
-        while names and len(drawn) < wanted:
+        for _ in range(TRIES * wanted if names else 0):
+            if len(drawn) == wanted:
+                break
             drawn[_one(chance, names, ranks, new)] = None
     return list(drawn)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import __version__, launcher
+from distsgd.cli import bench as cli_bench
 from distsgd.cli import calibrate as cli_calibrate
-from distsgd.cli import convolution as cli_convolution
 from distsgd.cli import data as cli_data
 from distsgd.cli import doctor as cli_doctor
-from distsgd.cli import instrumentation as cli_instrumentation
 from distsgd.cli import launch as cli_launch
 from distsgd.cli import plan as cli_plan
 from distsgd.cli import ranks as cli_ranks
 from distsgd.cli import scale as cli_scale
+from distsgd.cli.options import add_ranks, add_set, count
 from distsgd.clock import Clock, process_age
 from distsgd.config import InputError
 
@@ -76,14 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands.add_parser("report", help="runs in one page and in pictures"))
     cli_data.add(commands.add_parser("data", help="import images, or look at a file of them"))
     _add_networks(commands.add_parser("networks", help="layers, parameters, costs and memory of networks"))
-    _add_bench(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
+    cli_bench.add(commands.add_parser("bench", help="measure this machine, alone or against a peer"))
     cli_calibrate.add(
-        commands.add_parser("calibrate", help="measure this machine, so that runs can be predicted"),
-        _add_ranks,
+        commands.add_parser("calibrate", help="measure this machine, so that runs can be predicted")
     )
-    cli_plan.add(
-        commands.add_parser("plan", help="what more ranks would gain, before there are any"), _add_set
-    )
+    cli_plan.add(commands.add_parser("plan", help="what more ranks would gain, before there are any"))
     cli_scale.add(
         commands.add_parser("scale", help="the same training on more and more ranks: what do they gain?")
     )
@@ -97,7 +94,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)"
     )
-    _add_set(parser)
+    add_set(parser)
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="folder of the run (default: in runs/, named for the time)"
     )
@@ -112,32 +109,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="go on with the run in this folder, from its last checkpoint",
     )
-    _add_ranks(parser)
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one setting; may be repeated",
-    )
-
-
-def _add_ranks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ranks", type=_count, metavar="N", help="start N ranks with the MPI launcher of this machine"
-    )
-    parser.add_argument(
-        "--hostfile", type=Path, metavar="FILE", help="with --ranks: the hosts to start them on, a line each"
-    )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
-    return int(text)
+    add_ranks(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +118,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="a file of images, or the name of an embedded set")
     parser.add_argument("--split", choices=["test", "train", "validation"], default="test")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    _add_ranks(parser)
+    add_ranks(parser)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -165,57 +137,14 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_bench(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    training = commands.add_parser("training", help="images/s of whole training steps")
-    training.set_defaults(command=_bench_training)
-    training.add_argument(
-        "--against", choices=["torch"], help="the same steps in PyTorch, in interleaved pairs"
-    )
-    training.add_argument(
-        "--networks", metavar="NAME,...", help="(default: garg, rendon, chavan-5-50-100, lenet5, cifar)"
-    )
-    training.add_argument(
-        "--batch", type=_count, default=64, metavar="N", help="images a step and rank (default: 64)"
-    )
-    training.add_argument(
-        "--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)"
-    )
-    training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    training.add_argument(
-        "--threads", type=_count, default=1, metavar="N", help="of a rank, measured beside one (default: 1)"
-    )
-    _add_ranks(training)
-    kernels = commands.add_parser(
-        "kernels",
-        help="every pass of every layer: of this core's limits, of PyTorch",
-    )
-    kernels.set_defaults(command=_bench_kernels)
-    kernels.add_argument("--networks", metavar="NAME,...", help="(default: those of the zoo)")
-    kernels.add_argument("--batch", type=_count, default=64, metavar="N", help="images (default: 64)")
-    kernels.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    kernels.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg ('.[plot]')")
-    prediction = commands.add_parser(
-        "prediction", help="how well a machine file predicts runs that it was not made from"
-    )
-    cli_calibrate.add_bench(prediction, _add_set, _add_ranks)
-    cli_instrumentation.add(
-        commands.add_parser("instrumentation", help="what it costs that a run tells where its time goes"),
-        _add_ranks,
-    )
-    cli_convolution.add(
-        commands.add_parser("convolution", help="ways to convolve, as the sources compared them")
-    )
-
-
 def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_networks)
     parser.add_argument(
         "network", nargs="?", metavar="NAME|CONFIG.toml", help="one network (default: all of the zoo)"
     )
-    _add_set(parser)
+    add_set(parser)
     parser.add_argument(
-        "--ranks", type=_count, default=1, metavar="N", help="memory of one of N ranks (default: 1)"
+        "--ranks", type=count, default=1, metavar="N", help="memory of one of N ranks (default: 1)"
     )
 
 
@@ -294,32 +223,3 @@ def _report(given: argparse.Namespace, clock: Clock) -> int:
     for path in pictures.report(given.runs, given.out or given.runs[0] / "report", given.format):
         print(path)
     return 0
-
-
-def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
-    arguments = ["bench", "training", "--batch", str(given.batch), "--data", given.data]
-    for option in ("against", "networks", "json", "threads"):
-        value = getattr(given, option)
-        arguments += [f"--{option}", str(value)] if value else []
-
-    def command(world: "Ranks") -> int:
-        from distsgd.bench.training import training
-
-        networks = given.networks.split(",") if given.networks else None
-        wanted = networks, given.batch, given.against == "torch", given.data, given.json
-        training(world, *wanted, print if world.rank == 0 else _nothing, threads=given.threads)
-        return 0
-
-    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, given.threads)
-
-
-def _bench_kernels(given: argparse.Namespace, clock: Clock) -> int:
-    from distsgd.bench.kernels import kernels
-
-    networks = given.networks.split(",") if given.networks else None
-    kernels(networks, given.batch, given.json, given.plot, print)
-    return 0
-
-
-def _nothing(line: str) -> None:
-    """What other ranks than 0 say."""

@@ -1,15 +1,14 @@
 """`distsgd calibrate`: measure this machine, and write down what was found."""
 
 import argparse
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from distsgd import launcher
 from distsgd.cli import ranks as cli_ranks
+from distsgd.cli.options import add_ranks
 from distsgd.clock import Clock
 from distsgd.config import InputError, check_name
 
@@ -19,11 +18,9 @@ if TYPE_CHECKING:
 
 UNSTEADY = 0.1
 """Deviation of the logarithm of a step's seconds from one time to another: other work went on."""
-MOST = 5000
-"""Configurations to draw: there are some twenty thousand on one rank."""
 
 
-def add(parser: argparse.ArgumentParser, add_ranks: Callable[[argparse.ArgumentParser], None]) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.set_defaults(command=_calibrate)
     parser.add_argument(
@@ -54,9 +51,9 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         from distsgd.machine.calibrate import Calibration
         from distsgd.machine.where import own_path, write
 
-        say = _told if world.rank == 0 else _nothing
+        voice = cli_ranks.voice(world)
         so_far = clock.seconds()
-        machine = Calibration(world, given.network, say).machine(
+        machine = Calibration(world, given.network, lambda line: voice(f"{line} ...")).machine(
             {name: so_far[name] for name in ("start", "compile")}
         )
         if machine:
@@ -93,59 +90,3 @@ def check_writable(path: Path) -> None:
         raise InputError(f"--out {path}: can't be written: {error.strerror or error}") from None
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder, wanted is a file")
-
-
-def add_bench(
-    parser: argparse.ArgumentParser,
-    add_set: Callable[[argparse.ArgumentParser], None],
-    add_ranks: Callable[[argparse.ArgumentParser], None],
-) -> None:
-    """Options of `distsgd bench prediction`."""
-    parser.set_defaults(command=_bench)
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of the configurations' draw (default: 0)"
-    )
-    parser.add_argument(
-        "--count",
-        type=int,
-        default=100,
-        metavar="N",
-        help="configurations of measured networks (default: 100)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    add_set(parser)
-    add_ranks(parser)
-
-
-def _bench(given: argparse.Namespace, clock: Clock) -> int:
-    from distsgd import config
-
-    settings, problems = config.read(None, given.set)
-    if problems:
-        raise InputError("\n".join(problems))
-    if not 1 <= given.count <= MOST:
-        raise InputError(f"--count {given.count}: must be 1 to {MOST}")
-    arguments = ["bench", "prediction", "--seed", str(given.seed), "--count", str(given.count)]
-    arguments += ["--json", str(given.json.absolute())] if given.json else []
-    arguments += [part for change in given.set for part in ("--set", change)]
-
-    def command(world: "Ranks") -> int:
-        from distsgd.bench.prediction import prediction
-        from distsgd.machine.where import chosen
-
-        machine = chosen(settings.prediction.machine, world)
-        prediction(
-            world, machine, given.seed, given.count, given.json, print if world.rank == 0 else _nothing
-        )
-        return 0
-
-    ranks = given.ranks or (None if launcher.launched(os.environ) else min(2, os.cpu_count() or 1))
-    return cli_ranks.run(ranks, arguments, clock, command, given.hostfile)
-
-
-def _told(line: str) -> None:
-    print(f"{line} ...", flush=True)
-
-
-def _nothing(line: str) -> None:
-    """What other ranks than 0 say."""

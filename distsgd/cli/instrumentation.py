@@ -1,19 +1,18 @@
 """`distsgd bench instrumentation`: the options of the benchmark."""
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd.cli import ranks as cli_ranks
+from distsgd.cli.options import add_ranks
 from distsgd.clock import Clock
 
 if TYPE_CHECKING:
     from distsgd.comm import Ranks
 
 
-def add(parser: argparse.ArgumentParser, add_ranks: Callable[[argparse.ArgumentParser], None]) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The options of `distsgd bench instrumentation`."""
     parser.set_defaults(command=run)
     parser.description = (
@@ -32,11 +31,7 @@ def run(given: argparse.Namespace, clock: Clock) -> int:
     def command(world: "Ranks") -> int:
         from distsgd.bench.instrumentation import instrumentation
 
-        instrumentation(world, given.json, partial(print, flush=True) if world.rank == 0 else _nothing)
+        instrumentation(world, given.json, cli_ranks.voice(world))
         return 0
 
     return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
-
-
-def _nothing(line: str) -> None:
-    """What other ranks than 0 say."""

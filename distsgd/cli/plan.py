@@ -4,11 +4,12 @@ import argparse
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import launcher
+from distsgd.cli.options import add_set
 from distsgd.clock import Clock
 from distsgd.config import InputError
 
@@ -22,7 +23,7 @@ LINK = "MICROSECONDS,MBIT/S"
 FORMS = ("png", "svg")
 
 
-def add(parser: argparse.ArgumentParser, add_set: Callable[[argparse.ArgumentParser], None]) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.set_defaults(command=_plan)
     parser.description = (

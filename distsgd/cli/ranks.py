@@ -74,6 +74,16 @@ def run(
         raise
 
 
+def voice(world: "Ranks") -> Callable[[str], None]:
+    """What prints a line at once, on rank 0 for all."""
+
+    def say(line: str) -> None:
+        if world.rank == 0:
+            print(line, flush=True)
+
+    return say
+
+
 def _handed_over(code: int, rank: int) -> int:
     """0 where who started the ranks reads the code from a file: of any other Open MPI's launcher says a lot that misleads."""
     told = os.environ.get(EXIT_CODE)
