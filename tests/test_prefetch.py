@@ -17,8 +17,8 @@ from distsgd.plan.memory import memory
 from distsgd.plan.work import Job
 from distsgd.record import checkpoint, weights_sha256
 from distsgd.training import Pause, Stopped, Training, check, prefetch
+from distsgd.training.local import Local
 from distsgd.training.prefetch import Prefetch, prefetching
-from distsgd.training.rounds import Local
 from distsgd.training.workers import Worker
 
 # 487 images for seven workers: an epoch's fourth step has one image or none.

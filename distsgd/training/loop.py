@@ -17,12 +17,12 @@ from distsgd.threads import Team
 from distsgd.training.algorithm import chosen
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
+from distsgd.training.local import Local
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.prefetch import Prefetch, prefetching
 from distsgd.training.replay import read as read_replay
 from distsgd.training.rounds import (
     GradientRounds,
-    Local,
     Meeting,
     OneRound,
     ParameterRounds,
