@@ -56,7 +56,7 @@ def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) ->
         seconds, steps = bench.trained(
             experiment(path, "rendon", 256, {"workers": 1, "period": 2}), Alone(), now
         )
-    assert (steps, {way: len(each) for way, each in seconds.items()}) == (16, dict.fromkeys(WAYS, 2))
+    assert (steps, {way: len(each) for way, each in seconds.items()}) == (8, dict.fromkeys(WAYS, 2))
     epochs = WARM + 2 * len(WAYS)
     on = [epoch for epoch in range(epochs) if entered.get(2 * epoch + 1, [])]
     orders = [np.random.default_rng(turn).permutation(list(WAYS)).tolist()[::-1] for turn in range(2)]
@@ -160,4 +160,4 @@ def test_ranks_turn_together(mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch:
     ranks = wrap(comm)
     with made_up(images_of("rendon")) as path:
         seconds, steps = bench.trained(experiment(path, "rendon", 256, {"workers": 2, "period": 2}, 2), ranks)
-    assert (steps, {way: len(each) for way, each in seconds.items()}) == (8, dict.fromkeys(WAYS, 2))
+    assert (steps, {way: len(each) for way, each in seconds.items()}) == (4, dict.fromkeys(WAYS, 2))
