@@ -15,7 +15,7 @@ from distsgd.cli import main
 from distsgd.clock import Clock
 from distsgd.comm import Alone, wrap
 from distsgd.machine.networks import images_of
-from distsgd.machine.rounds import made_up
+from distsgd.machine.rounds import IMAGES, made_up
 from distsgd.machine.steps import experiment
 from distsgd.training import EpochEnd
 
@@ -56,7 +56,10 @@ def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) ->
         seconds, steps = bench.trained(
             experiment(path, "rendon", 256, {"workers": 1, "period": 2}), Alone(), now
         )
-    assert (steps, {way: len(each) for way, each in seconds.items()}) == (8, dict.fromkeys(WAYS, 2))
+    assert (steps, {way: len(each) for way, each in seconds.items()}) == (
+        IMAGES // 256,
+        dict.fromkeys(WAYS, 2),
+    )
     epochs = WARM + 2 * len(WAYS)
     on = [epoch for epoch in range(epochs) if entered.get(2 * epoch + 1, [])]
     orders = [np.random.default_rng(turn).permutation(list(WAYS)).tolist()[::-1] for turn in range(2)]
@@ -67,7 +70,7 @@ def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) ->
     for epoch in on[WARM:]:
         assert given[2 * epoch + 1] == steps // 2
         assert entered[2 * epoch + 1].count("wait") >= steps // 2
-        assert counted[2 * epoch + 1] == 4096
+        assert counted[2 * epoch + 1] == IMAGES
 
 
 def test_instruments_that_are_off_do_nothing() -> None:
@@ -160,4 +163,7 @@ def test_ranks_turn_together(mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch:
     ranks = wrap(comm)
     with made_up(images_of("rendon")) as path:
         seconds, steps = bench.trained(experiment(path, "rendon", 256, {"workers": 2, "period": 2}, 2), ranks)
-    assert (steps, {way: len(each) for way, each in seconds.items()}) == (4, dict.fromkeys(WAYS, 2))
+    assert (steps, {way: len(each) for way, each in seconds.items()}) == (
+        IMAGES // 512,
+        dict.fromkeys(WAYS, 2),
+    )
