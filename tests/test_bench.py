@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from distsgd import network
+from distsgd import network, zoo
 from distsgd.bench import pytorch, training
 from distsgd.bench.training import NETWORKS, Images, Ours, Task
 from distsgd.comm import Alone, Ranks, wrap
@@ -190,6 +191,14 @@ def test_sides_take_turns_and_the_slowest_rank_counts() -> None:
     seconds = training._race(sides, 2, 2, Slower(), every_second())  # type: ignore[arg-type]
     assert order == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2), ("b", 3), ("a", 2), ("a", 3)]
     assert seconds.tolist() == [[1.5, 1.5], [1.5, 1.5]]
+
+
+@pytest.mark.parametrize(("name", "why"), [("fer", "dropout"), ("alexnet-small", "groups"), ("garg", None)])
+def test_networks_that_pytorch_computes_otherwise_are_refused(name: str, why: str | None) -> None:
+    shape = zoo.MADE_FOR.get(name, (1, 28, 28))
+    stages = network.plan(zoo.layers(name, 10), shape)
+    with pytest.raises(InputError, match=f"{name} has .*{why}") if why else nullcontext():
+        pytorch.check_comparable(name, stages)
 
 
 def test_wrong_input_is_said_before_anything_is_measured(

@@ -72,6 +72,17 @@ def version(ranks: Ranks) -> str:
     return str(torch.__version__)
 
 
+def check_comparable(name: str, stages: Sequence[Stage]) -> None:
+    """InputError for a network whose steps can't be compared: dropout draws otherwise there, and groups' weights lie otherwise."""
+    draws = any(isinstance(stage.layer, Dropout) and stage.layer.rate > 0 for stage in stages)
+    groups = any(isinstance(stage.layer, Convolution) and stage.layer.groups > 1 for stage in stages)
+    if draws or groups:
+        why = " and ".join(word for word, has in (("dropout", draws), ("groups", groups)) if has)
+        raise InputError(
+            f"--against torch: {name} has {why}, which is not compared; leave it or --against out"
+        )
+
+
 @contextlib.contextmanager
 def process_group(ranks: Ranks) -> Iterator[None]:
     """One thread a rank, and PyTorch's own group of the same processes, by gloo over the loopback interface.

@@ -154,6 +154,8 @@ def training(
             raise InputError(f"--threads {threads}: are measured beside one thread; leave --against out")
         torch_version = pytorch.version(ranks) if against else None
         tasks = _tasks(networks or NETWORKS, source, batch, ranks)
+        for task in tasks if against else ():
+            pytorch.check_comparable(task.name, task.stages)
         check_folder("--json", json_path)
     except InputError:
         if ranks.rank > 0:
