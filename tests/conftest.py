@@ -33,6 +33,8 @@ SETTINGS = {
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_MCA_btl": "^ofi",
 }
+LAUNCHER_FOLDER = "PRTE_MCA_prte_tmpdir_base"
+"""Where Open MPI's launcher keeps its sockets: one that is killed leaves them, and another of its number trips over them."""
 LAUNCHER_VARIABLES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "MPI_LOCAL")
 IS_RANK = "PYTEST_ISOLATE_MPI_IS_FORKED" in os.environ
 
@@ -43,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if not IS_RANK and not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="distsgd-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ[LAUNCHER_FOLDER] = folder.name
+    if LAUNCHER_FOLDER in os.environ:
+        SETTINGS[LAUNCHER_FOLDER] = os.environ[LAUNCHER_FOLDER]
     config.addinivalue_line("markers", "alone: measures time, so that no other test runs beside it")
     if hasattr(config, "workerinput"):
         os.environ.pop("PYTEST_MPI_CACHE_PATH", None)  # each of several pytests knows its ranks by its own

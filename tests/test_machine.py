@@ -17,7 +17,7 @@ from distsgd.cost.machine import Machine
 from distsgd.machine import where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
-from distsgd.machine.steps import experiment, quiet
+from distsgd.machine.steps import LEAST_DEVIATION, Seconds, drift, experiment, quiet
 
 SMALL = {
     "steps.LANES": (16, 32),
@@ -44,7 +44,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in SMALL.items():
             patch.setattr(f"distsgd.machine.{name}", value)
         names = ["rendon", "chavan-3-16-100"]
-        found = Calibration(Alone(), names, lambda line: None).machine({"start": 0.1, "compile": 0.2})
+        found = Calibration(Alone(), names, lambda line: None, 2).machine({"start": 0.1, "compile": 0.2})
     assert found
     where.write(found, path)
     return path
@@ -73,6 +73,16 @@ def test_sweeps_that_something_disturbed_do_not_count() -> None:
     assert quiet([1.0, 9.0]) == 1.0
     assert quiet([1.0, 1.04]) == pytest.approx(1.02)
     assert quiet([5.0, 1.0, 1.2]) == pytest.approx(1.1)
+
+
+def test_drift_is_what_sweeps_differ_by_as_a_whole() -> None:
+    """Sizes that are slow in different sweeps even out; a sweep that is slow as a whole does not."""
+    bursts = Seconds(compute={f"lenet5 {n}": [1.2, 1.0] if n % 2 else [1.0, 1.2] for n in range(8)})
+    assert drift([bursts]) == LEAST_DEVIATION
+    slow = Seconds(compute={f"lenet5 {n}": [1.2 * n, 1.0 * n] for n in range(1, 9)})
+    assert drift([slow, slow]) == pytest.approx(np.log(1.2) / 2**0.5 * (1 + 1 / 2) ** 0.5)
+    assert drift([Seconds(compute={"lenet5 16": [1.0]})]) == LEAST_DEVIATION
+    assert drift([]) == LEAST_DEVIATION
 
 
 def test_a_machine_file_is_read_as_it_was_written(measured: Path) -> None:

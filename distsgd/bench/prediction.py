@@ -24,9 +24,11 @@ from distsgd.record import write_whole
 from distsgd.training import Experiment, check
 
 Predicted = tuple[float, tuple[float, float], dict[str, float], dict[str, float]]
+Rounds = dict[str, np.ndarray]
+"""Seconds of each phase of ROUND, one a round, in the mean over ranks."""
 
-SECONDS = 0.25
-"""Of a configuration's rounds."""
+VISITS, SECONDS = 3, 0.1
+"""How often a configuration is run, with all others in between, and for how long: what passes by slows one visit, not all."""
 LARGE_SHARE = 0.05
 """Of a round, from which on a phase is scored by itself."""
 
@@ -71,14 +73,18 @@ def prediction(
         files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
         predicted = [_predicted(machine, each, files[images_of(each.network)], ranks) for each in draws]
         repeats = np.random.default_rng(seed).permutation(len(draws))[: len(draws) // 3].tolist()
-        measured: dict[int, list[dict[str, float]]] = {}
-        for done, number in enumerate([*range(len(draws)), *repeats]):
-            found = _measured(draws[number], files[images_of(draws[number].network)], ranks)
-            measured.setdefault(number, []).append(found)
-            if done % 10 == 9:
-                say(f"{done + 1} of {len(draws) + len(repeats)} runs")
+        visits: dict[str, dict[int, list[Rounds]]] = {"runs": {}, "runs again": {}}
+        for name, order in (("runs", range(len(draws))), ("runs again", repeats)):
+            for visit in range(VISITS):
+                say(f"{len(order)} {name}, {visit + 1} of {VISITS}")
+                for number in order:
+                    found = _measured(draws[number], files[images_of(draws[number].network)], ranks)
+                    visits[name].setdefault(number, []).append(found)
     if ranks.rank == 0:
-        scored = [_scored(d, p, measured[n]) for n, (d, p) in enumerate(zip(draws, predicted, strict=True))]
+        runs, again = (
+            {number: _medians(found) for number, found in each.items()} for each in visits.values()
+        )
+        scored = [_scored(one, predicted[n], runs[n], again.get(n)) for n, one in enumerate(draws)]
         summary = summarized(scored)
         for line in table(summary):
             say(line)
@@ -106,28 +112,31 @@ def _experiment(drawn: Draw, path: Path) -> Experiment:
     return check(Config.model_validate({**drawn.settings, "data": {"path": str(path)}}), drawn.ranks, [])
 
 
-def _measured(drawn: Draw, path: Path, ranks: Ranks) -> dict[str, float]:
-    """Medians over rounds, of each phase in the mean over ranks; ranks that have no part sleep meanwhile, and know nothing."""
+def _measured(drawn: Draw, path: Path, ranks: Ranks) -> Rounds:
+    """On rank 0; ranks that have no part sleep meanwhile."""
     ranks.barrier()
     part = _part(drawn.ranks, ranks)
-    found: dict[str, float] = {}
+    found: Rounds = {}
     if part is None:
         sleep_until(ranks.hears)
         return found
     rounds = timed_rounds(_experiment(drawn, path), part, SECONDS)
-    of_ranks = [
-        json.loads(own)
-        for own in part.gather_bytes(json.dumps({n: v.tolist() for n, v in rounds.items()}).encode())
-    ]
+    own = json.dumps({name: seconds.tolist() for name, seconds in rounds.items()})
+    of_ranks = [json.loads(each) for each in part.gather_bytes(own.encode())]
     if of_ranks:
-        mean = {name: np.mean([rank[name] for rank in of_ranks], axis=0) for name in ROUND}
-        found = {name: float(np.median(seconds)) for name, seconds in mean.items()}
-        found["round"] = float(np.median(sum(mean.values())))
+        found = {name: np.mean([rank[name] for rank in of_ranks], axis=0) for name in ROUND}
     if part.size < ranks.size:
         ranks.shout()
     if part is not ranks and part.size > 1:
         part.close()
     return found
+
+
+def _medians(visits: Sequence[Rounds]) -> dict[str, float]:
+    """Over the rounds of all visits: of each phase, and of the whole round."""
+    rounds = {name: np.concatenate([visit[name] for visit in visits]) for name in ROUND}
+    rounds["round"] = np.sum(list(rounds.values()), axis=0)
+    return {name: float(np.median(seconds)) for name, seconds in rounds.items()}
 
 
 def _part(count: int, ranks: Ranks) -> Ranks | None:
@@ -137,11 +146,13 @@ def _part(count: int, ranks: Ranks) -> Ranks | None:
     return ranks if count == ranks.size else ranks.first(count)
 
 
-def _scored(drawn: Draw, predicted: Predicted, runs: Sequence[Mapping[str, float]]) -> Scored:
+def _scored(
+    drawn: Draw, predicted: Predicted, run: Mapping[str, float], again: Mapping[str, float] | None
+) -> Scored:
     seconds, interval, phases, ladder = predicted
-    measured = {name: runs[0][name] for name in ROUND}
-    again = runs[1]["round"] if len(runs) > 1 else None
-    return Scored(drawn, seconds, interval, runs[0]["round"], phases, measured, ladder, again)
+    measured = {name: run[name] for name in ROUND}
+    repeated = again["round"] if again else None
+    return Scored(drawn, seconds, interval, run["round"], phases, measured, ladder, repeated)
 
 
 def summarized(scored: Sequence[Scored]) -> dict[str, Any]:

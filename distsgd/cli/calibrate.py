@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from distsgd.cli import ranks as cli_ranks
-from distsgd.cli.options import add_ranks
+from distsgd.cli.options import add_ranks, count
 from distsgd.clock import Clock
 from distsgd.config import InputError, check_name
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distsgd.comm import Ranks
     from distsgd.cost.machine import Machine
 
+SWEEPS = 2
 UNSTEADY = 0.1
 """Deviation of the logarithm of a step's seconds from one time to another: other work went on."""
 
@@ -36,6 +37,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the machine file (default: one of this user's, found again by itself)",
     )
+    parser.add_argument(
+        "--sweeps",
+        type=count,
+        default=SWEEPS,
+        metavar="N",
+        help=f"how often steps are measured (default: {SWEEPS}): more where others use the machine too, as they come and go",
+    )
     add_ranks(parser)
 
 
@@ -46,6 +54,7 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         check_writable(given.out)
     arguments = ["calibrate", *(part for name in given.network for part in ("--network", name))]
     arguments += ["--out", str(given.out.absolute())] if given.out else []
+    arguments += ["--sweeps", str(given.sweeps)]
 
     def command(world: "Ranks") -> int:
         from distsgd.machine.calibrate import Calibration
@@ -53,9 +62,8 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
 
         voice = cli_ranks.voice(world)
         so_far = clock.seconds()
-        machine = Calibration(world, given.network, lambda line: voice(f"{line} ...")).machine(
-            {name: so_far[name] for name in ("start", "compile")}
-        )
+        calibration = Calibration(world, given.network, lambda line: voice(f"{line} ..."), given.sweeps)
+        machine = calibration.machine({name: so_far[name] for name in ("start", "compile")})
         if machine:
             path = given.out or own_path(machine.where)
             write(machine, path)
@@ -76,7 +84,7 @@ def _summary(machine: "Machine", seconds: float, path: Path) -> Iterator[str]:
     if unsteady > UNSTEADY:
         yield (
             f"this machine was busy: the same steps differed by {unsteady:.0%} from one time to another; "
-            "measure again when it is idle"
+            "measure again when it is idle, or with more --sweeps"
         )
 
 

@@ -1,5 +1,6 @@
 """All that a machine file holds, measured by the ranks there are."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,12 @@ from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
 from distsgd.machine.rounds import made_up
-from distsgd.machine.steps import Seconds, copying_of, filling_of, steps_of
+from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_of
 from distsgd.machine.where import where
 from distsgd.plan.layers import LOSS
 
-SWEEPS = 2
-"""How often steps are measured, so that what passes by does not fall on one network alone."""
-AVERAGING_SECONDS = 5.0
-"""For all ways to average, about."""
+AVERAGING_SECONDS = 2.5
+"""For all ways to average, about, a sweep."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
 
@@ -39,7 +38,9 @@ Files = Mapping[Shape, Path]
 class Calibration:
     """What the ranks find, on every rank as far as it took part, and whole on rank 0."""
 
-    def __init__(self, ranks: Ranks, names: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(self, ranks: Ranks, names: Sequence[str], say: Callable[[str], None], sweeps: int) -> None:
+        """Of the default networks if none are named. sweeps: how often to measure steps: what passes by falls on one."""
+        self._sweeps = sweeps
         self._ranks, self._names, self._say = ranks, list(dict.fromkeys(names or NETWORKS)), say
         here = np.array([ranks.on_node()[1]])
         ranks.maximum(here)
@@ -58,18 +59,22 @@ class Calibration:
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
             sides = sorted({1, self._here})
             found = {side: {shape: Seconds() for shape in files} for side in sides}
-            for sweep in range(SWEEPS):
-                self._say(f"steps of training, {sweep + 1} of {SWEEPS}")
+            for sweep in range(self._sweeps):
+                if (
+                    sweep == self._sweeps // 2
+                ):  # in the middle: sweeps far apart see the machine at more times
+                    messages = self._passes_and_averages(sides)
+                self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
                     self._together(side, partial(self._sweep, found[side], files))
-            self._say("passes of layers")
-            for side in sides:
-                self._together(side, partial(self._told, found[side], files, side))
-            self._say("averages")
-            messages = averaging.measure(self._ranks, AVERAGING_SECONDS)
+            self._say("averages between steps")
             shape, path = next(iter(files.items()))
             for side in sides:
-                self._together(side, partial(self._between, path, self._of(shape), messages))
+                self._together(side, partial(self._told, found[side], files, side))
+            between_steps = partial(self._between, path, self._of(shape), messages)
+            self._alone(between_steps)
+            if self._here > 1:
+                self._together(self._here, between_steps)
             place = where(self._ranks)
             if self._ranks.rank != 0:
                 return None
@@ -88,11 +93,17 @@ class Calibration:
         )
 
     def _together(self, side: int, do: Callable[[Ranks], None]) -> None:
-        """On rank 0 alone while the others sleep, or on all ranks."""
-        self._ranks.barrier()
-        if side > 1:
+        """So many ranks of a node at once: on all nodes where that is all of its ranks, else on rank 0 alone."""
+        if side < self._here:
+            self._alone(do)
+        else:
+            self._ranks.barrier()
             do(self._ranks)
-        elif self._ranks.rank == 0:
+
+    def _alone(self, do: Callable[[Ranks], None]) -> None:
+        """On rank 0 while the others sleep."""
+        self._ranks.barrier()
+        if self._ranks.rank == 0:
             do(Alone())
             self._ranks.shout()
         else:
@@ -106,16 +117,28 @@ class Calibration:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
             self._in_place += in_place(path, names, messages, ranks)
 
+    def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
+        self._say("passes of layers")
+        for side in sides:
+            self._together(side, partial(self._passes, side))
+        self._say("averages")
+        return averaging.measure(self._ranks, AVERAGING_SECONDS * self._sweeps)
+
     def _told(self, found: Mapping[Shape, Seconds], files: Files, together: int, ranks: Ranks) -> None:
-        """What the sweeps come to, and the passes of layers."""
-        for shape, path in files.items():
-            of_ranks = [Seconds(**content) for content in _gathered(ranks, asdict(found[shape]))]
+        """What the sweeps come to."""
+        of_shapes = {
+            shape: [Seconds(**content) for content in _gathered(ranks, asdict(one))]
+            for shape, one in found.items()
+        }
+        deviation = drift(itertools.chain(*of_shapes.values()))
+        for shape, of_ranks in of_shapes.items():
             if of_ranks:
-                names = self._of(shape)
-                steps = list(steps_of(path, names, together, of_ranks))
-                self._steps += steps
+                path, names = files[shape], self._of(shape)
+                self._steps += steps_of(path, names, together, of_ranks, deviation)
                 self._filling += filling_of(shape, names, together, of_ranks)
                 self._copying += copying_of(path, names, of_ranks)
+
+    def _passes(self, together: int, ranks: Ranks) -> None:
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
             own = [operation.model_dump() for operation in passes(name, SOME_LANES, together, ranks.barrier)]

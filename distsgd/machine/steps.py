@@ -1,6 +1,7 @@
 """Steps of training, measured as training does them: real rounds on made-up images, every rank by itself."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ SECONDS = 0.04
 COPIED_AT = (LANES[0], LANES[3], LANES[-1])
 WINDOWS_AT = (32, 128)
 """Lanes for which batches of windows are measured."""
-LARGE, MUCH = 64, 1e9
+LARGE, MUCH = 64, 5e8
 """Lanes, and operations forward, beyond which rounds have fewer steps."""
 DISTURBED = 1.1
 """Times as long as others: something else was going on."""
 LEAST_DEVIATION = 0.03
-"""Of the logarithm of a step's seconds from one run to another: a few sweeps may agree by chance."""
+"""Of the logarithm of a step's seconds from one run to another: sweeps of one minute may agree by chance."""
 
 
 def experiment(
@@ -47,6 +48,8 @@ def period(flops: float, lanes: int) -> int:
     return max(1, min(8 if lanes <= LARGE else 2, round(MUCH / (flops * lanes))))
 
 
+ALONE = {"workers": 1, "reduction": "fast"}
+"""Averaging without another worker, which is a copy; "fast" needs no gradient beforehand to find its scale."""
 Meet = Callable[[], None]
 """Returns when all ranks have called."""
 
@@ -78,7 +81,7 @@ class Seconds:
     def _steps(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
         steps, key = period(flops_of(plan_of(name)), lanes), f"{name} {lanes}"
         found = timed_rounds(
-            experiment(path, name, lanes, {"workers": 1, "period": steps}), Alone(), SECONDS, meet
+            experiment(path, name, lanes, {**ALONE, "period": steps}), Alone(), SECONDS, meet
         )
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
@@ -97,7 +100,7 @@ class Seconds:
 
     def _windows(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
         steps = period(flops_of(plan_of(name)), lanes)
-        averaging = {"workers": 1, "period": steps}
+        averaging = {**ALONE, "period": steps}
         found = timed_rounds(
             experiment(path, name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet
         )
@@ -108,8 +111,10 @@ def _add(lists: dict[str, list[float]], key: str, value: float) -> None:
     lists.setdefault(key, []).append(value)
 
 
-def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence[Seconds]) -> Iterator[Step]:
-    """What ranks that computed together found, a network each."""
+def steps_of(
+    path: Path, names: Sequence[str], together: int, of_ranks: Sequence[Seconds], deviation: float
+) -> Iterator[Step]:
+    """What ranks that computed together found, a network each. deviation: see `drift`."""
     for name in names:
         stages = experiment(path, name, LANES[0], {"workers": 1})
         keys = [f"{name} {lanes}" for lanes in LANES]
@@ -123,7 +128,7 @@ def steps_of(path: Path, names: Sequence[str], together: int, of_ranks: Sequence
             lanes=LANES,
             compute=tuple(calm.mean(axis=0).tolist()),
             data=tuple(data.mean(axis=0).tolist()),
-            deviation=_repeated([rank.compute[key] for rank in of_ranks for key in keys]),
+            deviation=deviation,
             turn=float(np.mean([quiet(rank.turn[name]) for rank in of_ranks])),
             passing=float(np.median([np.median(rank.passing[key]) for rank in of_ranks for key in keys])),
             lasting=float(np.log(calm).std(axis=0).mean()) if len(of_ranks) > 1 else 0.0,
@@ -137,10 +142,21 @@ def quiet(sweeps: Sequence[float]) -> float:
     return float(np.mean([seconds for seconds in ordered if seconds <= DISTURBED * calm[-1]]))
 
 
-def _repeated(sweeps: Sequence[Sequence[float]]) -> float:
-    """Deviation of a sweep's logarithm from what is taken for it."""
-    away = [abs(np.log(seconds / quiet(each))) for each in sweeps for seconds in each]
-    return max(LEAST_DEVIATION, 1.4826 * float(np.median(away)))
+def drift(of_ranks: Iterable[Seconds]) -> float:
+    """Deviation of the logarithm of a step's seconds at another time from what all sweeps together say.
+
+    Of a network's mean over all sizes, from sweep to sweep: what is over within a sweep evens out in a run of seconds.
+    """
+    variances = [0.0]
+    for rank in of_ranks:
+        levels: dict[str, list[list[float]]] = {}
+        for key, sweeps in rank.compute.items():
+            levels.setdefault(key.split()[0], []).append(sweeps)
+        for of_sizes in levels.values():
+            level = np.log(of_sizes).mean(axis=0)
+            if len(level) > 1:
+                variances.append(float(level.var(ddof=1)) * (1 + 1 / len(level)))
+    return max(LEAST_DEVIATION, math.sqrt(sum(variances) / max(len(variances) - 1, 1)))
 
 
 def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) -> Iterator[Copying]:

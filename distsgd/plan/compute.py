@@ -47,8 +47,8 @@ def _composed(machine: Machine, job: Job, update: Estimate) -> Computing:
     """A network that was not measured: its layers one by one, and what a step takes more than they."""
     parts = [layers.seconds(machine, operation, job, job.together) for operation in layers.operations(job)]
     seconds = whole(machine, job) * (sum(part.seconds for part in parts) + update.seconds)
-    deviation = math.hypot(COMPOSED * seconds, *(part.deviation for part in parts))
     like = _like(nearest(machine.steps, job.together), job.parameters)
+    deviation = math.hypot(COMPOSED * seconds, like.deviation * seconds, *(part.deviation for part in parts))
     return _told(job, like, Estimate(seconds, deviation), update, False)
 
 

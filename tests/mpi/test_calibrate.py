@@ -26,7 +26,9 @@ def test_ranks_on_unequal_nodes_measure_the_same(
     ranks = wrap(comm)
     place = (0, 1) if ranks.rank == 2 else (ranks.rank, 2)
     monkeypatch.setattr(type(ranks), "on_node", lambda self: place)
-    machine = Calibration(ranks, ["rendon", "rendon"], lambda line: None).machine({"start": 0, "compile": 0})
+    machine = Calibration(ranks, ["rendon", "rendon"], lambda line: None, 2).machine(
+        {"start": 0, "compile": 0}
+    )
     assert (machine is None) == (ranks.rank > 0)
     if machine is None:
         return
@@ -35,6 +37,23 @@ def test_ranks_on_unequal_nodes_measure_the_same(
     )
     for count, workers in ((1, 1), (1, 2), (2, 2), (3, 4)):
         assert predict_run(machine, larger(count, workers), 1).whole.seconds > 0
+
+
+@pytest.mark.mpi(ranks=[2], timeout=300)
+def test_each_of_several_nodes_with_one_rank_measures_its_steps(
+    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their speeds differ, which is what ranks wait for."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"distsgd.machine.{name}", value)
+    ranks = wrap(comm)
+    monkeypatch.setattr(type(ranks), "on_node", lambda self: (0, 1))
+    machine = Calibration(ranks, ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
+    assert (machine is None) == (ranks.rank > 0)
+    if machine:
+        assert [step.together for step in machine.steps] == [1]
+        assert machine.steps[0].lasting > 0
+        assert {one.ranks for one in machine.in_place} == {1}
 
 
 def larger(ranks: int, workers: int) -> Job:
