@@ -16,7 +16,7 @@ from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.machine import InPlace
 from distsgd.machine.networks import plan_of
-from distsgd.machine.rounds import timed_rounds
+from distsgd.machine.rounds import IMAGES, timed_rounds
 from distsgd.machine.steps import experiment
 from distsgd.plan.work import flops_of
 from distsgd.training.algorithm import asked
@@ -24,8 +24,10 @@ from distsgd.training.algorithm import asked
 SECONDS = 0.03
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
 """One rank alone does the same in either topology."""
-FEW, MANY = (16, 1), (64, 3)
-"""Lanes and steps between two averages: little and much."""
+FEW, MANY = 16, 64
+"""Lanes of the steps between two averages: of one step, and of as many as compute MUCH."""
+MUCH = 4e8
+"""Operations forward from one average to the next: ten milliseconds, after which no cache holds what an average needs."""
 SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
@@ -35,18 +37,24 @@ def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: 
     found: list[InPlace] = []
     ordered = sorted(names, key=lambda name: sum(tensor.size for tensor in network.tensors(plan_of(name))))
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
-    states: list[tuple[str, tuple[int, int], dict[str, str]]] = [
-        (name, amount, {}) for name in some for amount in (FEW, MANY)
+    states: list[tuple[str, int, int, dict[str, str]]] = [
+        (name, lanes, steps, {}) for name in some for lanes, steps in ((FEW, 1), (MANY, _much(name, ranks)))
     ]
     gradients = [
-        (name, (lanes, 1), {"what": "gradients"}) for name in (ordered[0], ordered[-1]) for lanes in (16, 128)
+        (name, lanes, 1, {"what": "gradients"}) for name in (ordered[0], ordered[-1]) for lanes in (16, 128)
     ]
-    for name, (lanes, period), what in (*states, *gradients):
+    for name, lanes, period, what in (*states, *gradients):
         for topology, reduction in WAYS if ranks.size > 1 else WAYS[:2]:
             ranks.barrier()
             way = {"topology": topology, "reduction": reduction, "period": period, **what}
             found += _one(path, name, lanes, way, messages, ranks)
     return found
+
+
+def _much(name: str, ranks: Ranks) -> int:
+    """Steps between two averages, as many as are much, or as a worker has."""
+    wanted = round(MUCH / (flops_of(plan_of(name)) * MANY))
+    return max(1, min(wanted, IMAGES // (max(2, ranks.size) * MANY)))
 
 
 def _one(

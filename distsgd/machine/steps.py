@@ -131,7 +131,7 @@ def steps_of(
             deviation=deviation,
             turn=float(np.mean([quiet(rank.turn[name]) for rank in of_ranks])),
             passing=float(np.median([np.median(rank.passing[key]) for rank in of_ranks for key in keys])),
-            lasting=float(np.log(calm).std(axis=0).mean()) if len(of_ranks) > 1 else 0.0,
+            lasting=float(np.log(calm).mean(axis=1).std()),
         )
 
 
