@@ -107,7 +107,7 @@ def odd(layers: Layers) -> Task:
 @needs_torch
 @pytest.mark.parametrize("name", [*NETWORKS, "fer", "alexnet-small"])
 def test_pytorch_computes_the_same(name: str) -> None:
-    one = task(name).undropped()
+    one = task(name).checked()
     with pytorch.process_group(Alone()):
         pytorch.check(name, one.stages, one.ours, one.peer, Alone())
 
@@ -235,6 +235,16 @@ def test_dropout_is_at_rate_zero_in_the_check_alone(monkeypatch: pytest.MonkeyPa
     assert [(module.p, module.training) for module in dropped] == [(0.4, True)]
     assert [stage.layer for stage in ours._network.stages][1] == Dropout(0.4)
     assert checked == [0.0]
+
+
+def test_few_enough_values_are_checked_by_the_kernels_of_the_whole_batch() -> None:
+    (big,) = training._tasks(["alexnet-small"], EMBEDDED, 16, Alone())
+    few = big.checked()
+    values = sum(np.prod(stage.output) for stage in big.stages)
+    assert few.batch * values <= training.CHECKED_VALUES < 2 * few.batch * values
+    assert few.ours(0)._network.lanes == big.ours(0)._network.lanes == 16
+    (small,) = training._tasks(["rendon"], EMBEDDED, 64, Alone())
+    assert small.checked().batch == 64
 
 
 def test_wrong_input_is_said_before_anything_is_measured(
