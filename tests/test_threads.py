@@ -265,29 +265,6 @@ def test_a_thread_that_is_interrupted_ends_the_others() -> None:
         interrupted()
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="NOT TESTED: threads can't be bound to processors here"
-)
-@pytest.mark.parametrize(
-    ("here", "bound"), [({7, 3, 5}, [{5}, {7}]), ({3, 5}, []), ({3, 5, 7, 9}, []), ({3}, [])]
-)
-def test_threads_stay_on_processors_of_their_own_where_there_is_one_for_each(
-    here: set[int], bound: list[set[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[int, set[int]]] = []
-
-    def refuse(process: int, processors: set[int]) -> None:
-        asked.append((process, processors))
-        raise PermissionError
-
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: here)
-    monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    before = threading.active_count()
-    with Team(3):
-        assert threading.active_count() == before + 2
-    assert sorted(asked, key=str) == [(0, processors) for processors in bound]
-
-
 def test_one_thread_needs_nothing_of_this() -> None:
     program = (
         "import sys; from distsgd.threads import Team; calls = []\n"

@@ -1,7 +1,5 @@
 """A rank's threads, and the memory that each of them works in."""
 
-import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -108,26 +106,12 @@ class Team:
                 thread.join()
 
     def _serve(self, thread: int) -> None:
-        _stay(thread, self.threads)
         try:
             while self._native.serve(self._words, thread):
                 self._wakes[thread].acquire()
         except BaseException as error:
             self._error = error
             self._native.stop(self._words, self._native.STOPPED)
-
-
-def _stay(thread: int, threads: int) -> None:
-    """Keep the thread that calls on a processor of its own, where the rank has one for each of its threads and no more.
-
-    Left alone it often wakes up on that of the thread which wakes it, and waits there until it is moved.
-    """
-    if not hasattr(os, "sched_setaffinity"):  # elsewhere than on Linux
-        return
-    here = sorted(os.sched_getaffinity(0))
-    if len(here) == threads:
-        with contextlib.suppress(OSError):  # a container may not let it
-            os.sched_setaffinity(0, {here[thread]})
 
 
 def _one_after_another(program: "Sequence[Call]") -> None:
