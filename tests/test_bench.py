@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from distsgd import network, zoo
+from distsgd import network
 from distsgd.bench import pytorch, training
 from distsgd.bench.training import NETWORKS, Images, Ours, Task
 from distsgd.comm import Alone, Ranks, wrap
 from distsgd.config import InputError
-from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier
+from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
+from distsgd.network import Stage
 from distsgd.zoo import Layers
 
 if TYPE_CHECKING:
@@ -97,27 +97,45 @@ def test_json_beside_pytorch(tmp_path: Path) -> None:
     assert f"PyTorch {torch.__version__}" in said[0]
 
 
+def odd(layers: Layers) -> Task:
+    """A task of these layers for images 9 x 9 in three colours, of four classes."""
+    chance = np.random.default_rng(5)
+    images = Images(chance.integers(0, 256, (46, 9, 9, 3), np.uint8), chance.integers(0, 4, 46), 4, "")
+    return Task("odd", network.plan(layers, images.shape), images, 23, Alone())
+
+
 @needs_torch
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "fer", "alexnet-small"])
 def test_pytorch_computes_the_same(name: str) -> None:
-    one = task(name)
+    one = task(name).checked()
     with pytorch.process_group(Alone()):
         pytorch.check(name, one.stages, one.ours, one.peer, Alone())
 
 
 @needs_torch
 def test_pytorch_computes_the_same_with_layers_that_no_network_has_by_default() -> None:
-    chance = np.random.default_rng(5)
-    images = Images(chance.integers(0, 256, (46, 9, 9, 3), np.uint8), chance.integers(0, 4, 46), 4, "")
     first: Layers = [Convolution(5, 3, 1), Rectifier(), MaxPool(2), Convolution(6, 2, "same")]
-    stages = network.plan([*first, Dense(7, bias=False), Rectifier(), Dropout(0.0), Dense(4)], images.shape)
-    odd = Task("odd", stages, images, 23, Alone())
+    one = odd([*first, Dense(7, bias=False), Rectifier(), Dropout(0.0), Dense(4)])
     with pytorch.process_group(Alone()):
-        pytorch.check("odd", stages, odd.ours, odd.peer, Alone())
-    kinds = [type(module).__name__ for module in pytorch.modules(stages)]
+        pytorch.check("odd", one.stages, one.ours, one.peer, Alone())
+    kinds = [type(module).__name__ for module in pytorch.modules(one.stages)]
     assert kinds == re.split(
         " ", "Conv2d ReLU MaxPool2d ZeroPad2d Conv2d Flatten Linear ReLU Dropout Flatten Linear"
     )
+
+
+@needs_torch
+@pytest.mark.parametrize("size", [3, 4])
+def test_pytorch_computes_the_same_with_groups_and_normalization(size: int) -> None:
+    normalized: Layers = [Rectifier(), ResponseNormalization(size, 0.7, 0.6, 1.3), MaxPool(3, 2)]
+    one = odd([Convolution(9, 3, "same", groups=3), *normalized, Convolution(6, 2, groups=3), Dense(4)])
+    with pytorch.process_group(Alone()):
+        pytorch.check("odd", one.stages, one.ours, one.peer, Alone())
+    start = one.start(0)
+    peer = one.peer(0, "NCHW")
+    np.testing.assert_array_equal(peer.parameters, start)
+    weights = next(peer._model.parameters()).detach().numpy()
+    np.testing.assert_array_equal(weights[5, 0], start[: 9 * 9].reshape(3, 1, 3, 3, 3)[1, 0, ..., 2])
 
 
 @needs_torch
@@ -193,12 +211,40 @@ def test_sides_take_turns_and_the_slowest_rank_counts() -> None:
     assert seconds.tolist() == [[1.5, 1.5], [1.5, 1.5]]
 
 
-@pytest.mark.parametrize(("name", "why"), [("fer", "dropout"), ("alexnet-small", "groups"), ("garg", None)])
-def test_networks_that_pytorch_computes_otherwise_are_refused(name: str, why: str | None) -> None:
-    shape = zoo.MADE_FOR.get(name, (1, 28, 28))
-    stages = network.plan(zoo.layers(name, 10), shape)
-    with pytest.raises(InputError, match=f"{name} has .*{why}") if why else nullcontext():
-        pytorch.check_comparable(name, stages)
+@needs_torch
+def test_dropout_is_at_rate_zero_in_the_check_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = odd([Convolution(5, 3), Rectifier(), Dropout(0.4), Dense(7), Rectifier(), Dense(4)])
+    checked: list[float] = []
+    timed: list[tuple[Ours, pytorch.Peer]] = []
+
+    def check(name: str, stages: list[Stage], *sides: object) -> None:
+        checked.extend(stage.layer.rate for stage in stages if isinstance(stage.layer, Dropout))
+        real(name, stages, *sides)  # type: ignore[arg-type]
+
+    def interleaved(sides: tuple[Ours, pytorch.Peer], *rest: object) -> np.ndarray:
+        timed.append(sides)
+        return np.ones((1, 2))
+
+    real = pytorch.check
+    monkeypatch.setattr(pytorch, "check", check)
+    monkeypatch.setattr(training, "_interleaved", interleaved)
+    with pytorch.process_group(Alone()):
+        training._measure(small, True, every_second())
+    ((ours, peer),) = timed
+    dropped = [module for module in peer._model.modules() if type(module).__name__ == "Dropout"]
+    assert [(module.p, module.training) for module in dropped] == [(0.4, True)]
+    assert [stage.layer for stage in ours._network.stages][1] == Dropout(0.4)
+    assert checked == [0.0]
+
+
+def test_few_enough_values_are_checked_by_the_kernels_of_the_whole_batch() -> None:
+    (big,) = training._tasks(["fer"], EMBEDDED, 32, Alone())
+    few = big.checked()
+    values = sum(np.prod(stage.output) for stage in big.stages)
+    assert few.batch * values <= training.CHECKED_VALUES < 2 * few.batch * values
+    assert few.ours(0)._network.lanes == big.ours(0)._network.lanes == 32
+    (small,) = training._tasks(["rendon"], EMBEDDED, 64, Alone())
+    assert small.checked().batch == 64
 
 
 def test_wrong_input_is_said_before_anything_is_measured(

@@ -57,6 +57,21 @@ JOBS = {
         before=("echo $(id) $$",),
     ),
 }
+THREADS = {
+    name.replace(".", "-threads."): replace(JOBS[name], threads=3)
+    for name in (
+        *(
+            "slurm-plain.sh",
+            "pbs-openmpi.sh",
+            "pbs-mpich.sh",
+            "pbs-cray.sh",
+            "lsf-openmpi.sh",
+            "lsf-jsrun.sh",
+        ),
+        *("kubernetes-openmpi.yaml", "kubernetes-mpich.yaml"),
+    )
+}
+JOBS |= THREADS
 SHELLS = [name for name in JOBS if name.endswith(".sh")]
 
 
@@ -104,7 +119,29 @@ def test_directives_stand_before_the_first_command(name: str) -> None:
     assert places == list(range(1, len(places) + 1))
 
 
-@pytest.mark.parametrize("name", ["kubernetes-openmpi.yaml", "kubernetes-mpich.yaml"])
+@pytest.mark.parametrize("name", THREADS)
+def test_ranks_of_three_threads_have_three_cores_each(name: str) -> None:
+    """Four ranks on each of two nodes."""
+    text = launcher.render(THREADS[name])
+    wanted = {
+        "slurm-plain": [
+            "--ntasks-per-node=4\n#SBATCH --cpus-per-task=3\n",
+            " --ntasks=8 --cpus-per-task=3 --cpu",
+        ],
+        "pbs-openmpi": ["select=2:ncpus=12:mpiprocs=4\n", " -n 8 ", " ppr:4:node:PE=3 --bind-to core "],
+        "pbs-mpich": ["select=2:ncpus=12:mpiprocs=4\n", " -n 8 -ppn 4 ", " -bind-to core:3 "],
+        "pbs-cray": ["select=2:ncpus=12:mpiprocs=4\n", " -n 8 --ppn 4 --depth 3 --cpu-bind depth "],
+        "lsf-openmpi": ["BSUB -n 24\n", "[ptile=12]", " -n 8 ", " ppr:4:node:PE=3 --bind-to core "],
+        "lsf-jsrun": ["BSUB -nnodes 2\n", " -n 8 -r 4 -a 1 -c 3 -b packed:3 "],
+        "kubernetes-openmpi": ["slotsPerWorker: 4\n", "limits: {cpu: 12}", "ppr:4:node --bind-to none "],
+        "kubernetes-mpich": ["slotsPerWorker: 4\n", "limits: {cpu: 12}", " -ppn 4 ", " -bind-to none "],
+    }[name.partition("-threads")[0]]
+    assert [part for part in wanted if part not in text] == []
+    assert "8 ranks of 3 threads, a core for each thread" in text
+    assert "OMP_NUM_THREADS=3" not in text
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name.endswith(".yaml")])
 def test_yaml_is_what_was_meant(name: str) -> None:
     yaml = pytest.importorskip(
         "yaml", reason="the MPIJob is not parsed: there is no YAML parser (pip install pyyaml)"
@@ -353,7 +390,6 @@ def test_the_command_prints_or_writes(
         (("--set", "train.epochs=0"), "train.epochs = 0: must be"),
         (("--set", "nosection.x=1", "--set", "train.batch=0"), "2 things are wrong"),
         (("--name", "a b"), "--name 'a b'"),
-        (("--set", "train.threads=2"), "train.threads = 2: a batch job gives a rank one core"),
         (("--submit",), "--submit: there is no sbatch on PATH"),
     ],
 )
@@ -369,6 +405,19 @@ def test_the_command_refuses(
     assert said in capsys.readouterr().err
     assert main(arguments(config_path.with_name("none.toml"), *SLURM)) == 2
     assert "none.toml: No such file" in capsys.readouterr().err
+
+
+def test_threads_are_those_of_the_settings(config_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(config_path, *SLURM, "--set", "train.threads=2")) == 0
+    assert "--ntasks=6 --cpus-per-task=2 " in capsys.readouterr().out
+    config_path.write_text("[train]\nthreads = 5\n")
+    assert main(arguments(config_path, *SLURM)) == 0
+    assert "#SBATCH --cpus-per-task=5\n" in capsys.readouterr().out
+    pods = ("--scheduler", "kubernetes", "--image", "i", "--claim", "c")
+    assert main(arguments(Path("/data/there.toml"), *pods, "--set", "train.threads=2")) == 0
+    assert "limits: {cpu: 6}" in capsys.readouterr().out
+    assert main(arguments(Path("/data/there.toml"), *pods, "--set", "train.threads=none")) == 2
+    assert "train.threads" in capsys.readouterr().err
 
 
 def test_the_mpi_is_that_of_this_environment_unless_told(

@@ -172,6 +172,11 @@ def test_command_oversubscribes_open_mpi_beyond_the_cores() -> None:
 
 def test_command_leaves_placement_to_a_batch_job_and_to_a_launcher_it_does_not_know() -> None:
     assert words(OPEN_MPI, 64, TWO, {"SLURM_JOB_ID": "7"}) == []
+    job = TWO, {"PBS_JOBID": "7"}, 1000
+    threads = {
+        launch: launcher.command(launch, 64, [], *job, threads=2)[0][3:-3] for launch in (OPEN_MPI, MPICH)
+    }
+    assert threads == {OPEN_MPI: ["--bind-to", "none"], MPICH: []}
     assert words(Launcher("/opt/other/mpiexec", None), 64, TWO, {}) == []
 
 

@@ -377,6 +377,12 @@ def test_batch_jobs_are_written_once_and_what_has_run_is_collected(
     assert tables.read_scale(out).axis == "nodes"
 
 
+def test_batch_jobs_have_a_core_for_each_thread(tmp_path: Path) -> None:
+    assert main(["scale", *BATCH, *SMALL, "--set", "train.threads=3", "--out", str(tmp_path / "out")]) == 0
+    jobs = [job.read_text() for job in tmp_path.glob("out/*/*.job")]
+    assert [text.count("--cpus-per-task=3") for text in jobs] == [2] * 4
+
+
 def test_jobs_are_submitted_once(openmpi: Launch, tmp_path: Path) -> None:
     (tmp_path / "sbatch").write_text("#!/bin/sh\ncat >> got\necho Submitted batch job 7\n")
     (tmp_path / "sbatch").chmod(0o755)

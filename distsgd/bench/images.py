@@ -44,14 +44,19 @@ def images_for(name: str, source: str, described: Description, samples: int, ran
     there = described.height, described.width, described.channels
     wanted = MADE_FOR.get(name, there)
     if wanted != there:
-        return _random_images(wanted, source, samples, ranks)
+        return _random_images(wanted, zoo.CLASSES.get(name, 10), source, samples, ranks)
     shuffled = data.shuffled(described.counts["train"], 0, 0, 0)
     rows = np.resize(shuffled, samples * ranks.size)[ranks.rank * samples :][:samples]
     labels = data.read_labels(described.path, "train")[rows]
     return Images(data.read_rows(described.path, "train", rows), labels, described.classes, source)
 
 
-def _random_images(shape: tuple[int, int, int], source: str, samples: int, ranks: Ranks) -> Images:
+def _random_images(
+    shape: tuple[int, int, int], classes: int, source: str, samples: int, ranks: Ranks
+) -> Images:
     chance = np.random.default_rng([0, ranks.rank])
-    images, labels = chance.integers(0, 256, (samples, *shape), np.uint8), chance.integers(0, 10, samples)
-    return Images(images, labels, 10, f"random, as {source} has none of {'x'.join(map(str, shape))}")
+    images, labels = (
+        chance.integers(0, 256, (samples, *shape), np.uint8),
+        chance.integers(0, classes, samples),
+    )
+    return Images(images, labels, classes, f"random, as {source} has none of {'x'.join(map(str, shape))}")

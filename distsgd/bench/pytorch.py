@@ -32,6 +32,9 @@ from distsgd.optim import Adam, Optimizer, Sgd
 LAYOUTS = ("NCHW", "channels_last")
 PATIENCE = timedelta(seconds=60)
 
+GROUPED = 5
+"""Axes of a convolution's weights in groups: groups, channels, height, width, filters."""
+
 CHECKED_STEPS = 2
 """The second shows the momentum."""
 CHECKED_STARTS = 8
@@ -70,17 +73,6 @@ def version(ranks: Ranks) -> str:
         wanted = "install it (pip install torch) or leave --against out"
         raise InputError(f"--against torch: this Python finds no PyTorch ({error}); {wanted}") from None
     return str(torch.__version__)
-
-
-def check_comparable(name: str, stages: Sequence[Stage]) -> None:
-    """InputError for a network whose steps can't be compared: dropout draws otherwise there, and groups' weights lie otherwise."""
-    draws = any(isinstance(stage.layer, Dropout) and stage.layer.rate > 0 for stage in stages)
-    groups = any(isinstance(stage.layer, Convolution) and stage.layer.groups > 1 for stage in stages)
-    if draws or groups:
-        why = " and ".join(word for word, has in (("dropout", draws), ("groups", groups)) if has)
-        raise InputError(
-            f"--against torch: {name} has {why}, which is not compared; leave it or --against out"
-        )
 
 
 @contextlib.contextmanager
@@ -138,6 +130,7 @@ def parts(stage: Stage) -> tuple[list[Any], list[Any]]:
         case Dropout() as layer:
             return [nn.Dropout(layer.rate)], []
         case ResponseNormalization() as layer:
+            # Its alpha too is the factor of the mean; zeros beyond the channels count, an even size looks further before.
             return [nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)], []
 
 
@@ -175,7 +168,8 @@ class Peer:
         self._images = [torch.tensor(images).to(memory_format=memory) for images in batches[0]]
         self._labels = [torch.tensor(labels) for labels in batches[1]]
         model = torch.nn.Sequential(*modules(stages)).to(memory_format=memory)
-        _put(start, tensors(stages), list(model.parameters()))
+        self._tensors = tensors(stages)
+        _put(start, self._tensors, list(model.parameters()))
         self._model = torch.nn.parallel.DistributedDataParallel(model) if ranks.size > 1 else model
         self._criterion = torch.nn.CrossEntropyLoss()
         self._optimizer = _optimizer(settings, model.parameters())
@@ -196,12 +190,12 @@ class Peer:
     @property
     def gradient(self) -> np.ndarray:
         """The last step's gradient over all ranks, a flat vector in the order of this package."""
-        return _flat(parameter.grad for parameter in self._model.parameters())
+        return _flat(self._tensors, (parameter.grad for parameter in self._model.parameters()))
 
     @property
     def parameters(self) -> np.ndarray:
         """The parameters, a flat vector in the order of this package."""
-        return _flat(parameter.detach() for parameter in self._model.parameters())
+        return _flat(self._tensors, (parameter.detach() for parameter in self._model.parameters()))
 
 
 def _optimizer(settings: Optimizer, parameters: Any) -> Any:
@@ -216,19 +210,32 @@ def _optimizer(settings: Optimizer, parameters: Any) -> Any:
 
 
 def _put(start: np.ndarray, ours: Sequence[Tensor], theirs: Sequence[Any]) -> None:
-    """Copy a flat vector into PyTorch's tensors: filters or units come first there, and last here."""
+    """Copy a flat vector into PyTorch's tensors: filters or units come first there, and last here in each group."""
     import torch
 
     first = 0
     for tensor, parameter in zip(ours, theirs, strict=True):
-        part = start[first : first + tensor.size].reshape(tensor.shape)
+        groups, rest = _in_groups(tensor)
+        part = np.moveaxis(start[first : first + tensor.size].reshape(groups, *rest, -1), -1, 1)
         with torch.no_grad():
-            parameter.copy_(torch.tensor(np.ascontiguousarray(np.moveaxis(part, -1, 0))))
+            parameter.copy_(torch.tensor(np.ascontiguousarray(part.reshape(-1, *rest))))
         first += tensor.size
 
 
-def _flat(values: Iterable[Any]) -> np.ndarray:
-    return np.concatenate([np.moveaxis(value.numpy(), 0, -1).ravel() for value in values])
+def _flat(ours: Sequence[Tensor], theirs: Iterable[Any]) -> np.ndarray:
+    """The flat vector of what PyTorch has in its order."""
+    parts = []
+    for tensor, value in zip(ours, theirs, strict=True):
+        groups, rest = _in_groups(tensor)
+        parts.append(np.moveaxis(value.numpy().reshape(groups, -1, *rest), 1, -1).ravel())
+    return np.concatenate(parts)
+
+
+def _in_groups(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    """How many groups of filters or units there are, and the shape of the weights of one filter or unit."""
+    if len(tensor.shape) == GROUPED:
+        return tensor.shape[0], tensor.shape[1:-1]
+    return 1, tensor.shape[:-1]
 
 
 def check(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,8 +109,11 @@ def _bench_training(given: argparse.Namespace, clock: Clock) -> int:
         arguments += [f"--{option}", str(value)] if value else []
 
     def command(world: "Ranks") -> int:
+        from distsgd import doctor
         from distsgd.bench.training import training
 
+        for warning in doctor.warnings(world, os.environ, given.threads):
+            print(f"distsgd: {warning}", file=sys.stderr, flush=True)
         networks = given.networks.split(",") if given.networks else None
         wanted = networks, given.batch, given.against == "torch", given.data, given.json
         training(world, *wanted, cli_ranks.voice(world), threads=given.threads)

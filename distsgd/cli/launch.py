@@ -37,7 +37,13 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scheduler", required=True, choices=list(launcher.SUBMIT))
     parser.add_argument("--nodes", required=True, type=count, metavar="N")
-    parser.add_argument("--ranks-per-node", required=True, type=count, metavar="R", help="one a core")
+    parser.add_argument(
+        "--ranks-per-node",
+        required=True,
+        type=count,
+        metavar="R",
+        help="one a core, or a core for each of train.threads",
+    )
     parser.add_argument("--name", help="of the job (default: the config's)")
     parser.add_argument(
         "--run",
@@ -82,16 +88,7 @@ def _seconds(text: str) -> int:
 
 def run(given: argparse.Namespace, clock: Clock) -> int:
     """Render and print; with --out write, with --submit submit instead."""
-    if given.scheduler != "kubernetes":  # there the config lies on the volume
-        settings, problems = config.read(Path(given.config), given.set)
-        if settings.train.threads > 1:
-            problems.append(
-                f"train.threads = {settings.train.threads}: a batch job gives a rank one core; leave it out and let "
-                "--ranks-per-node be the cores of a node"
-            )
-        if problems:
-            raise InputError("\n".join(problems))
-    text = launcher.render(job(given))
+    text = launcher.render(job(given, _threads(given)))
     if given.out:
         _write(given.out, text)
     if given.submit:
@@ -101,8 +98,18 @@ def run(given: argparse.Namespace, clock: Clock) -> int:
     return 0
 
 
-def job(given: argparse.Namespace) -> Job:
-    """The job that was asked for."""
+def _threads(given: argparse.Namespace) -> int:
+    """How many a rank will have. InputError where the settings are wrong; in pods they lie on a volume, and only --set tells."""
+    contained = given.scheduler == "kubernetes"
+    changes = [change for change in given.set if not contained or change.startswith("train.threads=")]
+    settings, problems = config.read(None if contained else Path(given.config), changes)
+    if problems:
+        raise InputError("\n".join(problems))
+    return settings.train.threads
+
+
+def job(given: argparse.Namespace, threads: int) -> Job:
+    """The job that was asked for, of ranks with so many threads."""
     contained = given.scheduler == "kubernetes"
     mpi = given.mpi or ("openmpi" if contained else _mpi_here())
     python = given.python or (CONTAINER_PYTHON if contained else sys.executable)
@@ -122,7 +129,7 @@ def job(given: argparse.Namespace) -> Job:
     )
     asked: dict[str, Any] = {option: getattr(given, option) for option in same}
     asked |= {"changes": tuple(given.set), "before": tuple(given.before), "seconds": given.time}
-    return Job(name=name, mpi=mpi, launcher=program, python=python, **asked)
+    return Job(name=name, mpi=mpi, launcher=program, python=python, threads=threads, **asked)
 
 
 def _mpi_here() -> Mpi:

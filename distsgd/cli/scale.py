@@ -218,7 +218,8 @@ def _script(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> Path:
         "run": str(repeat.folder),
         "name": f"{point.name}-{repeat.number}",
     }
-    text = launcher.render(launch.job(Namespace(**{**vars(given), **asked})))
+    wanted = launch.job(Namespace(**{**vars(given), **asked}), point.settings.train.threads)
+    text = launcher.render(wanted)
     with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
         file.write(text)
     return path

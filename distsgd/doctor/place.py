@@ -79,7 +79,7 @@ def crowding(places: Sequence[Place], threads: int = 1) -> Finding:
             if wanted <= room:
                 seen = f"a rank of {threads} threads on {host} is bound to {_cores(least)}: they take turns"
             bound = all(len(rank.cores) <= threads for rank in here) and launcher.cores().machine >= wanted
-            cure = "mpirun --bind-to none ..." if bound else f"mpirun {_fewer(len(here), threads, room)}"
+            cure = _looser(threads) if bound else f"mpirun {_fewer(len(here), threads, room)}"
             return Finding("oversubscription", "note", seen, cure)
     return Finding("oversubscription", "ok", "no host has more ranks than cores")
 
@@ -106,6 +106,12 @@ def _fewer(ranks: int, threads: int, room: float) -> str:
     if threads > 1:
         return f"... --set train.threads={max(1, int(room / ranks))}"
     return f"-n {max(1, int(room))} ..."
+
+
+def _looser(threads: int) -> str:
+    if threads == 1:
+        return "mpirun --bind-to none ..."
+    return f"mpirun --bind-to none ..., or --map-by slot:PE={threads}; srun --cpus-per-task={threads} ..."
 
 
 def _cores(count: float) -> str:

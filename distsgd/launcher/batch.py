@@ -44,6 +44,9 @@ def render(job: Job) -> str:
         "nodes": job.nodes,
         "ranks_per_node": job.ranks_per_node,
         "ranks": job.ranks,
+        "threads": job.threads,
+        "cores_per_node": job.cores_per_node,
+        "what": _what(job),
         "notice": NOTICE_SECONDS,
         "run": _run(job),
         "start": _start(job),
@@ -58,6 +61,12 @@ def render(job: Job) -> str:
         "script": textwrap.indent(_script(job), " " * 18),
     }
     return _Template(_template(TEMPLATES[job.scheduler])).substitute(words)
+
+
+def _what(job: Job) -> str:
+    if job.threads == 1:
+        return f"One rank of one thread on each of {job.ranks} cores"
+    return f"{job.ranks} ranks of {job.threads} threads, a core for each thread"
 
 
 def _template(name: str) -> str:
@@ -109,7 +118,8 @@ def _pbs(job: Job) -> list[str]:
 
 
 def _lsf(job: Job) -> list[str]:
-    lines = [f"#BSUB -n {job.ranks}", f'#BSUB -R "span[ptile={job.ranks_per_node}]"']
+    # A slot is a core, at any site; affinity[core(N)] would want one that schedules by it.
+    lines = [f"#BSUB -n {job.nodes * job.cores_per_node}", f'#BSUB -R "span[ptile={job.cores_per_node}]"']
     if job.jsrun:
         lines = [f"#BSUB -nnodes {job.nodes}"]
     lines += [f"#BSUB -W {_clock(job.seconds + 59)[:-3]}"] if job.seconds else []  # whole minutes
@@ -130,16 +140,20 @@ def _launcher(job: Job) -> str:
     if job.scheduler == "slurm":
         return ""
     if job.jsrun:
-        return f"jsrun -n {job.ranks} -r {job.ranks_per_node} -a 1 -c 1 -b packed:1"
+        return f"jsrun -n {job.ranks} -r {job.ranks_per_node} -a 1 -c {job.threads} -b packed:{job.threads}"
     program, hosts, count = shlex.quote(job.launcher), _HOST_FILES[job.scheduler], job.ranks_per_node
     if job.mpi == "cray":
-        return f"{program} -n {job.ranks} --ppn {count} --cpu-bind core"
+        bind = "--cpu-bind core" if job.threads == 1 else f"--depth {job.threads} --cpu-bind depth"
+        return f"{program} -n {job.ranks} --ppn {count} {bind}"
     # A pod's share of a node's cores is time, not cores: ranks bound in two pods would share some.
     bind = "none" if job.scheduler == "kubernetes" else "core"
+    cores = "" if bind == "none" or job.threads == 1 else str(job.threads)
     if job.mpi == "mpich":
-        return f"{program} -n {job.ranks} -ppn {count} -f {hosts} -bind-to {bind}"
+        return f"{program} -n {job.ranks} -ppn {count} -f {hosts} -bind-to {bind}{cores and ':' + cores}"
+    # Open MPI refuses, and says so, where some rank's cores would lie in two processors.
+    placed = f"--map-by ppr:{count}:node{cores and ':PE=' + cores} --bind-to {bind}"
     carried = "-x PATH ${LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH}"
-    return f"{program} -n {job.ranks} --hostfile {hosts} --map-by ppr:{count}:node --bind-to {bind} {carried}"
+    return f"{program} -n {job.ranks} --hostfile {hosts} {placed} {carried}"
 
 
 def _script(job: Job) -> str:

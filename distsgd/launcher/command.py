@@ -90,8 +90,12 @@ def _on_hosts(kind: Kind | None, hosts: Path, environ: Mapping[str, str], thread
     if kind == "mpich":
         return ["-f", str(hosts)]
     carried = [part for name in CARRIED if name in environ for part in ("-x", name)]
-    # Not bound, a rank's threads get a core each; Open MPI would bind a rank, and all of them, to one.
-    return ["--hostfile", str(hosts), *(["--bind-to", "none"] if threads > 1 else []), *carried]
+    return ["--hostfile", str(hosts), *_unbound(kind, threads), *carried]
+
+
+def _unbound(kind: Kind | None, threads: int) -> list[str]:
+    """Left alone Open MPI binds a rank, and all its threads, to one core; MPICH binds nothing unless told to."""
+    return ["--bind-to", "none"] if kind == "openmpi" and threads > 1 else []
 
 
 def _placement(
@@ -99,7 +103,7 @@ def _placement(
 ) -> list[str]:
     # In a batch job the launcher knows the nodes and their slots; this node's cores say nothing about them.
     if kind is None or any(name in environ for name in BATCH_JOBS):
-        return []
+        return _unbound(kind, threads)
     # Both launchers bind from core 0 up, whatever affinity they were started with: bound ranks of two jobs,
     # or of one that was given a part of the machine, share cores. So only a job that fills the machine binds.
     if threads == 1 and ranks == cores.usable == cores.machine:

@@ -20,7 +20,8 @@ _ONLY_FOR = {"image": "kubernetes", "claim": "kubernetes", "jsrun": "lsf"}
 class Job:
     """A run as a batch job. config, run, python and launcher are paths on the nodes; seconds: its time limit.
 
-    queue: Slurm's partition. before: shell lines, as given. run: "" for a folder named for the job.
+    queue: Slurm's partition. before: shell lines, as given. run: "" for a folder named for the job. threads: of a rank, a core
+    for each.
     """
 
     scheduler: Scheduler
@@ -40,11 +41,17 @@ class Job:
     claim: str = ""
     jsrun: bool = False
     before: tuple[str, ...] = ()
+    threads: int = 1
 
     @property
     def ranks(self) -> int:
         """Of all nodes."""
         return self.nodes * self.ranks_per_node
+
+    @property
+    def cores_per_node(self) -> int:
+        """One for each thread of each rank."""
+        return self.ranks_per_node * self.threads
 
 
 def check(job: Job) -> None:

@@ -2,7 +2,7 @@
 #BSUB -J @{name}
 #BSUB -o @{name}-%J.out
 #BSUB -r
-@{directives}# One rank of one thread on each of @{ranks} cores. Submit with: bsub < THIS-FILE
+@{directives}# @{what}. Submit with: bsub < THIS-FILE
 @{before}
 set -u
 run=@{run}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 #PBS -N @{name}
-#PBS -l select=@{nodes}:ncpus=@{ranks_per_node}:mpiprocs=@{ranks_per_node}
+#PBS -l select=@{nodes}:ncpus=@{cores_per_node}:mpiprocs=@{ranks_per_node}
 #PBS -l place=scatter
 #PBS -j oe
 #PBS -r y
-@{directives}# One rank of one thread on each of @{ranks} cores, for PBS Pro and OpenPBS. Submit with: qsub THIS-FILE
+@{directives}# @{what}, for PBS Pro and OpenPBS. Submit with: qsub THIS-FILE
 cd "$PBS_O_WORKDIR" || exit
 @{before}
 set -u

@@ -2,13 +2,13 @@
 #SBATCH --job-name=@{name}
 #SBATCH --nodes=@{nodes}
 #SBATCH --ntasks-per-node=@{ranks_per_node}
-#SBATCH --cpus-per-task=1
+#SBATCH --cpus-per-task=@{threads}
 #SBATCH --threads-per-core=1
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@@@{notice}
-@{directives}# One rank of one thread on each of @{ranks} cores. Submit with: sbatch THIS-FILE
+@{directives}# @{what}. Submit with: sbatch THIS-FILE
 @{before}
 set -u
 run=@{run}
@@ -27,7 +27,7 @@ trap 'stopped=1
     scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
 # --wait: how many seconds ranks outlive the first that ends. `srun --mpi=list` shows what --mpi may be here.
-srun @{mpi}--ntasks=@{ranks} --cpus-per-task=1 --cpu-bind=cores --wait=120 \
+srun @{mpi}--ntasks=@{ranks} --cpus-per-task=@{threads} --cpu-bind=cores --wait=120 \
     @{python} -m distsgd "${start[@@]}" &
 step=$!
 wait "$step"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+#BSUB -J garg
+#BSUB -o garg-%J.out
+#BSUB -r
+#BSUB -nnodes 2
+#BSUB -W 04:01
+#BSUB -P p1
+#BSUB -q long
+# 8 ranks of 3 threads, a core for each thread. Submit with: bsub < THIS-FILE
+module load openmpi/5.0
+export NAME="a b"
+set -u
+run='runs/it'"'"'s mine'
+if [ -d "$run" ]; then
+    start=(train --resume "$run")
+else
+    start=(train 'configs/a b'"'"'s.toml' --set train.seed=3 --set 'data.path=$HOME/my images.h5' --out "$run")
+fi
+export OMP_NUM_THREADS=1
+# Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
+
+exec jsrun -n 8 -r 4 -a 1 -c 3 -b packed:3 \
+    /opt/env/bin/python -m distsgd "${start[@]}"

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+#PBS -N garg
+#PBS -l select=2:ncpus=12:mpiprocs=4
+#PBS -l place=scatter
+#PBS -j oe
+#PBS -r y
+# 8 ranks of 3 threads, a core for each thread, for PBS Pro and OpenPBS. Submit with: qsub THIS-FILE
+cd "$PBS_O_WORKDIR" || exit
+# (--before puts lines here, such as: module load openmpi)
+set -u
+run="runs/garg-$PBS_JOBID"
+if [ -d "$run" ]; then
+    start=(train --resume "$run")
+else
+    start=(train 'configs/a b'"'"'s.toml' --out "$run")
+fi
+export OMP_NUM_THREADS=1
+# Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
+
+exec mpiexec -n 8 -ppn 4 -f "$PBS_NODEFILE" -bind-to core:3 \
+    /opt/env/bin/python -m distsgd "${start[@]}"
