@@ -88,6 +88,10 @@ STACKS: dict[str, Layers] = {
         *(Convolution(6, 3, 1, stride=2), Rectifier(), Convolution(8, 3, "full", groups=2), Rectifier()),
         *(MaxPool(3, 2), Convolution(4, 2, "same", stride=2, groups=4), Rectifier(), Dense(CLASSES)),
     ],
+    "small maps": [
+        *(Convolution(18, 3, 1, stride=2), Rectifier(), Convolution(40, 3, "same", groups=2), Rectifier()),
+        *(MaxPool(2), Convolution(17, 2, "full"), Rectifier(), Dense(CLASSES)),
+    ],
     "means": [
         *(Convolution(6, 3, "same"), Rectifier(), AveragePool(2), Convolution(5, 2), AveragePool(2, 1)),
         *(Convolution(7, 1), Rectifier(), AveragePool(), Dense(CLASSES)),

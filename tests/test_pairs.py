@@ -7,7 +7,7 @@ import pytest
 from oracle import assert_close, rounding
 
 from distsgd.kernels import pairs
-from distsgd.kernels.pairs import BLOCK, ROOM
+from distsgd.kernels.pairs import BLOCK, ROOM, SEEN
 from distsgd.kernels.rows import NO_VALUES, NO_WINNERS
 from distsgd.kernels.taps import pairs_room
 from distsgd.kernels.vector import LANES, TAPS
@@ -90,6 +90,14 @@ def test_whole_numbers_add_up_exactly_and_nothing_else_is_written(taps: int, cha
 @pytest.mark.parametrize("length", LENGTHS)
 def test_rows_shorter_and_longer_than_a_block(length: int, lines: int) -> None:
     tried = case(length + lines, TAPS + 1, 5, lines, length)
+    np.testing.assert_array_equal(tried.run(), tried.expected())
+
+
+@pytest.mark.parametrize("length", [48, BLOCK, BLOCK + 16])
+def test_more_taps_than_take_turns_with_the_same_rows(length: int) -> None:
+    lines = BLOCK // length * 2 + 1
+    assert 120 * max(1, BLOCK // length) * length > SEEN
+    tried = case(length, 120, 6, lines, length)
     np.testing.assert_array_equal(tried.run(), tried.expected())
 
 

@@ -87,17 +87,19 @@ def check(layer: Convolution, shape: Shape, images: int, rectified: bool, around
     bias, dy = numbers(3, layer.filters), numbers(4, *layer.output(shape), images)
     x = np.maximum(x, 0) if rectified else x
     tried.give(x, dy, weights, bias)
-    border = oracle.strided_border(shape, layer.size, 1, layer.padding)
+    border = oracle.strided_border(shape, layer.size, layer.stride, layer.padding)
     grouped = weights.reshape(layer.groups, -1, *weights.shape[-3:])
-    y = oracle.strided_convolve(x, grouped, bias, border, 1)
+    y = oracle.strided_convolve(x, grouped, bias, border, layer.stride)
     spread, convolved = dy, y.shape
     if layer.pool > 1:
         y, winner = oracle.max_pool(np.maximum(y, 0), layer.pool)
         spread = oracle.max_pool_gradient(winner, layer.pool, dy, convolved)
     assert_near(tried.forward(), y)
-    dx, dw, db = oracle.strided_convolve_gradient(x, grouped, spread, border, 1)
+    dx, dw, db = oracle.strided_convolve_gradient(x, grouped, spread, border, layer.stride)
     wanted = (dx * (x > 0) if rectified else dx, dw.reshape(weights.shape), db)
-    own = np.zeros(layer.own(shape, tried.place.x.batch, first=True), np.float32)
+    own = tried.place.own  # with a stride, phases that were made on the way forward lie there
+    if layer.stride == 1:
+        own = np.zeros(layer.own(shape, tried.place.x.batch, first=True), np.float32)
     tried.run(layer.backward(replace(tried.place, dx=None, own=own)))
     for got, exact in zip(tried.place.gradients, wanted[1:], strict=True):
         assert_near(got, exact)

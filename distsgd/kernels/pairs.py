@@ -20,6 +20,8 @@ ROOM = TAPS * CHANNELS * LANES
 """float32 values in which the chains of one block of TAPS x CHANNELS dot products rest."""
 BLOCK = 1024
 """Lanes of a row after which another block takes its turn, so that the rows of dy are read from the level-1 cache."""
+SEEN = 80 * BLOCK
+"""Values of x, of so many taps' rows, that stay in the level-2 cache while all channels of dy pass by."""
 
 
 @compiled(
@@ -39,8 +41,9 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     plane, line = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT
     rows = winner.shape[1] * size if winner.size > 0 else size
     at_once = size if winner.size > 0 else max(1, BLOCK // length)
-    part = ROOM // PARTS
-    partial[: spans.shape[0] * ((channels + CHANNELS - 1) // CHANNELS) * ROOM] = 0
+    # Windows' maxima are spread once only: then all blocks take their turns with every row of windows.
+    together = spans.shape[0] if winner.size > 0 else max(1, SEEN // (TAPS * at_once * length))
+    columns, part = (channels + CHANNELS - 1) // CHANNELS, ROOM // PARTS
 
     def extend(total, x_at, tap, dy_at, count, first, last, rest):
         """A block of dot products, continued over some rows: chains come from and go to `partial`."""
@@ -53,19 +56,14 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
         tile.store(total, partial, rest, CHANNELS * VECTOR)
 
     four, three, one = tile.zeros(TAPS, 4), tile.zeros(TAPS, 3), tile.zeros(TAPS, 1)
-    for i in range(0, rows, at_once):
-        until, block, shift = min(i + at_once, rows), 0, 0
-        if winner.size > 0:
-            unpool_row(pooled, winner, i // size, size, size, False, dy, dy, 0, plane, line)
-            shift = i
+
+    def extend_all(begin, end, i, until, shift):
+        """Blocks begin..end of taps, all channels, over the rows i..until."""
+        block = 0
         for k in range(0, channels, CHANNELS):
-            for b in range(spans.shape[0]):
-                low, high, first, last = (
-                    max(i, spans[b, 0]),
-                    min(until, spans[b, 1]),
-                    spans[b, 2],
-                    spans[b, 3],
-                )
+            for b in range(begin, end):
+                low, high = max(i, spans[b, 0]), min(until, spans[b, 1])
+                first, last = spans[b, 2], spans[b, 3]
                 for h in range(PARTS):
                     at, rest = low * step + h * VECTOR, block * ROOM + h * part
                     out, count = k * plane + (low - shift) * line + h * VECTOR, high - low
@@ -77,11 +75,19 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
                         for c in range(channels - k):
                             extend(one, at, b * TAPS, out + c * plane, count, first, last, rest + c * VECTOR)
                 block += 1
-    for t in range(places.size):
-        for k in range(channels):
-            block = (k // CHANNELS) * spans.shape[0] + t // TAPS
-            chains = block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR
-            dw[places[t], k] = vector.sum_chains(partial, chains, part)
+
+    for begin in range(0, spans.shape[0], together):
+        end = min(begin + together, spans.shape[0])
+        partial[: (end - begin) * columns * ROOM] = 0
+        for i in range(0, rows, at_once):
+            if winner.size > 0:
+                unpool_row(pooled, winner, i // size, size, size, False, dy, dy, 0, plane, line)
+            extend_all(begin, end, i, min(i + at_once, rows), i if winner.size > 0 else 0)
+        for t in range(begin * TAPS, min(end * TAPS, places.size)):
+            for k in range(channels):
+                block = (k // CHANNELS) * (end - begin) + t // TAPS - begin
+                chains = block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR
+                dw[places[t], k] = vector.sum_chains(partial, chains, part)
 
 
 @compiled("void(real[:,:,:], real[::1], real[::1])")

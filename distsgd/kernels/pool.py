@@ -6,7 +6,7 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
 from distsgd.kernels.vector import LANES
-from distsgd.kernels.windows import REGISTERS, pool_row, unpool_row
+from distsgd.kernels.windows import REGISTERS, clear_rows, pool_row, unpool_row
 
 
 @compiled("void(real[:,:,:,::1], int64, int64, real[:,:,:], uint8[:,:,:,::1])")
@@ -23,14 +23,23 @@ def max_pool(x, size, stride, y, winner):
 
 @compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, real[:,:,:], boolean, real[:,:,:])")
 def max_pool_gradient(dy, winner, size, stride, y, gated, dx):
-    """Write dx: the gradient goes to the window's winner, zero to the rest of the window; where windows overlap, it is added to dx.
+    """Write dx: the gradient goes to the window's winner, zero to the rest of the window; where windows overlap it adds up.
 
     dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not
-    positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone.
+    positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone,
+    and where windows overlap it is set to zero.
     """
     plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
-    for i in range(winner.shape[1]):
-        unpool_row(dy, winner, i, size, stride, gated, y, dx, i * stride * line, plane, line)
+    channels, rows, _, _ = winner.shape
+    for c in range(channels):
+        one, cleared = slice(c, c + 1), 0
+        for i in range(rows):
+            if stride < size:
+                until = dx.shape[1] if i == rows - 1 else i * stride + size
+                clear_rows(dx, c, cleared, until)
+                cleared = until
+            start = i * stride * line
+            unpool_row(dy[one], winner[one], i, size, stride, gated, y[one], dx[one], start, plane, line)
 
 
 @compiled("void(real[:,:,:,::1], int64, int64, int64, int64, real[:,:,:])")

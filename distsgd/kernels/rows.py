@@ -78,16 +78,18 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
     def sum_row(tall, short, one, shorts_from, ones_from, width, i):
         """A row of all channels: tall tiles up to channel `shorts_from`, short ones up to `ones_from`, single rows beyond."""
         low, high = bands[i]
+        # Where weights lie tap by tap, a narrow strip takes more of them at once, as each row is on a page of its own.
+        piece = CHUNK * (STRIP // width if tap < row else 1)
         for group in range(0, length, GROUP):
             until = min(group + GROUP, length)
             for chunk in range(
-                0, max(1, (high - low) * widest), CHUNK
+                0, max(1, (high - low) * widest), piece
             ):  # an output may see nothing: it is written
                 rest = 0
                 for lane in range(group, until, width):
                     begin, of_row = strips[lane // width]
                     ends = (begin + low * of_row, begin + high * of_row)
-                    first, last = ends[0] + chunk, min(ends[0] + chunk + CHUNK, ends[1])
+                    first, last = ends[0] + chunk, min(ends[0] + chunk + piece, ends[1])
                     j = min(lane, length - width)
                     at, out, seen = i * step + j, i % size * line + j, i * gate_line + j
                     if first < last or chunk == 0:

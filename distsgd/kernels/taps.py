@@ -66,6 +66,16 @@ class Window:
         high = _meeting(first * self.stride, self.size[1], self.left, self.width)[1]
         return low, max(low, high)
 
+    def spans(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """For each row of the filter the rows first..last of outputs for which it meets the image; for each column the columns."""
+        both = []
+        for size, before, length, outputs in zip(
+            self.size, (self.top, self.left), (self.height, self.width), self.outputs, strict=True
+        ):
+            taps = np.arange(size)[:, None]
+            both.append([_span(tap, before, length, outputs, self.stride) for tap in taps])
+        return both[0], both[1]
+
 
 def _meeting(start: int, size: int, before: int, length: int) -> tuple[int, int]:
     first, last = max(0, before - start), min(size, before + length - start)
@@ -109,6 +119,20 @@ def dense_row_taps(inputs: int, lanes: int) -> RowTaps:
     taps = np.stack([np.arange(inputs) * lanes, np.arange(inputs)])
     strips = [(0, inputs)] * len(rows.strip_starts(lanes))
     return RowTaps(taps, np.array(strips), np.array([(0, 1)]))
+
+
+def pixel_taps(window: Window, row: int, column: int, filters: int, apart: int) -> RowTaps:
+    """The taps of the gradient to the weights at a row and a column of the filter: all images' pixels that these see.
+
+    `rows.sum_rows` finds the slopes of all filters `apart` values from those of the pixel before, and its weights in a plane of x.
+    """
+    of_rows, of_columns = window.spans()
+    batch, (_, wide) = window.buffer[3], window.outputs
+    i, j, n = np.ogrid[slice(*of_rows[row]), slice(*of_columns[column]), :batch]
+    slopes, seen = ((i * wide + j) * batch + n) * apart, i * window.step + j * batch + n
+    both = np.stack([slopes, window.places()[0, row, column] + seen]).reshape(2, -1)
+    strips = [(0, both.shape[1])] * len(rows.strip_starts(filters))
+    return RowTaps(both, np.array(strips), np.array([(0, 1)]))
 
 
 class BandTaps(NamedTuple):

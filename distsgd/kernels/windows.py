@@ -35,6 +35,16 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
 
 
 @inlined
+def clear_rows(dx, c, first, until):
+    """Rows first..until of channel c become zeros: those that the next windows are the first to add to."""
+    zeros = tile.zeros(1, REGISTERS)
+    for i in range(first, until):
+        to = (c * dx.strides[0] + i * dx.strides[1]) >> SHIFT
+        for n in range(0, dx.shape[2], LANES):
+            tile.store(zeros, dx, to + n, 0)
+
+
+@inlined
 def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
     """Row i of windows: the gradient goes to the window's winner. The dual of `pool_row`.
 

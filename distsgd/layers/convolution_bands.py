@@ -10,6 +10,7 @@ import numpy as np
 from distsgd.kernels import band_pairs, band_rows, rows, taps, winograd
 from distsgd.kernels import pairs as pairing
 from distsgd.kernels.taps import Window
+from distsgd.layers import convolution_products as matrices
 from distsgd.layers.place import Program
 
 HEIGHTS = (2, 3, 4)
@@ -112,7 +113,7 @@ def sums(
 
 
 def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
-    """Working memory of `pairs`: for chains of sums; with bands also for all inputs, slopes and products."""
+    """Working memory of `pairs` by dot products: for chains of sums; with bands also for all inputs, slopes and products."""
     tall = height(window, filters, moves=MOVES_TO_WEIGHTS)
     bands, n = -(-window.outputs[0] // tall), tall + window.size[0] - 1
     channels, _, wide, batch = window.of_one_row(bands).buffer
@@ -129,11 +130,14 @@ def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
 
 def pairs_room(window: Window, filters: int) -> int:
     """float32 values of working memory that `pairs` takes."""
-    return _room(_pair_shapes(window, filters))
+    return _room((matrices.shapes if matrices.fit(window, filters) else _pair_shapes)(window, filters))
 
 
 def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw: np.ndarray) -> Program:
-    """What `pairs.sum_pairs` says, by it or by bands of rows. dw: (channels, row, column, filters), contiguous."""
+    """What `pairs.sum_pairs` says, by it, by bands of rows or by products. dw: (channels, row, column, filters), contiguous."""
+    if matrices.fit(window, dw.shape[3]):
+        partial, turned = _parts(scratch, matrices.shapes(window, dw.shape[3]))
+        return matrices.products(x, window, dy, partial, turned, dw)
     partial, *parts = _parts(scratch, _pair_shapes(window, dw.shape[3]))
     if not parts:
         sums = (*taps.pair_taps(window), window.step, dy, partial, dw.reshape(-1, dw.shape[3]))

@@ -68,9 +68,7 @@ class MaxPool:
         if place.dx is None:
             return []
         sizes, gate = (self.size, self.apart), (place.y.rows, place.rectified)
-        spread = (pool.max_pool_gradient, (place.dy.buffer, place.winners, *sizes, *gate, place.dx.rows))
-        zero = (order.clear, (place.dx.inside,))
-        return [zero, spread] if self.apart < self.size else [spread]
+        return [(pool.max_pool_gradient, (place.dy.buffer, place.winners, *sizes, *gate, place.dx.rows))]
 
 
 @dataclass(frozen=True)
