@@ -117,12 +117,12 @@ class Verdict(enum.IntEnum):
 class Average(Protocol):
     """A weighted average over all workers."""
 
-    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+    def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Begin a round.
 
-        reference: a state that is equal on all ranks; it is not kept. total_weight: of all workers of all
-        ranks. floor: (segments,) the magnitude to expect where a segment of the reference is all zero, also
-        equal on all ranks.
+        reference: a state that is equal on all ranks; it is not kept. None: the last average of this object that was OK, which
+        saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to expect where a segment
+        of the reference is all zero, also equal on all ranks.
         """
 
     def add(self, vector: Floats, weight: int) -> None:
@@ -149,15 +149,18 @@ class Exact:
     def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
         self._topology = topology
         self._segments = np.array(segments, np.int64)
-        self._largest = np.zeros(len(segments), np.float32)
+        self._largest, self._ended = np.zeros((2, len(segments)), np.float32)
         self._limits, self._scales = np.ones(len(segments)), np.ones(len(segments))
         self._message, self._sum = topology.room(sum(segments) + 1, np.int64)
         self._headroom = HEADROOM
         self._total_weight, self._fresh = 1, True
 
-    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+    def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Set the scales; see Average.begin."""
-        fixedpoint.largest_magnitudes(reference, self._segments, self._largest)
+        if reference is None:
+            np.copyto(self._largest, self._ended)
+        else:
+            fixedpoint.largest_magnitudes(reference, self._segments, self._largest)
         if floor is not None:
             np.copyto(self._largest, floor, where=self._largest == 0)
         weight_bits = (total_weight - 1).bit_length()
@@ -187,8 +190,8 @@ class Exact:
             return Verdict.NOT_FINITE if self._sum[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
         self._headroom = HEADROOM  # a round must not depend on what came before its start
         scales = self._segments, self._scales
-        finite = fixedpoint.divide_fixed(self._sum, self._total_weight, *scales, out)
-        return Verdict.OK if finite else Verdict.NOT_FINITE
+        fixedpoint.divide_fixed(self._sum, self._total_weight, *scales, self._ended, out)
+        return Verdict.OK if fixedpoint.all_finite(self._ended) else Verdict.NOT_FINITE
 
     def widen(self) -> None:
         """Add WIDER bits of headroom, until a round ends well."""
@@ -203,7 +206,7 @@ class Fast:
         self._message, self._sum = topology.room(sum(segments), np.float32)
         self._total_weight = 1
 
-    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+    def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Zero the sum. Neither reference nor floor is needed."""
         self._message.fill(0)
         self._total_weight = total_weight
@@ -231,7 +234,7 @@ class Single:
     def __init__(self, segments: Sequence[int]) -> None:
         self._state = np.zeros(sum(segments), np.float32)
 
-    def begin(self, reference: Floats, total_weight: int, floor: Floats | None = None) -> None:
+    def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Nothing to prepare."""
 
     def add(self, vector: Floats, weight: int) -> None:

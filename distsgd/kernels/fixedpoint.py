@@ -108,21 +108,24 @@ def add_fixed(
     return refused
 
 
-@compiled("boolean(int64[::1], int64, int64[::1], float64[::1], float32[::1])")
-def divide_fixed(total: Integers, weight: int, segments: Integers, scales: Doubles, out: Floats) -> bool:
+@compiled("void(int64[::1], int64, int64[::1], float64[::1], float32[::1], float32[::1])")
+def divide_fixed(
+    total: Integers, weight: int, segments: Integers, scales: Doubles, largest: Floats, out: Floats
+) -> None:
     """Write total / weight, out of fixed point, to `out` (values,): float64 up to the rounding to float32.
 
-    Return whether all are finite: next to the largest float32 that rounding can reach infinity.
+    And each segment's largest magnitude to `largest` (segments,): next to the largest float32 that rounding can reach infinity.
     """
-    first, most = 0, np.int32(0)
+    first = 0
     for s in range(segments.size):
+        most = np.int32(0)
         sums, values = total[first : first + segments[s]], out[first : first + segments[s]]
         unit = 1.0 / (scales[s] * weight)
         for i in range(values.size):
             values[i] = np.float32(sums[i] * unit)
             most = max(most, _magnitude(values[i]))
+        largest[s] = np.int32(most).view(np.float32)
         first += segments[s]
-    return bool(most < _INFINITY)
 
 
 @compiled("void(float32[::1], float32, float32[::1])")

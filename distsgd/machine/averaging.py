@@ -145,7 +145,7 @@ def _times(
     times = np.zeros((len(ways), repeats + 1, len(CALLS)), np.int64)
     for repeat, number in _in_random_order(len(ways), repeats + 1, rng):
         average, _ = averages[ways[number]]
-        times[number, repeat] = _once(ranks, average, reference, own, wish, out)
+        times[number, repeat] = _once(ranks, average, None if repeat else reference, own, wish, out)
     mean, latest = times.copy(), times.copy()
     ranks.sum(mean)
     ranks.maximum(latest)
@@ -162,7 +162,7 @@ def _in_random_order(ways: int, repeats: int, rng: np.random.Generator) -> Itera
 def _once(
     ranks: Ranks,
     average: Average,
-    reference: NDArray[np.float32],
+    reference: NDArray[np.float32] | None,
     states: NDArray[np.float32],
     wish: NDArray[np.int64],
     out: NDArray[np.float32],

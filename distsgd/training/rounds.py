@@ -38,8 +38,8 @@ class Meeting:
     expected: np.ndarray | None = None
     """(segments,) the magnitude to expect of what is zero at a round's start."""
 
-    def begin(self, reference: np.ndarray, total_weight: int) -> None:
-        """Begin a round from what all ranks hold."""
+    def begin(self, reference: np.ndarray | None, total_weight: int) -> None:
+        """Begin a round from what all ranks hold; None: from the last average."""
         with self.clock.phase("average"):
             self.average.begin(reference, total_weight, self.expected)
 
@@ -78,6 +78,7 @@ class ParameterRounds:
 
     def __init__(self, local: Local, meeting: Meeting) -> None:
         self._local, self._meeting, self.state = local, meeting, local.state.copy()
+        self._reference: np.ndarray | None = self.state
 
     def round(self, first: int, last: int) -> None:
         """The steps first..last of the epoch, and the average."""
@@ -85,6 +86,7 @@ class ParameterRounds:
         for _ in range(MOST_WIDENINGS + 1):
             try:
                 if self._attempt(first, last):
+                    self._reference = None
                     return
             except Stopped:
                 np.copyto(self._local.network.totals, totals)
@@ -94,7 +96,7 @@ class ParameterRounds:
 
     def _attempt(self, first: int, last: int) -> bool:
         workers = self._local.workers
-        self._meeting.begin(self.state, workers.all_seen(first, last))
+        self._meeting.begin(self._reference, workers.all_seen(first, last))
         for worker in workers.hosted:
             np.copyto(self._local.state, self.state)
             self._local.run(worker, first, last)
@@ -111,6 +113,7 @@ class ParameterRounds:
     def restore(self, take: Take) -> None:
         """The state."""
         take("state", self.state)
+        self._reference = self.state
 
 
 class OneRound:
@@ -172,6 +175,7 @@ class GradientRounds:
     def __init__(self, local: Local, meeting: Meeting) -> None:
         self._local, self._meeting, self.state = local, meeting, local.state
         self._last = np.zeros_like(local.network.gradient)
+        self._reference: np.ndarray | None = self._last
 
     def round(self, first: int, last: int) -> None:
         """The steps first..last of the epoch."""
@@ -182,6 +186,7 @@ class GradientRounds:
         totals = self._local.network.totals.copy()
         for _ in range(MOST_WIDENINGS + 1):
             if self._attempt(step):
+                self._reference = None
                 np.copyto(self._last, self._local.network.gradient)
                 self._local.update(step)
                 return
@@ -189,7 +194,7 @@ class GradientRounds:
         raise Diverged
 
     def _attempt(self, step: int) -> bool:
-        self._meeting.begin(self._last, self._local.workers.all_seen(step, step + 1))
+        self._meeting.begin(self._reference, self._local.workers.all_seen(step, step + 1))
         for worker in self._local.workers.hosted:
             count = self._local.learn(worker, step)
             self._local.tell()
@@ -208,6 +213,7 @@ class GradientRounds:
         """The state and the last gradient."""
         take("state", self.state)
         take("last", self._last)
+        self._reference = self._last
 
 
 Rounds = ParameterRounds | OneRound | GradientRounds

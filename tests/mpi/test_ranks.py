@@ -48,16 +48,27 @@ def hosted(ranks: Ranks) -> list[int]:
     return [int(worker) for worker in blocks[ranks.rank]]
 
 
+GIVEN = np.zeros(0, np.float32)
+
+
 def one_round(
-    average: Average, ranks: Ranks, state: Callable[[int], NDArray[np.float32]] = state
+    average: Average,
+    ranks: Ranks,
+    state: Callable[[int], NDArray[np.float32]] = state,
+    reference: NDArray[np.float32] | None = GIVEN,
 ) -> tuple[Verdict, NDArray[np.float32]]:
-    """Return the verdict and the average of a round."""
+    """Return the verdict and the average of a round, from `start` if nothing else is said."""
     out = start()
-    average.begin(out, sum(WEIGHTS))
+    average.begin(out if reference is GIVEN else reference, sum(WEIGHTS))
     for worker in hosted(ranks):
         average.add(state(worker), WEIGHTS[worker])
     average.exchange()
     return average.finish(out), out
+
+
+def exact_averages(ranks: Ranks) -> list[Average]:
+    """Every way to the same bits but for algorithms."""
+    return [Exact(Allreduce(ranks), SEGMENTS), Exact(Master(ranks), SEGMENTS)]
 
 
 def in_python_integers() -> NDArray[np.float32]:
@@ -85,12 +96,47 @@ def test_exact_average_has_the_same_bits_on_any_number_of_ranks(
     expected = digest(in_python_integers())
     ranks = wrap(comm)
     seen = []
-    for topology in (Allreduce(ranks), Master(ranks)):
-        average = Exact(topology, SEGMENTS)
+    for average in exact_averages(ranks):
         for _ in range(2):  # the second round shows what the first left behind
             verdict, out = one_round(average, ranks)
             seen.append((verdict, digest(out)))
     assert seen == [(Verdict.OK, expected)] * 4
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 4])
+def test_a_round_begins_from_the_last_average_without_being_given_it(
+    mpi_ranks: int, comm: "MPI.Intracomm"
+) -> None:
+    """Also after one that overflowed, which is none."""
+    ranks = wrap(comm)
+    for average in exact_averages(ranks):
+        _, last = one_round(average, ranks)
+        expected, seen = [], []
+        for again in (False, True):
+            for reference, digests in ((last, expected), (None, seen)):
+                if again:
+                    assert one_round(average, ranks, with_a_value(1e6, 5), reference)[0] is Verdict.OVERFLOW
+                verdict, out = one_round(average, ranks, reference=reference)
+                digests.append((verdict, digest(out)))
+                one_round(average, ranks)
+        assert seen[0][0] is Verdict.OK
+        assert seen == expected
+
+
+@pytest.mark.mpi(ranks=[2, 3])
+def test_a_rank_whose_workers_saw_nothing_adds_nothing(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """Whatever the round before left in its memory."""
+    ranks, digests = wrap(comm), set()
+    for average in exact_averages(ranks):
+        one_round(average, ranks)
+        out = start()
+        average.begin(out, 10)
+        if ranks.rank == 1:
+            average.add(state(0), 10)
+        average.exchange()
+        assert average.finish(out) is Verdict.OK
+        digests.add(digest(out))
+    assert len(digests) == 1
 
 
 def by_algorithm(ranks: Ranks) -> dict[str, Allreduce | Master]:
@@ -264,21 +310,23 @@ def test_overflow_in_several_ranks_does_not_hide_nan_in_one(mpi_ranks: int, comm
     def all_wrong(worker: int) -> NDArray[np.float32]:
         return with_a_value(np.nan, 3)(worker) * np.float32(1e9)
 
-    verdict, _ = one_round(Exact(Allreduce(ranks), SEGMENTS), ranks, all_wrong)
-    overflow, _ = one_round(Exact(Allreduce(ranks), SEGMENTS), ranks, lambda worker: state(worker) * 1000)
-    assert (verdict, overflow) == (Verdict.NOT_FINITE, Verdict.OVERFLOW)
+    for average in exact_averages(ranks):
+        verdict, _ = one_round(average, ranks, all_wrong)
+        overflow, _ = one_round(average, ranks, lambda worker: state(worker) * 1000)
+        assert (verdict, overflow) == (Verdict.NOT_FINITE, Verdict.OVERFLOW)
 
 
 @pytest.mark.mpi(ranks=2)
 def test_after_a_widening_every_rank_has_the_average(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     ranks = wrap(comm)
-    average, changed = Exact(Allreduce(ranks), SEGMENTS), with_a_value(1e6, 5)
-    first, _ = one_round(average, ranks, changed)
-    average.widen()
-    second, out = one_round(average, ranks, changed)
+    changed = with_a_value(1e6, 5)
     mean = np.average(np.float64([changed(worker) for worker in range(WORKERS)]), axis=0, weights=WEIGHTS)
-    assert (first, second) == (Verdict.OVERFLOW, Verdict.OK)
-    np.testing.assert_allclose(out, mean, rtol=1e-6, atol=1e-9)
+    for average in exact_averages(ranks):
+        first, _ = one_round(average, ranks, changed)
+        average.widen()
+        second, out = one_round(average, ranks, changed)
+        assert (first, second) == (Verdict.OVERFLOW, Verdict.OK)
+        np.testing.assert_allclose(out, mean, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.mpi(ranks=[1, 3])
