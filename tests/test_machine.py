@@ -14,10 +14,12 @@ from distsgd.clock import PHASES
 from distsgd.comm import Alone
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine
+from distsgd.kernels import threads as native
 from distsgd.machine import where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.machine.steps import LEAST_DEVIATION, Seconds, drift, experiment, quiet
+from distsgd.threads import Team
 
 SMALL = {
     "steps.LANES": (16, 32),
@@ -166,15 +168,106 @@ def test_a_run_is_predicted_before_and_compared_after(
     assert low <= after["predicted_seconds"]["compute"] <= high
 
 
-def test_a_run_of_several_threads_is_not_predicted_by_a_file_of_one(
-    measured: Path, home: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def of_two_threads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
+    """What `distsgd calibrate --threads 2` wrote, and by module how often each team's second thread came to the end of a kernel."""
+    path, kernels = tmp_path_factory.mktemp("threads") / "machine.json", {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(f"distsgd.machine.{name}", value)
+        for module in ("training.loop", "machine.passes"):
+            patch.setattr(f"distsgd.{module}.Team", _counting(kernels.setdefault(module, [])))
+        arguments = ["calibrate", "--threads", "2", "--network", "rendon", "--network", "chavan-3-16-100"]
+        assert cli.main([*arguments, "--out", str(path)]) == 0
+    return path, kernels
+
+
+def _counting(found: list[int]) -> type[Team]:
+    class Counting(Team):
+        def __exit__(self, *error: object) -> None:
+            super().__exit__(*error)
+            found.append(int(self._words[native.OWN + native.LINE + native.MET]) if self.threads == 2 else 0)
+
+    return Counting
+
+
+def test_ranks_of_two_threads_are_measured_in_two_threads(
+    of_two_threads: tuple[Path, dict[str, list[int]]],
 ) -> None:
-    arguments = ["train", "--out", "RUN", "--set", f"prediction.machine={measured}"]
-    arguments += ["--set", "train.epochs=1", "--set", "data.train_images=64", "--set", "train.threads=2"]
-    assert cli.main(arguments) == 0
-    said = "ranks of one thread were measured, and train.threads = 2"
-    assert said in capsys.readouterr().out.splitlines()[1]
-    assert not Path("RUN", "prediction.json").exists()
+    path, kernels = of_two_threads
+    found = where.read(path)
+    assert found.where.threads == 2
+    assert {(step.together, step.lanes) for step in found.steps} == {(1, (16, 32))}
+    measured = len(found.steps) * len(SMALL["steps.LANES"])
+    assert len(kernels["training.loop"]) >= 2 * measured
+    assert (
+        len(kernels["machine.passes"]) == 2 * 3 + 3
+    )  # networks and LAYERS_OF, two sizes of sgd and one of adam
+    assert all(count > 50 for counts in kernels.values() for count in counts)
+
+
+def test_a_run_of_two_threads_is_predicted_by_a_file_of_two(
+    measured: Path,
+    of_two_threads: tuple[Path, dict[str, list[int]]],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["train", "--set", "train.epochs=1", "--set", "data.train_images=64"]
+    for run, path, threads, make in (("one", measured, 2, " --threads 2"), ("two", of_two_threads[0], 1, "")):
+        wrong = [f"prediction.machine={path}", f"train.threads={threads}"]
+        assert (
+            cli.main([*arguments, "--out", run, *(part for each in wrong for part in ("--set", each))]) == 0
+        )
+        there = "1 thread" if threads == 2 else "2 threads"
+        assert capsys.readouterr().out.splitlines()[1] == (
+            f"not predicted: {path} does not tell: ranks of {there} were measured, and train.threads = {threads} "
+            f"(make a new one: distsgd calibrate{make})"
+        )
+        assert not Path(run, "prediction.json").exists()
+    right = [f"prediction.machine={of_two_threads[0]}", "train.threads=2"]
+    assert (
+        cli.main([*arguments, "--out", "three", *(part for each in right for part in ("--set", each))]) == 0
+    )
+    assert capsys.readouterr().out.splitlines()[1].startswith("predicted: ")
+    assert json.loads(Path("three", "prediction.json").read_text())["predicted_seconds"]["compute"] > 0
+
+
+def test_files_of_two_numbers_of_threads_lie_beside_each_other(measured: Path, home: Path) -> None:
+    machine = where.read(measured)
+    four = machine.where.model_copy(update={"threads": 4, "ranks": 8})
+    two = machine.where.model_copy(update={"threads": 2})
+    assert where.own_path(machine.where).name.endswith("-1x1.json")  # as before there were threads
+    for there in (two, four):
+        where.write(machine.model_copy(update={"where": there}), where.own_path(there))
+    only_others = where.found(where.where(Alone()))
+    assert only_others
+    assert only_others[1].where.threads == 2
+    where.write(machine, where.own_path(machine.where))
+    assert len(list(where.folder().iterdir())) == 3
+    for threads in (1, 2, 4):
+        for ranks in (1, 8):
+            found = where.found(where.where(Alone(), threads), ranks)
+            assert found
+            assert found[1].where.threads == threads
+
+
+def test_a_file_from_before_there_were_threads_is_of_one(measured: Path, tmp_path: Path) -> None:
+    content = json.loads(measured.read_text())
+    del content["where"]["threads"]
+    (tmp_path / "older.json").write_text(json.dumps(content))
+    assert where.read(tmp_path / "older.json") == where.read(measured)
+
+
+@pytest.mark.parametrize("command", [["plan"], ["bench", "prediction", "--ranks", "1"]])
+def test_who_asks_for_other_threads_is_told_what_to_run(
+    command: list[str], measured: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"prediction.machine={measured}", "train.threads=2"]
+    assert cli.main([*command, *(part for each in given for part in ("--set", each))]) == 2
+    said = capsys.readouterr().err
+    assert f"{measured}: ranks of 1 thread were measured, and train.threads = 2" in said
+    assert "distsgd calibrate --threads 2 --ranks N" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_without_a_file_it_is_said_how_to_make_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +347,7 @@ def test_draws_follow_the_seed() -> None:
     assert sum(each.unseen for each in first) == 10
     assert all(each.workers >= each.ranks and each.workers % each.ranks == 0 for each in first)
     assert all(each.period == 1 for each in first if each.what == "gradients")
+    assert [each.settings["train"]["threads"] for each in draw(1, 4, ["garg"], [], 2, 3)] == [3] * 4
     assert 2000 < len(draw(0, 5000, ["garg"], [], 1)) < 5000  # there are no more
 
 

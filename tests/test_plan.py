@@ -235,12 +235,25 @@ def test_a_run_has_the_phases_of_the_clock() -> None:
     assert facts["predicted_seconds"]["total"] == pytest.approx(sum(p.seconds for p in run.phases.values()))
 
 
-def test_ranks_of_several_threads_are_not_predicted_by_those_of_one() -> None:
-    one = job("garg", workers=1)
-    train = one.config.train.model_copy(update={"threads": 2})
-    several = replace(one, config=one.config.model_copy(update={"train": train}))
-    with pytest.raises(LookupError, match=r"of one thread were measured, and train.threads = 2"):
-        predict_run(machine("garg"), several)
+def with_threads(one: Job, threads: int) -> Job:
+    train = one.config.train.model_copy(update={"threads": threads})
+    return replace(one, config=one.config.model_copy(update={"train": train}))
+
+
+def of_threads(made: Machine, threads: int) -> Machine:
+    """With cores for two such ranks."""
+    where = made.where.model_copy(update={"threads": threads, "cores": 2 * threads})
+    return made.model_copy(update={"where": where})
+
+
+def test_ranks_are_predicted_by_those_of_as_many_threads_alone() -> None:
+    one, made = job("garg", workers=1), machine("garg")
+    two = with_threads(one, 2)
+    with pytest.raises(LookupError, match=r"of 1 thread were measured, and train.threads = 2"):
+        predict_run(made, two)
+    with pytest.raises(LookupError, match=r"of 2 threads were measured, and train.threads = 1"):
+        predict_run(of_threads(made, 2), one)
+    assert predict_run(of_threads(made, 2), two) == predict_run(made, one)
 
 
 def measured_machine() -> Machine:

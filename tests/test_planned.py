@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from test_page import Elements
 from test_pictures import write
-from test_plan import job, measured_machine
+from test_plan import job, measured_machine, of_threads, with_threads
 
 from distsgd import cli, config
 from distsgd.clock import PHASES, TRAINING
@@ -49,6 +49,22 @@ def run(folder: Path, ranks: int = 2, seconds: float = 1.0, hosts: int = 1, **se
     (folder / "run.json").write_text(json.dumps(content))
     (folder / "config.toml").write_text(config.to_toml(settings))
     return folder
+
+
+def test_ranks_of_two_threads_keep_two_cores_busy_each() -> None:
+    made, one = measured_machine(), job("garg", workers=8)
+    single, double = (plan(of_threads(made, n), with_threads(one, n), 2) for n in (1, 2))
+    assert [point.job.nodes for point in double.curve.points] == [1, 1]
+    for before, after in zip(single.curve.points, double.curve.points, strict=True):
+        assert after.training == before.training
+        assert after.core_hours == pytest.approx(2 * before.core_hours)
+    assert told.knee(double).startswith(f"knee: {double.curve.knee.job.ranks} rank")
+    assert f"({double.curve.knee.job.cores} cores)" in told.knee(double)
+    assert "ranks of 2 threads" in told.heading(double)
+    table, points = told.rows(double), told.facts(double, [])["points"]
+    assert [row[table[0].index("cores")] for row in table[1:]] == ["2", "4"]
+    assert [point["cores"] for point in points] == [2, 4]
+    assert "cores" not in told.rows(single)[0]
 
 
 def lines(figure: Any, panel: int, label: str) -> list[Line2D]:

@@ -38,12 +38,13 @@ def foresee(
 
     No machine file, whatever is in it, keeps a run from beginning.
     """
-    here = where.where(ranks)
+    here = where.where(ranks, settings.train.threads)
     if ranks.rank > 0:
         return Foreseen("")
     named = settings.prediction.machine
     found = (Path(named), where.read(Path(named))) if named else where.found(here)
-    make = f"distsgd calibrate{f' --ranks {here.ranks}' if here.ranks > 1 else ''}"
+    wanted = {"ranks": here.ranks, "threads": here.threads}
+    make = " ".join(["distsgd calibrate", *(f"--{name} {n}" for name, n in wanted.items() if n > 1)])
     if not found:
         return Foreseen(f"not predicted: this machine was not measured (make a machine file: {make})")
     path, machine = found

@@ -32,6 +32,7 @@ class Draw:
     optimizer: str
     ranks: int
     unseen: bool = False
+    threads: int = 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -40,13 +41,15 @@ class Draw:
         return {
             "network": {"name": self.network},
             "optimizer": {"name": self.optimizer, "learning_rate": 1e-4},
-            "train": {"batch": self.batch, "epochs": 1_000_000},
+            "train": {"batch": self.batch, "epochs": 1_000_000, "threads": self.threads},
             "averaging": {**averaging, "period": self.period},
             "checkpoint": {"every": 0.0},
         }
 
 
-def draw(seed: int, count: int, networks: Sequence[str], unseen: Sequence[str], ranks: int) -> list[Draw]:
+def draw(
+    seed: int, count: int, networks: Sequence[str], unseen: Sequence[str], ranks: int, threads: int = 1
+) -> list[Draw]:
     """So many configurations, and a fourth as many with networks that were not measured; no two are the same.
 
     Fewer where there are hardly as many.
@@ -57,11 +60,11 @@ def draw(seed: int, count: int, networks: Sequence[str], unseen: Sequence[str], 
         for _ in range(TRIES * wanted if names else 0):
             if len(drawn) == wanted:
                 break
-            drawn[_one(chance, names, ranks, new)] = None
+            drawn[_one(chance, names, ranks, new, threads)] = None
     return list(drawn)
 
 
-def _one(chance: np.random.Generator, names: Sequence[str], ranks: int, unseen: bool) -> Draw:
+def _one(chance: np.random.Generator, names: Sequence[str], ranks: int, unseen: bool, threads: int) -> Draw:
     on = int(chance.integers(1, ranks + 1))
     what = str(chance.choice(["parameters", "parameters", "gradients"]))
     return Draw(
@@ -75,4 +78,5 @@ def _one(chance: np.random.Generator, names: Sequence[str], ranks: int, unseen: 
         optimizer=str(chance.choice(["sgd", "adam"])),
         ranks=on,
         unseen=unseen,
+        threads=threads,
     )

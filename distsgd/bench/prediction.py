@@ -67,7 +67,7 @@ def prediction(
     All ranks call this. InputError before anything is run.
     """
     check_folder("--json", json_path)
-    draws = draw(seed, count, NETWORKS, UNSEEN, ranks.size)
+    draws = draw(seed, count, NETWORKS, UNSEEN, ranks.size, machine.where.threads)
     shapes = dict.fromkeys(images_of(each.network) for each in draws)
     with ExitStack() as stack:
         files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}

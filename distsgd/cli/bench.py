@@ -86,6 +86,7 @@ def _bench_prediction(given: argparse.Namespace, clock: Clock) -> int:
         raise InputError("\n".join(problems))
     if not 1 <= given.count <= MOST:
         raise InputError(f"--count {given.count}: must be 1 to {MOST}")
+    threads = settings.train.threads
     arguments = ["bench", "prediction", "--seed", str(given.seed), "--count", str(given.count)]
     arguments += ["--json", str(given.json.absolute())] if given.json else []
     arguments += [part for change in given.set for part in ("--set", change)]
@@ -94,12 +95,13 @@ def _bench_prediction(given: argparse.Namespace, clock: Clock) -> int:
         from distsgd.bench.prediction import prediction
         from distsgd.machine.where import chosen
 
-        machine = chosen(settings.prediction.machine, world)
+        machine = chosen(settings.prediction.machine, world, threads)
         prediction(world, machine, given.seed, given.count, given.json, cli_ranks.voice(world))
         return 0
 
-    ranks = given.ranks or (None if launcher.launched(os.environ) else min(2, os.cpu_count() or 1))
-    return cli_ranks.run(ranks, arguments, clock, command, given.hostfile)
+    room = max(1, (os.cpu_count() or 1) // threads)
+    ranks = given.ranks or (None if launcher.launched(os.environ) else min(2, room))
+    return cli_ranks.run(ranks, arguments, clock, command, given.hostfile, threads)
 
 
 def _bench_training(given: argparse.Namespace, clock: Clock) -> int:

@@ -44,6 +44,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how often steps are measured (default: {SWEEPS}): more where others use the machine too, as they come and go",
     )
+    parser.add_argument(
+        "--threads",
+        type=count,
+        default=1,
+        metavar="N",
+        help="of a rank (default: 1): runs with train.threads = N have machine files of their own",
+    )
     add_ranks(parser)
 
 
@@ -54,15 +61,17 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         check_writable(given.out)
     arguments = ["calibrate", *(part for name in given.network for part in ("--network", name))]
     arguments += ["--out", str(given.out.absolute())] if given.out else []
-    arguments += ["--sweeps", str(given.sweeps)]
+    arguments += ["--sweeps", str(given.sweeps), "--threads", str(given.threads)]
 
     def command(world: "Ranks") -> int:
         from distsgd.machine.calibrate import Calibration
         from distsgd.machine.where import own_path, write
+        from distsgd.threads import Team
 
         voice = cli_ranks.voice(world)
-        so_far = clock.seconds()
-        calibration = Calibration(world, given.network, lambda line: voice(f"{line} ..."), given.sweeps)
+        Team(given.threads)  # to load what several threads want is a part of a run's start
+        so_far, how = clock.seconds(), (given.sweeps, given.threads)
+        calibration = Calibration(world, given.network, lambda line: voice(f"{line} ..."), *how)
         machine = calibration.machine({name: so_far[name] for name in ("start", "compile")})
         if machine:
             path = given.out or own_path(machine.where)
@@ -71,7 +80,7 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         world.barrier()
         return 0
 
-    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile)
+    return cli_ranks.run(given.ranks, arguments, clock, command, given.hostfile, given.threads)
 
 
 def _summary(machine: "Machine", seconds: float, path: Path) -> Iterator[str]:

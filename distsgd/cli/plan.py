@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--ranks-per-node",
         type=int,
         metavar="R",
-        help="(default: the cores of the machine that was measured)",
+        help="(default: as the cores of the machine that was measured have room for)",
     )
     parser.add_argument(
         "--link",
@@ -99,7 +99,8 @@ def _planned(given: argparse.Namespace) -> "Planned":
 
     settings, problems = config.read(given.config, given.set)
     experiment = check(settings, 1, problems)
-    machine, stages = chosen(settings.prediction.machine, Alone(), given.most), tuple(experiment.stages)
+    machine = chosen(settings.prediction.machine, Alone(), settings.train.threads, given.most)
+    stages = tuple(experiment.stages)
     job = Job(stages, settings, experiment.images, experiment.workers, 1, 1, _link(given.link))
     try:
         return plan(machine, job, given.most, given.ranks_per_node, given.deadline)

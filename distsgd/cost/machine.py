@@ -19,6 +19,8 @@ class Where(Section):
     """Of the whole job that measured."""
     ranks_per_node: int
     mpi: str
+    threads: int = 1
+    """Of each rank; files older than this line are of one."""
     memory: int | None = None
     """Bytes of a node that ranks may share; None: the file is older than this line, or the system does not tell."""
 

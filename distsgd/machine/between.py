@@ -6,6 +6,7 @@ ten milliseconds not even the interpreter's own memory is near.
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.machine import InPlace
 from distsgd.machine.networks import plan_of
 from distsgd.machine.rounds import IMAGES, timed_rounds
-from distsgd.machine.steps import experiment
+from distsgd.machine.steps import Make, experiment
 from distsgd.plan.work import flops_of
 from distsgd.training.algorithm import asked
 
@@ -32,8 +33,11 @@ SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
 
-def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> list[InPlace]:
-    """Every topology and reduction, for states and for gradients; what rank 0 returns counts."""
+def in_place(
+    path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks, threads: int
+) -> list[InPlace]:
+    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts."""
+    make = partial(experiment, path, ranks=ranks.size, threads=threads)
     found: list[InPlace] = []
     ordered = sorted(names, key=lambda name: sum(tensor.size for tensor in network.tensors(plan_of(name))))
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
@@ -47,7 +51,7 @@ def in_place(path: Path, names: Sequence[str], messages: dict[str, Any], ranks: 
         for topology, reduction in WAYS if ranks.size > 1 else WAYS[:2]:
             ranks.barrier()
             way = {"topology": topology, "reduction": reduction, "period": period, **what}
-            found += _one(path, name, lanes, way, messages, ranks)
+            found += _one(make, name, lanes, way, messages, ranks)
     return found
 
 
@@ -58,10 +62,10 @@ def _much(name: str, ranks: Ranks) -> int:
 
 
 def _one(
-    path: Path, name: str, lanes: int, way: dict[str, Any], messages: dict[str, Any], ranks: Ranks
+    make: Make, name: str, lanes: int, way: dict[str, Any], messages: dict[str, Any], ranks: Ranks
 ) -> Iterator[InPlace]:
     workers = max(2, ranks.size)
-    made = experiment(path, name, lanes, {"workers": workers, **way}, ranks=ranks.size)
+    made = make(name, lanes, {"workers": workers, **way})
     rounds = timed_rounds(made, ranks, SECONDS)
     of_ranks = [
         json.loads(part)

@@ -38,9 +38,19 @@ Files = Mapping[Shape, Path]
 class Calibration:
     """What the ranks find, on every rank as far as it took part, and whole on rank 0."""
 
-    def __init__(self, ranks: Ranks, names: Sequence[str], say: Callable[[str], None], sweeps: int) -> None:
-        """Of the default networks if none are named. sweeps: how often to measure steps: what passes by falls on one."""
-        self._sweeps = sweeps
+    def __init__(
+        self,
+        ranks: Ranks,
+        names: Sequence[str],
+        say: Callable[[str], None],
+        sweeps: int,
+        threads: int = 1,
+    ) -> None:
+        """Of the default networks if none are named. sweeps: how often to measure steps: what passes by falls on one.
+
+        threads: of each rank.
+        """
+        self._sweeps, self._threads = sweeps, threads
         self._ranks, self._names, self._say = ranks, list(dict.fromkeys(names or NETWORKS)), say
         here = np.array([ranks.on_node()[1]])
         ranks.maximum(here)
@@ -75,7 +85,7 @@ class Calibration:
             self._alone(between_steps)
             if self._here > 1:
                 self._together(self._here, between_steps)
-            place = where(self._ranks)
+            place = where(self._ranks, self._threads)
             if self._ranks.rank != 0:
                 return None
             times = {**once(path, int(np.prod(shape))), **seconds}
@@ -111,11 +121,11 @@ class Calibration:
 
     def _sweep(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
         for shape, path in files.items():
-            found[shape].sweep(path, self._of(shape), ranks)
+            found[shape].sweep(path, self._of(shape), ranks, self._threads)
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
-            self._in_place += in_place(path, names, messages, ranks)
+            self._in_place += in_place(path, names, messages, ranks, self._threads)
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
         self._say("passes of layers")
@@ -141,8 +151,8 @@ class Calibration:
     def _passes(self, together: int, ranks: Ranks) -> None:
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
-            own = [operation.model_dump() for operation in passes(name, SOME_LANES, together, ranks.barrier)]
-            of_each = _gathered(ranks, own)
+            own = passes(name, SOME_LANES, together, ranks.barrier, self._threads)
+            of_each = _gathered(ranks, [operation.model_dump() for operation in own])
             self._operations += merged([Operation(**each) for each in one] for one in of_each)
 
     def _of(self, shape: tuple[int, int, int]) -> list[str]:

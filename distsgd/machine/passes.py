@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -14,21 +15,24 @@ from distsgd.network import Network, Stage, aligned
 from distsgd.optim import Adam, Optimizer, Sgd
 from distsgd.plan import layers
 from distsgd.plan.layers import LOSS, UPDATE
+from distsgd.threads import Team
 
 SECONDS, FEWEST = 0.03, 5
 """For each network and batch; steps at least."""
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(0.001, 0.9), "adam": Adam(0.001, 0.9, 0.999, 1e-8)}
 
 
-def passes(name: str, sizes: Sequence[int], together: int, meet: Callable[[], None]) -> list[Operation]:
+def passes(
+    name: str, sizes: Sequence[int], together: int, meet: Callable[[], None], threads: int = 1
+) -> list[Operation]:
     """The operations of a network's steps on batches of these sizes; updates, which batches do not matter to, by each optimizer.
 
-    Ranks `meet` before each batch is measured.
+    Ranks, of so many threads, `meet` before each batch is measured.
     """
     stages, found = plan_of(name), []
     for optimizer in OPTIMIZERS:
         of = sizes if optimizer == "sgd" else sizes[:1]
-        timed = [_stamped(stages, lanes, optimizer, meet) for lanes in of]
+        timed = [_stamped(stages, lanes, optimizer, meet, threads) for lanes in of]
         for number, (operation, _) in enumerate(timed[0]):
             if operation.what == UPDATE or optimizer == "sgd":
                 seconds = tuple(each[number][1] for each in timed)
@@ -37,7 +41,7 @@ def passes(name: str, sizes: Sequence[int], together: int, meet: Callable[[], No
 
 
 def _stamped(
-    stages: Sequence[Stage], lanes: int, optimizer: str, meet: Callable[[], None]
+    stages: Sequence[Stage], lanes: int, optimizer: str, meet: Callable[[], None], threads: int
 ) -> list[tuple[Pass, float]]:
     """Each operation of a step, and its median over steps."""
     size = sum(tensor.size for tensor in network.tensors(stages))
@@ -46,18 +50,27 @@ def _stamped(
     net, chance = Network(stages, lanes, state[:size]), np.random.default_rng(0)
     net.images.inside[:] = chance.standard_normal(net.images.inside.shape)
     net.batches[0].count, net.labels[:] = lanes, chance.integers(0, CLASSES, lanes)
-    order = list(operations(net, OPTIMIZERS[optimizer].bind(state, net.gradient)))
     stamps: list[list[int]] = []
-    meet()
-    began = time.perf_counter()
-    while len(stamps) < FEWEST + 2 or time.perf_counter() - began < SECONDS:
-        stamps.append([time.perf_counter_ns(), *(_after(operation) for operation in order)])
+    with Team(threads) as team:
+        order = list(operations(net, OPTIMIZERS[optimizer].bind(state, net.gradient, team=team)))
+        runs = [_shared_out(operation, team) for operation in order]
+        meet()
+        began = time.perf_counter()
+        while len(stamps) < FEWEST + 2 or time.perf_counter() - began < SECONDS:
+            stamps.append([time.perf_counter_ns(), *(_after(run) for run in runs)])
     seconds = np.median(np.diff(stamps[2:], axis=1), axis=0) * 1e-9
     return list(zip(order, seconds.tolist(), strict=True))
 
 
-def _after(operation: Pass) -> int:
-    operation.run(1)
+def _shared_out(operation: Pass, team: Team) -> Callable[[], None]:
+    """What runs it as training does: an update was bound to the team, and a loss is one thread's."""
+    if operation.what in (LOSS, UPDATE):
+        return partial(operation.run, 1)
+    return team.bound(operation.program)
+
+
+def _after(run: Callable[[], None]) -> int:
+    run()
     return time.perf_counter_ns()
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,19 @@ LEAST_DEVIATION = 0.03
 
 
 def experiment(
-    path: Path, name: str, batch: int, averaging: dict[str, Any], ranks: int = 1, **more: Any
+    path: Path,
+    name: str,
+    batch: int,
+    averaging: dict[str, Any],
+    ranks: int = 1,
+    threads: int = 1,
+    **more: Any,
 ) -> Experiment:
-    """A network on made-up images; `more`: other sections of the config."""
+    """A network on made-up images, for so many ranks of so many threads; `more`: other sections of the config."""
     settings = {
         "data": {"path": str(path)},
         "network": {"name": name},
-        "train": {"batch": batch, "epochs": 1_000_000},
+        "train": {"batch": batch, "epochs": 1_000_000, "threads": threads},
         "averaging": averaging,
         **more,
     }
@@ -50,6 +57,8 @@ def period(flops: float, lanes: int) -> int:
 
 ALONE = {"workers": 1, "reduction": "fast"}
 """Averaging without another worker, which is a copy; "fast" needs no gradient beforehand to find its scale."""
+Make = Callable[..., Experiment]
+"""`experiment` on the images and with the threads that are measured."""
 Meet = Callable[[], None]
 """Returns when all ranks have called."""
 
@@ -69,20 +78,19 @@ class Seconds:
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
 
-    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks) -> None:
-        """Measure all once; ranks begin each measurement together."""
+    def sweep(self, path: Path, names: Sequence[str], ranks: Ranks, threads: int) -> None:
+        """Measure all once; ranks, of so many threads, begin each measurement together."""
+        make = partial(experiment, path, threads=threads)
         for name in names:
             for lanes in LANES:
-                self._steps(path, name, lanes, ranks.barrier)
-            self._turn(path, name, 32, ranks.barrier)
+                self._steps(make, name, lanes, ranks.barrier)
+            self._turn(make, name, 32, ranks.barrier)
         for lanes in WINDOWS_AT:
-            self._windows(path, names[0], lanes, ranks.barrier)
+            self._windows(make, names[0], lanes, ranks.barrier)
 
-    def _steps(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
+    def _steps(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         steps, key = period(flops_of(plan_of(name)), lanes), f"{name} {lanes}"
-        found = timed_rounds(
-            experiment(path, name, lanes, {**ALONE, "period": steps}), Alone(), SECONDS, meet
-        )
+        found = timed_rounds(make(name, lanes, {**ALONE, "period": steps}), Alone(), SECONDS, meet)
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
@@ -90,20 +98,16 @@ class Seconds:
         _add(self.copy, key, float(np.median(found["average"])))
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
 
-    def _turn(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
+    def _turn(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         """What a round of one step takes more than a step, with two workers that take turns."""
-        found = timed_rounds(
-            experiment(path, name, lanes, {"workers": 2, "period": 1}), Alone(), SECONDS, meet
-        )
+        found = timed_rounds(make(name, lanes, {"workers": 2, "period": 1}), Alone(), SECONDS, meet)
         more = float(np.median(found["compute"])) / 2 - self.compute[f"{name} {lanes}"][-1]
         _add(self.turn, name, max(more, 0.0))
 
-    def _windows(self, path: Path, name: str, lanes: int, meet: Meet) -> None:
+    def _windows(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         steps = period(flops_of(plan_of(name)), lanes)
         averaging = {**ALONE, "period": steps}
-        found = timed_rounds(
-            experiment(path, name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet
-        )
+        found = timed_rounds(make(name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet)
         _add(self.data, f"{name} {lanes} {True}", float(np.median(found["data"])) / steps)
 
 

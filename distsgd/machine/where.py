@@ -13,6 +13,7 @@ from distsgd.comm import Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine, Where
 from distsgd.kernels.vector import VECTOR
+from distsgd.plan.measured import check_threads
 from distsgd.record import write_whole
 
 
@@ -23,8 +24,8 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def where(ranks: Ranks) -> Where:
-    """This rank's node, and the job. All ranks call this."""
+def where(ranks: Ranks, threads: int = 1) -> Where:
+    """This rank's node, and the job, of ranks with so many threads. All ranks call this."""
     return Where(
         processor=processor(),
         cores=os.cpu_count() or 1,
@@ -32,6 +33,7 @@ def where(ranks: Ranks) -> Where:
         ranks=ranks.size,
         ranks_per_node=ranks.on_node()[1],
         mpi=ranks.mpi_library(),
+        threads=threads,
         memory=memory(),
     )
 
@@ -56,9 +58,10 @@ def folder() -> Path:
 
 
 def own_path(here: Where) -> Path:
-    """Where the file of such a place is kept: one for each MPI library and layout of ranks."""
+    """Where the file of such a place is kept: one for each MPI library, layout of ranks and number of their threads."""
     mpi = hashlib.sha256(here.mpi.encode()).hexdigest()[:6]
-    return folder() / f"{_mark(here)}-{mpi}-{here.ranks}x{here.ranks_per_node}.json"
+    threads = f"x{here.threads}" if here.threads > 1 else ""
+    return folder() / f"{_mark(here)}-{mpi}-{here.ranks}x{here.ranks_per_node}{threads}.json"
 
 
 def _mark(here: Where) -> str:
@@ -96,7 +99,8 @@ def read(path: Path) -> Machine:
 def found(here: Where, ranks: int | None = None) -> tuple[Path, Machine] | None:
     """The file of this kind of machine whose number of ranks is the nearest to `ranks`, not given: to those there are.
 
-    For several ranks only of the same MPI library. One that can't be read, as of another version, is as good as none.
+    For several ranks only of the same MPI library. One of ranks with other threads only where there is none with as many: it tells
+    of averages still. One that can't be read, as of another version, is as good as none.
     """
     wanted = ranks or here.ranks
     files = []
@@ -104,17 +108,24 @@ def found(here: Where, ranks: int | None = None) -> tuple[Path, Machine] | None:
         with contextlib.suppress(InputError):
             files.append((path, read(path)))
     fitting = [file for file in files if here.ranks == 1 or file[1].where.mpi == here.mpi]
-    return min(fitting, key=lambda file: abs(file[1].where.ranks - wanted), default=None)
+    places = [machine.where for _, machine in fitting]
+    farness = [(there.threads != here.threads, abs(there.ranks - wanted)) for there in places]
+    return fitting[farness.index(min(farness))] if fitting else None
 
 
-def chosen(path: str | None, ranks: Ranks, wanted: int | None = None) -> Machine:
-    """The machine file of that path, or else as `found`. InputError where there is none. All ranks call this."""
-    here = where(ranks)
-    if path:
-        return read(Path(path))
-    own = found(here, wanted)
+def chosen(path: str | None, ranks: Ranks, threads: int, wanted: int | None = None) -> Machine:
+    """The machine file of that path, or else as `found`, for ranks of so many threads. All ranks call this.
+
+    InputError where there is none, or one of another number of threads.
+    """
+    here = where(ranks, threads)
+    own = (Path(path), read(Path(path))) if path else found(here, wanted)
+    make = f"distsgd calibrate{f' --threads {threads}' if threads > 1 else ''} --ranks N makes a machine file"
+    make += ", N as many ranks as runs have here"
     if own is None:
-        raise InputError(
-            "this machine was not measured: distsgd calibrate --ranks N makes a machine file, N as many ranks as runs have here"
-        )
+        raise InputError(f"this machine was not measured: {make}")
+    try:
+        check_threads(own[1], threads)
+    except LookupError as error:
+        raise InputError(f"{own[0]}: {error.args[0]}; {make}") from None
     return own[1]

@@ -33,8 +33,8 @@ class Point:
 
     @property
     def core_hours(self) -> float:
-        """Of training, a core a rank."""
-        return self.job.ranks * self.training.seconds / 3600
+        """Of training."""
+        return self.job.cores * self.training.seconds / 3600
 
     def error(self, name: str) -> float:
         """A phase's deviation as a part of training."""

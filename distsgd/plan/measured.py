@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from distsgd.cost.machine import Machine
+
 
 class _Measured(Protocol):
     @property
@@ -20,3 +22,12 @@ def nearest(entries: Sequence[Kind], together: int) -> list[Kind]:
         return []
     best = min(counts, key=lambda count: (abs(math.log(count / together)), -count))
     return [entry for entry in entries if entry.together == best]
+
+
+def check_threads(machine: Machine, threads: int) -> None:
+    """LookupError where ranks of another number of threads were measured: each number has machine files of its own."""
+    there = machine.where.threads
+    if there != threads:
+        raise LookupError(
+            f"ranks of {there} thread{'s' * (there > 1)} were measured, and train.threads = {threads}"
+        )

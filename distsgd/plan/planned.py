@@ -50,11 +50,11 @@ class Planned:
 def plan(
     machine: Machine, job: Job, most: int, per_node: int | None = None, deadline: float | None = None
 ) -> Planned:
-    """Plan for up to `most` ranks, so many to a node (not given: its cores). LookupError where not even one rank can be predicted.
+    """Plan for up to `most` ranks, so many to a node. LookupError where not even one rank can be predicted.
 
-    deadline: seconds of training.
+    per_node: not given: as many as a node's cores have room for. deadline: seconds of training.
     """
-    process, on_node = peak_memory(), per_node or machine.where.cores
+    process, on_node = peak_memory(), per_node or max(1, machine.where.cores // machine.where.threads)
     found = curve(machine, job, most, on_node)
     if not found.points:
         raise LookupError(found.end)

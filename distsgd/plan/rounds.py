@@ -12,7 +12,7 @@ from distsgd.cost.curve import between, nearby
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing
-from distsgd.plan.measured import nearest
+from distsgd.plan.measured import check_threads, nearest
 from distsgd.plan.work import Job, Link, flops_of
 
 GUESSED = 0.3
@@ -39,6 +39,7 @@ class Round:
 
 def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round:
     """A round of so many steps (not given: the period). LookupError where the machine file has nothing of the kind."""
+    check_threads(machine, job.config.train.threads)
     found, filling = computing(machine, job), fill(machine, job)
     length = job.period if steps is None else steps
     compute = {hosted: _computed(found, job, hosted, length) for hosted in job.hosted}

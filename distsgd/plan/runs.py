@@ -45,10 +45,6 @@ class Run:
 
 def predict_run(machine: Machine, job: Job, epochs: float | None = None) -> Run:
     """So many epochs, or parts of one; not given: the config's. LookupError where the machine file has nothing of the kind."""
-    if job.config.train.threads > 1:
-        raise LookupError(
-            f"ranks of one thread were measured, and train.threads = {job.config.train.threads}"
-        )
     count = job.config.train.epochs if epochs is None else epochs
     full = predict_round(machine, job)
     rounds = _rounds(machine, job, full)

@@ -134,6 +134,11 @@ class Job:
         return min(self.ranks, self.ranks_per_node)
 
     @property
+    def cores(self) -> int:
+        """That it keeps busy: one for each thread of each rank."""
+        return self.ranks * self.config.train.threads
+
+    @property
     def hosted(self) -> dict[int, int]:
         """How many ranks have so many workers: they are dealt as evenly as can be."""
         least, more = divmod(self.workers, self.ranks)

@@ -30,11 +30,12 @@ def heading(planned: Planned) -> str:
     averaging = job.config.averaging
     length = averaging.rounds_of
     every = f"every {length} steps" if isinstance(length, int) else f"per {length}"
+    threads = f", ranks of {where.threads} threads" if where.threads > 1 else ""
     every = f"{averaging.what} averaged {every} ({averaging.topology}, {averaging.algorithm}, {averaging.reduction})"
     epochs = job.config.train.epochs
     return (
         f"{job.config.network.name} on {job.images.path.name}: {epochs} epoch{'s' * (epochs > 1)}, batch {job.config.train.batch}, "
-        f"{every}; on machines like the one measured ({where.processor}, {where.cores} cores, {where.mpi})"
+        f"{every}; on machines like the one measured ({where.processor}, {where.cores} cores, {where.mpi}){threads}"
     )
 
 
@@ -53,6 +54,7 @@ def _cells(planned: Planned, point: Point, measured: Sequence[Measured]) -> dict
     run = next((one for one in measured if one.ranks == point.job.ranks), None)
     return {
         "ranks": str(point.job.ranks),
+        "cores": str(point.job.cores) if point.job.cores > point.job.ranks else "",
         "nodes": str(point.job.nodes),
         "training": f"{_digits(point.training.seconds, 4)} s",
         "90 % of runs": _interval(point.training, " s"),
@@ -127,13 +129,14 @@ def _crowded(planned: Planned) -> Iterator[str]:
 
 
 def ranks(point: Point) -> str:
-    """How many, and on how many nodes."""
-    return _place(point.job.ranks, point.job.nodes)
+    """How many, with how many cores where a rank has several, and on how many nodes."""
+    cores = f" ({point.job.cores} cores)" if point.job.cores > point.job.ranks else ""
+    return _place(point.job.ranks, point.job.nodes, cores)
 
 
-def _place(count: int, nodes: int) -> str:
+def _place(count: int, nodes: int, cores: str = "") -> str:
     on = f" on {nodes} nodes" if nodes > 1 else ""
-    return f"{count} rank{'s' * (count > 1)}{on}"
+    return f"{count} rank{'s' * (count > 1)}{cores}{on}"
 
 
 def knee(planned: Planned) -> str:
@@ -227,6 +230,7 @@ def _point(planned: Planned, point: Point) -> dict[str, Any]:
     needs = planned.memory[place]
     return {
         "ranks": point.job.ranks,
+        "cores": point.job.cores,
         "nodes": point.job.nodes,
         "workers": point.job.workers,
         "extrapolated": point.beyond,

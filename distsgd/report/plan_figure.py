@@ -163,7 +163,8 @@ def _about(planned: Planned) -> str:
     where = planned.machine.where
     workers = planned.job.config.averaging.workers
     dealt = f"{workers} workers" if workers else "one worker a rank"
-    return f"plan of {planned.job.config.network.name}, {dealt}, for machines with {where.processor}"
+    threads = f", ranks of {where.threads} threads" if where.threads > 1 else ""
+    return f"plan of {planned.job.config.network.name}, {dealt}{threads}, for machines with {where.processor}"
 
 
 def _logarithmic(axes: "Axes") -> None:
