@@ -94,7 +94,7 @@ class Ours:
         """Average the gradients of all ranks; the average before is what the scales are taken from."""
         average, batch = self._average, self._batch
         for _ in range(MOST_WIDENINGS + 1):
-            average.begin(self.gradient, batch * self._ranks.size)
+            average.begin(None, batch * self._ranks.size)
             average.add(self._network.gradient, batch)
             average.exchange()
             verdict = average.finish(self.gradient)

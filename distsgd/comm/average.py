@@ -120,8 +120,8 @@ class Average(Protocol):
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Begin a round.
 
-        reference: a state that is equal on all ranks; it is not kept. None: the last average of this object that was OK, which
-        saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to expect where a segment
+        reference: a state that is equal on all ranks; it is not kept. None: the last average of this object that was OK, zeros
+        before the first, which saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to expect where a segment
         of the reference is all zero, also equal on all ranks.
         """
 
