@@ -121,8 +121,8 @@ class Average(Protocol):
         """Begin a round.
 
         reference: a state that is equal on all ranks; it is not kept. None: the last average of this object that was OK, zeros
-        before the first, which saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to expect where a segment
-        of the reference is all zero, also equal on all ranks.
+        before the first, which saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to
+        expect where a segment of the reference is all zero, also equal on all ranks.
         """
 
     def add(self, vector: Floats, weight: int) -> None:
