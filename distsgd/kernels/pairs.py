@@ -41,8 +41,10 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     plane, line = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT
     rows = winner.shape[1] * size if winner.size > 0 else size
     at_once = size if winner.size > 0 else max(1, BLOCK // length)
+    # Of a row that is longer, a piece: of one row alone, so that chains go on in the order of rows.
+    at_a_time, piece = (1, BLOCK) if length > BLOCK else (at_once, length)
     # Windows' maxima are spread once only: then all blocks take their turns with every row of windows.
-    together = spans.shape[0] if winner.size > 0 else max(1, SEEN // (TAPS * at_once * length))
+    together = spans.shape[0] if winner.size > 0 else max(1, SEEN // (TAPS * at_a_time * piece))
     columns, part = (channels + CHANNELS - 1) // CHANNELS, ROOM // PARTS
 
     def extend(total, x_at, tap, dy_at, count, first, last, rest):
@@ -57,13 +59,13 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
 
     four, three, one = tile.zeros(TAPS, 4), tile.zeros(TAPS, 3), tile.zeros(TAPS, 1)
 
-    def extend_all(begin, end, i, until, shift):
-        """Blocks begin..end of taps, all channels, over the rows i..until."""
+    def extend_all(begin, end, i, until, shift, start):
+        """Blocks begin..end of taps, all channels, over a piece of the rows i..until."""
         block = 0
         for k in range(0, channels, CHANNELS):
             for b in range(begin, end):
                 low, high = max(i, spans[b, 0]), min(until, spans[b, 1])
-                first, last = spans[b, 2], spans[b, 3]
+                first, last = max(start, spans[b, 2]), min(start + piece, spans[b, 3])
                 for h in range(PARTS):
                     at, rest = low * step + h * VECTOR, block * ROOM + h * part
                     out, count = k * plane + (low - shift) * line + h * VECTOR, high - low
@@ -82,7 +84,10 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
         for i in range(0, rows, at_once):
             if winner.size > 0:
                 unpool_row(pooled, winner, i // size, size, size, False, dy, dy, 0, plane, line)
-            extend_all(begin, end, i, min(i + at_once, rows), i if winner.size > 0 else 0)
+            until, shift = min(i + at_once, rows), i if winner.size > 0 else 0
+            for low in range(i, until, at_a_time):
+                for start in range(0, length, piece):
+                    extend_all(begin, end, low, min(low + at_a_time, until), shift, start)
         for t in range(begin * TAPS, min(end * TAPS, places.size)):
             for k in range(channels):
                 block = (k // CHANNELS) * (end - begin) + t // TAPS - begin
