@@ -82,7 +82,7 @@ def test_drift_is_what_sweeps_differ_by_as_a_whole() -> None:
     bursts = Seconds(compute={f"lenet5 {n}": [1.2, 1.0] if n % 2 else [1.0, 1.2] for n in range(8)})
     assert drift([bursts]) == LEAST_DEVIATION
     slow = Seconds(compute={f"lenet5 {n}": [1.2 * n, 1.0 * n] for n in range(1, 9)})
-    assert drift([slow, slow]) == pytest.approx(np.log(1.2) / 2**0.5 * (1 + 1 / 2) ** 0.5)
+    assert drift([slow, slow]) == pytest.approx(1.4826 * np.log(1.2) / 2**0.5 * (1 + 1 / 2) ** 0.5)
     assert drift([Seconds(compute={"lenet5 16": [1.0]})]) == LEAST_DEVIATION
     assert drift([]) == LEAST_DEVIATION
 

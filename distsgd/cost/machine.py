@@ -89,6 +89,8 @@ class InPlace(Section):
     flops: float
     """Forward, of what a rank computes from one average to the next."""
     factor: float
+    cooled: float | None = None
+    """Seconds that the first worker's turn takes more than its steps, as an average leaves it other caches; None: not measured."""
 
 
 class Copying(Section):

@@ -15,11 +15,13 @@ import numpy as np
 from distsgd import network
 from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
-from distsgd.cost.machine import InPlace
+from distsgd.cost.curve import between
+from distsgd.cost.machine import InPlace, Step
 from distsgd.machine.networks import plan_of
 from distsgd.machine.rounds import IMAGES, timed_rounds
 from distsgd.machine.steps import Make, experiment
-from distsgd.plan.work import flops_of
+from distsgd.plan.work import flops_of, network_text
+from distsgd.training import Experiment
 from distsgd.training.algorithm import asked
 
 SECONDS = 0.03
@@ -29,20 +31,30 @@ FEW, MANY = 16, 64
 """Lanes of the steps between two averages: of one step, and of as many as compute MUCH."""
 MUCH = 4e8
 """Operations forward from one average to the next: ten milliseconds, after which no cache holds what an average needs."""
+LEAST = 1e-6
+"""Seconds: less than what an average does to caches."""
 SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
 
 def in_place(
-    path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks, threads: int
+    path: Path,
+    names: Sequence[str],
+    messages: dict[str, Any],
+    steps: Sequence[Step],
+    ranks: Ranks,
+    threads: int,
 ) -> list[InPlace]:
-    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts."""
+    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts.
+
+    messages, steps: as the machine file will hold them.
+    """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
     found: list[InPlace] = []
     ordered = sorted(names, key=lambda name: sum(tensor.size for tensor in network.tensors(plan_of(name))))
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
     states: list[tuple[str, int, int, dict[str, str]]] = [
-        (name, lanes, steps, {}) for name in some for lanes, steps in ((FEW, 1), (MANY, _much(name, ranks)))
+        (name, lanes, count, {}) for name in some for lanes, count in ((FEW, 1), (MANY, _much(name, ranks)))
     ]
     gradients = [
         (name, lanes, 1, {"what": "gradients"}) for name in (ordered[0], ordered[-1]) for lanes in (16, 128)
@@ -51,7 +63,7 @@ def in_place(
         for topology, reduction in WAYS if ranks.size > 1 else WAYS[:2]:
             ranks.barrier()
             way = {"topology": topology, "reduction": reduction, "period": period, **what}
-            found += _one(make, name, lanes, way, messages, ranks)
+            found += _one(make, name, lanes, way, messages, steps, ranks)
     return found
 
 
@@ -62,23 +74,41 @@ def _much(name: str, ranks: Ranks) -> int:
 
 
 def _one(
-    make: Make, name: str, lanes: int, way: dict[str, Any], messages: dict[str, Any], ranks: Ranks
+    make: Make,
+    name: str,
+    lanes: int,
+    way: dict[str, Any],
+    messages: dict[str, Any],
+    steps: Sequence[Step],
+    ranks: Ranks,
 ) -> Iterator[InPlace]:
     workers = max(2, ranks.size)
     made = make(name, lanes, {"workers": workers, **way})
     rounds = timed_rounds(made, ranks, SECONDS)
-    of_ranks = [
-        json.loads(part)
-        for part in ranks.gather_bytes(json.dumps(float(np.median(rounds["average"]))).encode())
-    ]
+    own = {phase: float(np.median(rounds[phase])) for phase in ("average", "compute")}
+    of_ranks = [json.loads(part) for part in ranks.gather_bytes(json.dumps(own).encode())]
     if of_ranks:
         average = asked(made, ranks.size, 1)
         expected = averaging_estimate(messages, average).whole.seconds
+        computed = float(np.mean([rank["compute"] for rank in of_ranks]))
         yield InPlace(
             topology=way["topology"],
             reduction=way["reduction"],
             ranks=ranks.size,
             values=average.values,
             flops=flops_of(made.stages) * lanes * way["period"] * workers / ranks.size,
-            factor=float(np.mean(of_ranks)) / expected,
+            factor=float(np.mean([rank["average"] for rank in of_ranks])) / expected,
+            cooled=_cooled(made, computed, lanes, steps, ranks) if way["period"] == 1 else None,
         )
+
+
+def _cooled(
+    made: Experiment, computed: float, lanes: int, steps: Sequence[Step], ranks: Ranks
+) -> float | None:
+    """What a step between two averages took more than one in a row: of small batches, where it is more than chance."""
+    same = [
+        step for step in steps if step.network == network_text(made.stages) and step.together == ranks.size
+    ]
+    if ranks.size == 1 or lanes > FEW or not same:
+        return None
+    return max(computed - between(same[0].lanes, same[0].compute, lanes), LEAST)

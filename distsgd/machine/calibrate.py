@@ -125,7 +125,7 @@ class Calibration:
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
-            self._in_place += in_place(path, names, messages, ranks, self._threads)
+            self._in_place += in_place(path, names, messages, self._steps, ranks, self._threads)
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
         self._say("passes of layers")

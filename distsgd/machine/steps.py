@@ -149,18 +149,20 @@ def quiet(sweeps: Sequence[float]) -> float:
 def drift(of_ranks: Iterable[Seconds]) -> float:
     """Deviation of the logarithm of a step's seconds at another time from what all sweeps together say.
 
-    Of a network's mean over all sizes, from sweep to sweep: what is over within a sweep evens out in a run of seconds.
+    Of a network's mean over all sizes, from sweep to sweep: what is over within a sweep evens out in a run of seconds. By the
+    median, as a few sweeps do not move what is predicted either.
     """
-    variances = [0.0]
+    away: list[float] = []
     for rank in of_ranks:
         levels: dict[str, list[list[float]]] = {}
         for key, sweeps in rank.compute.items():
             levels.setdefault(key.split()[0], []).append(sweeps)
         for of_sizes in levels.values():
             level = np.log(of_sizes).mean(axis=0)
-            if len(level) > 1:
-                variances.append(float(level.var(ddof=1)) * (1 + 1 / len(level)))
-    return max(LEAST_DEVIATION, math.sqrt(sum(variances) / max(len(variances) - 1, 1)))
+            count = len(level)
+            if count > 1:
+                away += (abs(level - level.mean()) * math.sqrt((count + 1) / (count - 1))).tolist()
+    return max(LEAST_DEVIATION, 1.4826 * float(np.median(away or [0.0])))
 
 
 def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) -> Iterator[Copying]:

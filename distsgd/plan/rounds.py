@@ -42,7 +42,8 @@ def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round
     check_threads(machine, job.config.train.threads)
     found, filling = computing(machine, job), fill(machine, job)
     length = job.period if steps is None else steps
-    compute = {hosted: _computed(found, job, hosted, length) for hosted in job.hosted}
+    first = _cooled(machine, job, found)
+    compute = {hosted: _computed(found, job, hosted, length, first) for hosted in job.hosted}
     data = {hosted: filling.times(hosted * length) for hosted in job.hosted}
     busy = {hosted: compute[hosted].seconds + data[hosted].seconds for hosted in job.hosted}
     average, late = _averaged(machine, job)
@@ -55,13 +56,24 @@ def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round
     return Round(phases, found)
 
 
-def _computed(found: Computing, job: Job, hosted: int, length: int) -> Estimate:
+def _computed(found: Computing, job: Job, hosted: int, length: int, first: Estimate) -> Estimate:
     if job.config.averaging.what == "gradients":
         learning = replace(found.step, seconds=max(found.step.seconds - found.update.seconds, 0.0))
-        return total([learning.times(hosted), found.update])
+        return total([learning.times(hosted), found.update, first])
     if not hosted:
         return Estimate(0.0)
-    return total([found.step.times(hosted * length), found.turn.times(hosted)])
+    return total([found.step.times(hosted * length), first, found.turn.times(hosted - 1)])
+
+
+def _cooled(machine: Machine, job: Job, found: Computing) -> Estimate:
+    """What a round's first turn takes more than its steps, as the average before leaves it other caches."""
+    gradients, asked = job.config.averaging.what == "gradients", asked_of(job)
+    alike = [one for one in machine.in_place if one.cooled and one.ranks > 1]
+    if job.ranks == 1 or not alike:
+        return Estimate(0.0) if gradients else found.turn
+    places = [(float(one.values),) for one in alike]
+    seconds = nearby(places, [one.cooled or 0.0 for one in alike], (asked.values,))
+    return Estimate(seconds, 0.3 * seconds)
 
 
 def fill(machine: Machine, job: Job) -> Estimate:
