@@ -219,6 +219,24 @@ def test_an_average_rounded_to_infinity_is_seen() -> None:
     assert verdict(average, end.copy(), end, end, end) is Verdict.NOT_FINITE
 
 
+def test_what_was_not_finite_is_no_average_to_begin_from() -> None:
+    average, one, end = (
+        Exact(Allreduce(Alone()), [1]),
+        np.ones(1, np.float32),
+        np.full(1, LARGEST, np.float32),
+    )
+    assert verdict(average, one.copy(), one, one) is Verdict.OK
+    for _ in range(MOST_WIDENINGS):
+        average.widen()
+    assert verdict(average, end.copy(), end, end, end) is Verdict.NOT_FINITE
+    average.begin(None, 1)
+    average.add(np.full(1, 3, np.float32), 1)
+    average.exchange()
+    out = np.zeros(1, np.float32)
+    assert average.finish(out) is Verdict.OK
+    assert out[0] == 3
+
+
 def test_alone_gives_back_what_it_gets() -> None:
     alone, array = Alone(), np.array([1.5, -2.5], np.float32)
     for call in (alone.sum, alone.sum_to_master, alone.broadcast, alone.maximum):

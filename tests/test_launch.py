@@ -414,8 +414,9 @@ def test_threads_are_those_of_the_settings(config_path: Path, capsys: pytest.Cap
     assert main(arguments(config_path, *SLURM)) == 0
     assert "#SBATCH --cpus-per-task=5\n" in capsys.readouterr().out
     pods = ("--scheduler", "kubernetes", "--image", "i", "--claim", "c")
-    assert main(arguments(Path("/data/there.toml"), *pods, "--set", "train.threads=2")) == 0
-    assert "limits: {cpu: 6}" in capsys.readouterr().out
+    for change in ("train.threads=2", " train.threads = 2"):
+        assert main(arguments(Path("/data/there.toml"), *pods, "--set", change)) == 0
+        assert "limits: {cpu: 6}" in capsys.readouterr().out
     assert main(arguments(Path("/data/there.toml"), *pods, "--set", "train.threads=none")) == 2
     assert "train.threads" in capsys.readouterr().err
 

@@ -330,6 +330,8 @@ def test_an_unknown_network_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["calibrate", "--out", "/proc/nowhere/m.json"], "--out /proc/nowhere/m.json: can't be written"),
         (["calibrate", "--out", "."], "is a folder, wanted is a file"),
+        (["calibrate", "--sweeps", "1"], "--sweeps 1: wanted are 2 or more"),
+        (["calibrate", "--threads", "257"], "train.threads = 257: must be less than or equal to 256"),
         (["bench", "prediction", "--count", "0"], "--count 0: must be 1 to 5000"),
     ],
 )

@@ -1,12 +1,15 @@
 """`distsgd calibrate`: measure this machine, and write down what was found."""
 
 import argparse
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from distsgd import config
 from distsgd.cli import ranks as cli_ranks
 from distsgd.cli.options import add_ranks, count
 from distsgd.clock import Clock
@@ -42,7 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=SWEEPS,
         metavar="N",
-        help=f"how often steps are measured (default: {SWEEPS}): more where others use the machine too, as they come and go",
+        help=f"how often steps are measured (default, and at least: {SWEEPS}): more where others use the machine too",
     )
     parser.add_argument(
         "--threads",
@@ -57,6 +60,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
     for name in given.network:
         check_name(name)
+    if given.sweeps < SWEEPS:
+        raise InputError(
+            f"--sweeps {given.sweeps}: wanted are {SWEEPS} or more: what sweeps differ by tells how sure predictions are"
+        )
+    _, problems = config.read(None, [f"train.threads={given.threads}"])
+    if problems:
+        raise InputError("\n".join(problems))
     if given.out:
         check_writable(given.out)
     arguments = ["calibrate", *(part for name in given.network for part in ("--network", name))]
@@ -64,11 +74,14 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
     arguments += ["--sweeps", str(given.sweeps), "--threads", str(given.threads)]
 
     def command(world: "Ranks") -> int:
+        from distsgd import doctor
         from distsgd.machine.calibrate import Calibration
         from distsgd.machine.where import own_path, write
         from distsgd.threads import Team
 
         voice = cli_ranks.voice(world)
+        for warning in doctor.warnings(world, os.environ, given.threads):
+            print(f"distsgd: {warning}", file=sys.stderr, flush=True)
         Team(given.threads)  # to load what several threads want is a part of a run's start
         so_far, how = clock.seconds(), (given.sweeps, given.threads)
         calibration = Calibration(world, given.network, lambda line: voice(f"{line} ..."), *how)
@@ -93,7 +106,7 @@ def _summary(machine: "Machine", seconds: float, path: Path) -> Iterator[str]:
     if unsteady > UNSTEADY:
         yield (
             f"this machine was busy: the same steps differed by {unsteady:.0%} from one time to another; "
-            "measure again when it is idle, or with more --sweeps"
+            "measure again when it is idle"
         )
 
 

@@ -101,7 +101,9 @@ def run(given: argparse.Namespace, clock: Clock) -> int:
 def _threads(given: argparse.Namespace) -> int:
     """How many a rank will have. InputError where the settings are wrong; in pods they lie on a volume, and only --set tells."""
     contained = given.scheduler == "kubernetes"
-    changes = [change for change in given.set if not contained or change.startswith("train.threads=")]
+    changes = [
+        change for change in given.set if not contained or change.partition("=")[0].strip() == "train.threads"
+    ]
     settings, problems = config.read(None if contained else Path(given.config), changes)
     if problems:
         raise InputError("\n".join(problems))

@@ -190,8 +190,11 @@ class Exact:
             return Verdict.NOT_FINITE if self._sum[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
         self._headroom = HEADROOM  # a round must not depend on what came before its start
         scales = self._segments, self._scales
-        fixedpoint.divide_fixed(self._sum, self._total_weight, *scales, self._ended, out)
-        return Verdict.OK if fixedpoint.all_finite(self._ended) else Verdict.NOT_FINITE
+        fixedpoint.divide_fixed(self._sum, self._total_weight, *scales, self._largest, out)
+        if not fixedpoint.all_finite(self._largest):
+            return Verdict.NOT_FINITE
+        np.copyto(self._ended, self._largest)
+        return Verdict.OK
 
     def widen(self) -> None:
         """Add WIDER bits of headroom, until a round ends well."""
