@@ -15,7 +15,7 @@ from distsgd.config import Config
 from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
-from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Where, Whole
+from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step, Where, Whole
 from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
@@ -368,3 +368,24 @@ def test_the_process_goes_through_what_it_knows() -> None:
         assert math.log(process.at(features).seconds) == pytest.approx(value, abs=0.05)
     near, far = process.at(points[0][0]), process.at((30.0, 30.0, 1.0, 2.0))
     assert near.deviation / near.seconds < far.deviation / far.seconds
+
+
+@pytest.mark.parametrize("what", ["parameters", "gradients"])
+def test_the_first_turn_after_an_average_takes_longer(what: str) -> None:
+    """By what was measured between steps, in place of what a turn takes more on one rank; further turns as there."""
+    one, cooled, turn = machine("garg"), 5e-3, 2e-3
+    measured = InPlace(
+        topology="allreduce", reduction="exact", ranks=2, values=1000, flops=1e6, factor=1.0, cooled=cooled
+    )
+    steps = tuple(step.model_copy(update={"turn": turn}) for step in one.steps)
+    before = one.model_copy(update={"steps": steps, "averaging": averages(2)})
+    after = before.model_copy(update={"in_place": (measured,)})
+
+    def computed(of: Machine, ranks: int, workers: int) -> float:
+        settings = job("garg", ranks, workers=workers, what=what, period=1)
+        return predict_round(of, settings).phases["compute"].seconds
+
+    instead = turn if what == "parameters" else 0.0
+    for workers in (2, 4):
+        assert computed(after, 2, workers) - computed(before, 2, workers) == pytest.approx(cooled - instead)
+    assert computed(after, 1, 2) == computed(before, 1, 2)

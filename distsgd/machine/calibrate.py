@@ -70,9 +70,7 @@ class Calibration:
             sides = sorted({1, self._here})
             found = {side: {shape: Seconds() for shape in files} for side in sides}
             for sweep in range(self._sweeps):
-                if (
-                    sweep == self._sweeps // 2
-                ):  # in the middle: sweeps far apart see the machine at more times
+                if sweep == self._sweeps // 2:  # far apart, sweeps see the machine at more times
                     messages = self._passes_and_averages(sides)
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
