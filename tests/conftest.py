@@ -96,11 +96,15 @@ class Launch:
 
 
 def clean_environment(added: Mapping[str, str]) -> dict[str, str]:
-    """Return this environment less what launchers, pytest and a terminal set, with SETTINGS and this checkout."""
+    """Return this environment with SETTINGS and this checkout, less what launchers, pytest and a terminal set.
+
+    Nor does PYTHONUNBUFFERED stay: it cuts a line in pieces, and those of several ranks mix.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith((*LAUNCHER_VARIABLES, "PYTEST_")) and name not in ("COLUMNS", "LINES")
+        if not name.startswith((*LAUNCHER_VARIABLES, "PYTEST_"))
+        and name not in ("COLUMNS", "LINES", "PYTHONUNBUFFERED")
     }
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**kept, **SETTINGS, "PYTHONPATH": path, **added}
