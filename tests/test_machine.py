@@ -9,7 +9,7 @@ import pytest
 import distsgd
 from distsgd import cli
 from distsgd.bench.draws import UNSEEN, draw
-from distsgd.bench.prediction import Scored, prediction, summarized
+from distsgd.bench.prediction import Scored, prediction, summarized, table
 from distsgd.clock import PHASES
 from distsgd.comm import Alone
 from distsgd.config import InputError
@@ -359,21 +359,33 @@ def scored(predicted: float, measured: float, unseen: bool = False, repeated: fl
     phases = {"data": 0.01, "compute": 0.9, "average": 0.08, "wait": 0.01}
     parts = [{name: share * seconds for name, share in phases.items()} for seconds in (predicted, measured)]
     interval = 0.9 * predicted, 1.1 * predicted
-    return Scored(one, predicted, interval, measured, parts[0], parts[1], {"simple": 2 * measured}, repeated)
+    again = {name: share * repeated for name, share in phases.items()} if repeated else None
+    ladder = {"simple": 2 * measured}
+    return Scored(one, predicted, interval, measured, parts[0], parts[1], ladder, repeated, again)
 
 
 def test_scores_are_what_they_say() -> None:
     found = summarized(
-        [scored(1.1, 1.0, repeated=1.04), scored(0.98, 1.0), scored(4.0, 2.0), scored(3.0, 2.0, True)]
+        [
+            scored(1.1, 1.0, repeated=1.04),
+            scored(0.98, 1.0, repeated=1.0),
+            scored(4.0, 2.0),
+            scored(3.0, 2.0, True),
+        ]
     )
     known = found["round_time"]
     assert found["configurations"] == 4
     assert known["median"] == pytest.approx(0.1)
     assert known["mean"] == pytest.approx((0.1 + 0.02 + 1) / 3)
     assert known["coverage"] == pytest.approx(2 / 3)
-    assert known["noise_floor"] == pytest.approx(0.04)
+    assert known["noise_floor"] == pytest.approx(0.02)
+    assert known["again"]["p95"] == pytest.approx(0.04, rel=0.1)
+    assert known["again"]["bias"] == pytest.approx(0.02)
     assert found["unseen_network"]["median"] == pytest.approx(0.5)
-    assert found["phases"]["average"] == {"rounds": 3, "median": pytest.approx(0.1)}
+    average = found["phases"]["average"]
+    assert (average["rounds"], average["median"]) == (3, pytest.approx(0.1))
+    assert average["noise_floor"] == pytest.approx(0.02)
+    assert any("in 3 configurations; the same run again 2.0%" in line for line in table(found))
     assert found["phases"]["wait"]["rounds"] == 0
     assert found["ladder"] == {"simple": pytest.approx(1.0)}
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Scored:
     """Predicted by simpler models."""
     repeated: float | None = None
     """The same, measured a second time."""
+    repeated_phases: Mapping[str, float] | None = None
 
     @property
     def error(self) -> float:
@@ -151,18 +152,24 @@ def _scored(
 ) -> Scored:
     seconds, interval, phases, ladder = predicted
     measured = {name: run[name] for name in ROUND}
-    repeated = again["round"] if again else None
-    return Scored(drawn, seconds, interval, run["round"], phases, measured, ladder, repeated)
+    one = Scored(drawn, seconds, interval, run["round"], phases, measured, ladder)
+    if not again:
+        return one
+    return replace(one, repeated=again["round"], repeated_phases={name: again[name] for name in ROUND})
 
 
 def summarized(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Errors (relative, absolute) of known networks' rounds and of unseen ones', and what runs themselves differ by."""
+    """Errors (relative, absolute) of known networks' rounds and of unseen ones'.
+
+    And the noise floor: how wrong a run is that is predicted by itself, measured at another time. Nothing predicts better.
+    """
     known = [each for each in scored if not each.draw.unseen]
     unseen = [each for each in scored if each.draw.unseen]
-    differences = [abs(each.repeated / each.measured - 1) for each in scored if each.repeated]
+    again = [each.repeated / each.measured - 1 for each in scored if each.repeated]
+    floor = {"noise_floor": float(np.median(np.abs(again))), "again": _quantiles(again)} if again else {}
     return {
         "configurations": len(scored),
-        "round_time": {**_errors(known), "noise_floor": _median(differences)},
+        "round_time": {**_errors(known), "noise_floor": None, **floor},
         "unseen_network": _errors(unseen) if unseen else {},
         "phases": {name: _phase(known, name) for name in ROUND},
         "ladder": {
@@ -182,26 +189,38 @@ def _order(seconds: np.ndarray) -> float:
     return float(np.array(np.corrcoef(seconds.argsort(axis=0).argsort(axis=0).T))[0, 1])
 
 
+def _quantiles(relative: Sequence[float]) -> dict[str, float]:
+    """Of relative errors: `bias` with their signs, all else without."""
+    errors = np.abs(relative)
+    return {
+        "median": float(np.median(errors)),
+        "mean": float(errors.mean()),
+        "p90": float(np.quantile(errors, 0.9)),
+        "p95": float(np.quantile(errors, 0.95)),
+        "bias": float(np.median(relative)),
+    }
+
+
 def _errors(scored: Sequence[Scored]) -> dict[str, float]:
-    errors = np.array([each.error for each in scored])
     inside = [each.interval[0] <= each.measured <= each.interval[1] for each in scored]
     seconds = np.array([[each.predicted, each.measured] for each in scored])
     return {
-        "median": float(np.median(abs(errors))),
-        "mean": float(abs(errors).mean()),
-        "p90": float(np.quantile(abs(errors), 0.9)),
-        "p95": float(np.quantile(abs(errors), 0.95)),
-        "bias": float(np.median(errors)),
+        **_quantiles([each.error for each in scored]),
         "coverage": float(np.mean(inside)),
         "rank_correlation": _order(seconds),
     }
 
 
 def _phase(scored: Sequence[Scored], name: str) -> dict[str, float | None]:
-    """Of the rounds in which the phase is more than a small part."""
+    """Of the rounds in which the phase is more than a small part: of predictions, and of the same run again."""
     large = [each for each in scored if each.measured_phases[name] > LARGE_SHARE * each.measured]
     errors = [abs(each.predicted_phases[name] / each.measured_phases[name] - 1) for each in large]
-    return {"rounds": len(large), "median": _median(errors)}
+    again = [
+        abs(each.repeated_phases[name] / each.measured_phases[name] - 1)
+        for each in large
+        if each.repeated_phases
+    ]
+    return {"rounds": len(large), "median": _median(errors), "noise_floor": _median(again)}
 
 
 def table(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -211,12 +230,18 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'':22}{'median':>8}{'mean':>8}{'90 %':>8}{'95 %':>8}{'bias':>8}{'inside 90 %':>13}{'rank corr.':>12}"
     for name, found in (("measured networks", known), ("unseen networks", unseen)):
         if found:
-            parts = "".join(f"{100 * found[k]:>7.1f}%" for k in ("median", "mean", "p90", "p95", "bias"))
-            yield f"{name:22}{parts}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
-    if known["noise_floor"] is not None:
-        yield f"{'the same run again':22}{100 * known['noise_floor']:>7.1f}%"
+            yield f"{name:22}{_line(found)}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
+    if known.get("again"):
+        yield f"{'the same run again':22}{_line(known['again'])}"
     for name, error in summary["ladder"].items():
         yield f"{name:34}{100 * error:>7.1f}%"
     for name, phase in summary["phases"].items():
         if phase["rounds"]:
-            yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  in {phase['rounds']} configurations"
+            floor = phase["noise_floor"]
+            again = "" if floor is None else f"; the same run again {100 * floor:.1f}%"
+            rounds = f"in {phase['rounds']} configurations{again}"
+            yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  {rounds}"
+
+
+def _line(found: Mapping[str, float]) -> str:
+    return "".join(f"{100 * found[name]:>7.1f}%" for name in ("median", "mean", "p90", "p95", "bias"))
