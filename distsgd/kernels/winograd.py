@@ -10,6 +10,7 @@ by `rows.sum_rows`, once for every point, with a filter of one row. With the bat
 contiguous rows as well.
 """
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -22,8 +23,12 @@ POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 """Where polynomials are evaluated, beside infinity: small numbers and their inverses lose the fewest digits."""
 
 
+@functools.cache
 def transforms(rows: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matrices outputs (rows, n), filters (n, taps), inputs (n, n) of the module's equation, n = rows + taps - 1 <= 8."""
+    """The matrices outputs (rows, n), filters (n, taps), inputs (n, n) of the module's equation, n = rows + taps - 1 <= 8.
+
+    They are made once; nobody writes to them.
+    """
     points = [Fraction(point) for point in POINTS[: rows + taps - 2]]
     others = [[q for q in points if q != p] for p in points]
     scale = [_value(_polynomial(roots), p) for p, roots in zip(points, others, strict=True)]

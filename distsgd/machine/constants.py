@@ -32,12 +32,19 @@ def agreed(ranks: Ranks, measured: list["Measured"], adding: dict[str, float]) -
 def constants(measured: list["Measured"], adding: dict[str, float], library: str) -> dict[str, Any]:
     """All that an estimate needs, and the points that it comes from."""
     all_ways = list(dict.fromkeys(one.way for one in measured))
+    alike: dict[tuple[object, ...], list[Measured]] = {}
+    for one in measured:
+        alike.setdefault(_converts_like(one.way), []).append(one)
+    conversions = {kind: _conversion(of_kind) for kind, of_kind in alike.items()}
     return {
         "format": FORMAT,
         "mpi": library,
         "layouts": sorted({(one.layout.ranks, one.layout.hosts) for one in measured}),
         "adding": adding,
-        "exchanges": [_entry(way, measured, adding) for way in all_ways],
+        "exchanges": [
+            {**_entry(way, measured, adding), "conversion": conversions[_converts_like(way)]}
+            for way in all_ways
+        ],
     }
 
 
@@ -52,7 +59,6 @@ def _entry(way: "Way", measured: list["Measured"], adding: dict[str, float]) -> 
         **vars(way),
         "ran": _ran(mine, fits),
         "shares": [(one.layout.ranks, one.layout.hosts, _share(one)) for one in mine],
-        "conversion": _conversion([one for one in measured if _converts_alike(one, mine[0])]),
         "fits": fits,
         "points": [
             [one.layout.ranks, one.layout.hosts, values, *map(float, seconds), last]
@@ -75,10 +81,9 @@ def _ran(measured: list["Measured"], fits: list[dict[str, Any]]) -> str:
     return f"library, like {like[-1]}" if ran == "library" and like else ran
 
 
-def _converts_alike(one: "Measured", other: "Measured") -> bool:
-    """Whether two ways take as long to turn numbers into what is sent: only a library's may lie in memory that ranks share."""
-    own = [each.way.algorithm != "library" for each in (one, other)]
-    return one.way.reduction == other.way.reduction and own[0] == own[1] and (own[0] or one.way == other.way)
+def _converts_like(way: "Way") -> tuple[object, ...]:
+    """The same for ways that take as long to turn numbers into what is sent: only a library's may lie in shared memory."""
+    return ("own", way.reduction) if way.algorithm != "library" else (way,)
 
 
 def _several(measured: list["Measured"]) -> list[Layout]:
