@@ -156,6 +156,49 @@ def test_rows_longer_than_a_group_of_lanes(height: int) -> None:
     check(Convolution(3, 5, "same"), (20, 6, 23), 50, False)
 
 
+def test_bands_are_cut_where_they_are_larger_than_the_caches_and_pieces_wide_enough() -> None:
+    def pieces(channels: int, wide: int, batch: int = 64, pool: int = 1) -> list[tuple[int, int]]:
+        image = Window((channels, wide + 2, wide + 3, batch), (3, 3), 1, 1, wide, wide, (wide, wide))
+        return convolution_bands._pieces(image, channels, 4, pool)
+
+    assert pieces(32, 48) == [(0, 16), (16, 32), (32, 48)]
+    assert pieces(32, 48, batch=16) == [(0, 48)]  # all of it is near
+    assert pieces(64, 24) == [(0, 8), (8, 16), (16, 24)]
+    assert pieces(128, 24) == [(0, 24)]  # a piece would see more of its neighbours than of its own
+    assert all(first % 3 == 0 for first, _ in pieces(32, 96, pool=3))
+    assert pieces(32, 49)[-1][1] == 49
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_pieces_of_columns_give_the_same_bits(
+    height: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pieces(window: Window, filters: int, tall: int, pool: int) -> list[tuple[int, int]]:
+        wide, piece = window.outputs[1], columns * pool
+        return [(first, min(first + piece, wide)) for first in range(0, wide, piece)]
+
+    tried = [
+        (Convolution(5, 3, "same"), (3, 8, 13), 40, True),
+        (Convolution(6, 5, 3), (2, 9, 7), 19, False),
+        (Convolution(6, 3, "same", pool=2), (4, 9, 13), 3, True),
+        (Convolution(8, 3, "valid", groups=2, pool=4), (4, 19, 22), 33, True),
+    ]
+    whole = [results(*each) for each in tried]
+    monkeypatch.setattr(convolution_bands, "_pieces", pieces)
+    for each, wanted in zip(tried, whole, strict=True):
+        check(*each, around=WIDER)
+        for got, same in zip(results(*each), wanted, strict=True):
+            np.testing.assert_array_equal(got, same)
+
+
+def results(layer: Convolution, shape: Shape, images: int, rectified: bool) -> list[np.ndarray]:
+    """y and every gradient."""
+    tried = bench(layer, shape, images, layer.pool > 1, rectified)
+    x, weights = numbers(1, *shape, images), numbers(2, *layer.tensors(shape)[0].shape)
+    tried.give(x, numbers(4, *layer.output(shape), images), weights, numbers(3, layer.filters))
+    return [tried.forward().copy(), tried.backward().copy(), *map(np.copy, tried.place.gradients)]
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_is_no_number_stays_visible_and_in_its_image(height: int, wrong: float) -> None:
     layer, shape = Convolution(4, 3, "same"), (3, 8, 8)

@@ -4,7 +4,7 @@ A filter at the border of an image looks at zeros. They add nothing, so their ta
 columns as far as the lanes that are computed together allow. For a 5x5 filter on an image of 8x8 that is a quarter of all taps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +55,10 @@ class Window:
         columns = self.outputs[1] + self.size[1] - 1
         buffer = (self.channels, bands, columns + (columns + 1) % 2, self.buffer[3])
         return Window(buffer, (1, self.size[1]), 0, self.left, bands, self.width, (bands, self.outputs[1]))
+
+    def of_columns(self, first: int, last: int) -> "Window":
+        """What the columns first..last of outputs see, from the first one's window on."""
+        return replace(self, left=self.left - first, outputs=(self.outputs[0], last - first))
 
     def rows_that_count(self, output: int) -> tuple[int, int]:
         """The rows first..last of the filter that meet the image, for a row of outputs."""

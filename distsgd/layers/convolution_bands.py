@@ -10,13 +10,19 @@ import numpy as np
 from distsgd.kernels import band_pairs, band_rows, rows, taps, winograd
 from distsgd.kernels import pairs as pairing
 from distsgd.kernels.taps import Window
+from distsgd.kernels.vector import STRIP
 from distsgd.layers import convolution_products as matrices
-from distsgd.layers.place import Program
+from distsgd.layers.place import Call, Program
 
 HEIGHTS = (2, 3, 4)
 """Rows of a band: with more, the transforms lose digits."""
 MOVES, MOVES_TO_WEIGHTS = 3, 7
 """What a multiply-add of a transform costs, beside one of the product: it waits for memory, more so where a whole map is kept."""
+NEAR, FEWEST = 1 << 19, 4
+"""float32 values of a band, at all points, that the nearer caches hold: what is more is cut in pieces of columns.
+
+Where those would not be so many times as wide as what they see of their neighbours, it stays whole.
+"""
 MOST_ROOM = 1 << 26
 """float32 values of working memory that the gradient to weights may take for it: about twice what the layer reads."""
 
@@ -53,6 +59,19 @@ def _parts(scratch: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarra
         parts.append(scratch[: math.prod(shape)].reshape(shape))
         scratch = scratch[whole_lines(math.prod(shape)) :]
     return parts
+
+
+def _pieces(window: Window, filters: int, tall: int, pool: int) -> list[tuple[int, int]]:
+    """The columns first..last of outputs that are computed together, in whole strips."""
+    batch, wide, beside = window.buffer[3], window.outputs[1], window.size[1] - 1
+    unit = math.lcm(pool, STRIP // math.gcd(STRIP, batch))
+    fitting = NEAR // ((tall + window.size[0] - 1) * batch) - beside * window.channels
+    most = fitting // ((window.channels + filters) * unit) * unit
+    if most >= wide or most < FEWEST * beside:
+        return [(0, wide)]
+    count = -(-wide // most)
+    columns = -(-wide // (count * unit)) * unit
+    return [(first, min(first + columns, wide)) for first in range(0, wide, columns)]
 
 
 def _sum_shapes(window: Window, filters: int, pool: int) -> list[tuple[int, ...]]:
@@ -100,16 +119,57 @@ def sums(
     if tall == 1:
         taken = (*taps.row_taps(window), window.step, filters.reshape(-1, count), bias, partial)
         return [(rows.sum_rows, (x, *taken, y, gate, rectify, pooled, winner))]
-    outputs, of_filters, inputs = winograd.transforms(tall, window.size[0])
+    _, of_filters, _ = winograd.transforms(tall, window.size[0])
+    program: Program = [(band_rows.spread_filters, (filters, of_filters, parts[0]))]
+    batch, made = window.buffer[3], (y, gate, rectify, pool, pooled, winner)
+    for first, last in _pieces(window, count, tall, pool):
+        target = _columns(first, last, batch, *made)
+        program.append(
+            _bands(x[first * batch :], window.of_columns(first, last), tall, bias, partial, parts, target)
+        )
+    return program
+
+
+def _columns(
+    first: int,
+    last: int,
+    batch: int,
+    y: np.ndarray,
+    gate: np.ndarray,
+    rectify: bool,
+    pool: int,
+    pooled: np.ndarray,
+    winner: np.ndarray,
+) -> tuple[object, ...]:
+    """Where the columns first..last of outputs go; before pooling they only need room."""
+    lanes, low, until = slice(first * batch, last * batch), first // pool, last // pool
+    rows_of_y = y[..., lanes] if pool == 1 else y[..., : (last - first) * batch]
+    maxima = pooled[..., low * batch : until * batch], winner[:, :, low:until]
+    return rows_of_y, gate[..., lanes], rectify, pool, *maxima
+
+
+def _bands(
+    x: np.ndarray,
+    window: Window,
+    tall: int,
+    bias: np.ndarray,
+    partial: np.ndarray,
+    parts: list[np.ndarray],
+    target: tuple[object, ...],
+) -> Call:
+    """What `band_rows.sum_bands` makes of a piece of columns. parts: room, as `_sum_shapes` has it for all of them."""
+    (outputs, _, inputs), one_row = winograd.transforms(tall, window.size[0]), window.of_one_row(1)
     weights, spread, products = parts
-    seen = (*taps.band_taps(window, tall), inputs, spread, *taps.row_taps(window.of_one_row(1)))
-    levels, lanes = np.arange(len(inputs)) * products[0].size, window.outputs[1] * window.buffer[3]
-    summed = (weights.reshape(len(inputs), -1, count), bias, partial, products[..., :lanes])
-    made = (levels, outputs, window.outputs[0], y, gate, rectify, pool, pooled, winner)
-    return [
-        (band_rows.spread_filters, (filters, of_filters, weights)),
-        (band_rows.sum_bands, (x, *seen, *summed, *made)),
-    ]
+    lanes, levels = window.outputs[1] * window.buffer[3], np.arange(len(inputs)) * products[0].size
+    seen = *taps.band_taps(window, tall), inputs, _shaped(spread, one_row), *taps.row_taps(one_row)
+    summed = weights.reshape(len(inputs), -1, weights.shape[3]), bias, partial, products[..., :lanes]
+    return band_rows.sum_bands, (x, *seen, *summed, levels, outputs, window.outputs[0], *target)
+
+
+def _shaped(spread: np.ndarray, one_row: Window) -> np.ndarray:
+    """The first of the room, as a piece of columns has it at all points."""
+    shape = (len(spread), one_row.channels, one_row.step)
+    return spread.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
