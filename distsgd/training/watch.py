@@ -70,10 +70,8 @@ class Watch:
         spent, images = self._told
         took = spent / np.maximum(images, 1)
         ratios = took / np.maximum(_middle(took), 1e-9)[:, np.newaxis]
-        usual, compared = (
-            _middle(spent).tolist(),
-            images.all(axis=1).tolist(),
-        )  # or workers had no images left
+        usual: list[int] = _middle(spent).tolist()
+        compared = [bool(look.all()) for look in images]  # or a rank's workers had no images left
         for look, most in enumerate(ratios.max(axis=1).tolist()):
             # the first round is everywhere as slow as it likes
             if compared[look] and self._warm and usual[look] >= SHORTEST // 2:
@@ -95,5 +93,5 @@ class Watch:
 
 
 def _middle(values: np.ndarray) -> np.ndarray:
-    """The median over ranks, the last axis; of an even number the lower one, so that of two ranks each is held against the other."""
+    """The median over ranks, the last axis; of an even number the lower one: of two each is held against the other."""
     return np.sort(values)[..., (values.shape[-1] - 1) // 2]
