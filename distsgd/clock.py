@@ -38,10 +38,7 @@ def peak_memory() -> int:
 
 
 class _Phase:
-    """Seconds inside belong to it.
-
-    One object a name, as it is entered at every step: to make one takes longer than to switch, and so would calls of `switch`.
-    """
+    """Seconds inside belong to it. One object a name: to make one takes longer than to enter it."""
 
     __slots__ = ("_clock", "_name")
 
@@ -49,25 +46,26 @@ class _Phase:
         self._clock, self._name = clock, name
 
     def __enter__(self) -> None:
-        clock = self._clock
-        now = clock.now()
-        clock._seconds[clock.running[-1]] += now - clock._since
-        clock._since = now
-        clock.running.append(self._name)
+        self._clock.switch()
+        self._clock.running.append(self._name)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        clock = self._clock
-        now = clock.now()
-        clock._seconds[clock.running.pop()] += now - clock._since
-        clock._since = now
+        self._clock.switch()
+        self._clock.running.pop()
 
 
 class Clock:
-    """Phases may nest: the inner one stops the outer one's seconds."""
+    """Phases may nest: the inner one stops the outer one's seconds.
+
+    What there is in every step is no phase to be entered, which takes longer than to read the time: who does it reads `now` before
+    and after, and adds the seconds to `data`, `average` or `wait` within a round, or to `checkpoint` between two.
+    """
 
     def __init__(self, age: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
         self.now, self.running = now, ["start"]
         """Reads the time; the names of the phases that were entered and not left, outermost first."""
+        self.data, self.average, self.wait, self.checkpoint = 0.0, 0.0, 0.0, 0.0
+        self._rounds, self._round_began = 0.0, 0.0
         self._began = self._since = now() - age
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._phases = {name: _Phase(self, name) for name in PHASES}
@@ -76,21 +74,34 @@ class Clock:
         """Seconds inside belong to `name`."""
         return self._phases[name]
 
-    def give(self, name: str, seconds: float) -> None:
-        """Seconds that the phase which runs has had belong to `name`: for what is too short and too often to be entered."""
-        self._seconds[self.running[-1]] -= seconds
-        self._seconds[name] += seconds
+    def begin_round(self) -> None:
+        """From now on all is "compute", but what is added to others."""
+        self._round_began = self.now()
+
+    def end_round(self) -> float:
+        """Until now; returns the seconds of the round."""
+        seconds = self.now() - self._round_began
+        self._rounds += seconds
+        self._round_began = 0.0
+        return seconds
+
+    def computed(self) -> float:
+        """Seconds of "compute" and "data" so far, those of a round that goes on with them."""
+        unfinished = self.now() - self._round_began if self._round_began else 0.0
+        unasked = self._rounds + unfinished - self.average - self.wait
+        return self._seconds["compute"] + self._seconds["data"] + unasked
 
     def switch(self) -> None:
-        """Give the seconds until now to the phase that runs."""
-        now = self.now()
-        self._seconds[self.running[-1]] += now - self._since
-        self._since = now
-
-    def spent(self, *names: str) -> float:
-        """Seconds of these phases so far."""
-        self.switch()
-        return sum(self._seconds[name] for name in names)
+        """Give the seconds until now to the phase that runs, but what rounds and `checkpoint` had of them."""
+        now, seconds = self.now(), self._seconds
+        seconds[self.running[-1]] += now - self._since - self._rounds - self.checkpoint
+        seconds["compute"] += self._rounds - self.data - self.average - self.wait
+        seconds["data"] += self.data
+        seconds["average"] += self.average
+        seconds["wait"] += self.wait
+        seconds["checkpoint"] += self.checkpoint
+        self._since, self._rounds = now, 0.0
+        self.data, self.average, self.wait, self.checkpoint = 0.0, 0.0, 0.0, 0.0
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each phase so far, and "total", their sum: the wall clock."""

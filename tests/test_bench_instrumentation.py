@@ -1,8 +1,7 @@
 """What instrumentation costs: that it is on and off when it is said to be, and what is made of the seconds."""
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -10,14 +9,14 @@ import numpy as np
 import pytest
 
 from distsgd.bench import instrumentation as bench
-from distsgd.bench.instrumentation import WARM, WAYS, Blind, Either, Full, Still, Turns
+from distsgd.bench.instrumentation import WARM, WAYS, Either, Still, Turns
 from distsgd.cli import main
 from distsgd.clock import Clock
-from distsgd.comm import Alone, wrap
+from distsgd.comm import Alone, Ranks, wrap
 from distsgd.machine.networks import images_of
 from distsgd.machine.rounds import IMAGES, made_up
 from distsgd.machine.steps import experiment
-from distsgd.training import EpochEnd
+from distsgd.training import EpochEnd, Progress
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,59 +29,57 @@ def few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Phases of the real clock, and batches that the watch counts, by epoch: every reading of the time begins or ends one."""
-    readings, entered, given, counted = [0], {}, {}, {}
+    """Readings of the real clock, and batches that the watch counts, by block: every reading of the time begins or ends one."""
+    blocks, read, counted = [0], dict[int, int](), dict[int, int]()
 
-    class Counting(Clock):
-        def phase(self, name: str) -> AbstractContextManager[None]:
-            entered.setdefault(readings[0], []).append(name)
-            return super().phase(name)
-
-        def give(self, name: str, seconds: float) -> None:
-            given[readings[0]] = given.get(readings[0], 0) + 1
-            super().give(name, seconds)
+    def reading() -> float:
+        read[blocks[0]] = read.get(blocks[0], 0) + 1
+        return float(sum(read.values()))
 
     class Seeing(bench.Watch):
+        def __init__(self, ranks: Ranks, clock: Clock, on: bool) -> None:
+            super().__init__(ranks, clock, on)
+            self.on = on  # of one rank as well
+
         def learned(self, images: int) -> None:
-            counted[readings[0]] = counted.get(readings[0], 0) + images
+            counted[blocks[0]] = counted.get(blocks[0], 0) + images
+
+        def look(self) -> None:
+            return None
 
     def now() -> float:
-        readings[0] += 1
-        return float(readings[0])
+        blocks[0] += 1
+        return float(blocks[0])
 
-    monkeypatch.setattr(bench, "Clock", Counting)
+    monkeypatch.setattr(bench, "Clock", lambda: Clock(now=reading))
     monkeypatch.setattr(bench, "Watch", Seeing)
+    monkeypatch.setattr(bench, "BLOCK", 0.5)  # two seconds and a block are an epoch: a reading is a second
     with made_up(images_of("rendon")) as path:
         seconds, steps = bench.trained(
             experiment(path, "rendon", 256, {"workers": 1, "period": 2}), Alone(), now
         )
-    assert (steps, {way: len(each) for way, each in seconds.items()}) == (
-        IMAGES // 256,
-        dict.fromkeys(WAYS, 2),
-    )
-    epochs = WARM + 2 * len(WAYS)
-    on = [epoch for epoch in range(epochs) if entered.get(2 * epoch + 1, [])]
+    assert (steps, seconds) == (4, {way: [1.0, 1.0] for way in WAYS})
+    first = 2 * WARM + 1  # the reading that begins the first block that counts
     orders = [np.random.default_rng(turn).permutation(list(WAYS)).tolist()[::-1] for turn in range(2)]
-    assert on == [*range(WARM), *(WARM + n for n, way in enumerate(orders[0] + orders[1]) if way == "with")]
-    assert (
-        set(given) - {0} == set(counted) - {0} == {2 * epoch + 1 for epoch in on}
-    )  # 0: before the first epoch
-    for epoch in on[WARM:]:
-        assert given[2 * epoch + 1] == steps // 2
-        assert entered[2 * epoch + 1].count("wait") >= steps // 2
-        assert counted[2 * epoch + 1] == IMAGES
+    ways = orders[0] + orders[1]
+    # An epoch has two blocks, and between two blocks lie two readings, between epochs one more that begins and one that ends.
+    on = {block for block in read if block >= first and read[block] > 4}
+    assert len(on) == ways.count("with") == 2
+    assert set(counted) - {*range(first)} == on
+    assert {counted[block] for block in on} == {IMAGES // 2}
+    per_step, per_round = 2, 11 + 2  # the timeline asks twice
+    assert {read[block] for block in on} == {4 * per_step + 2 * per_round}
 
 
-def test_instruments_that_are_off_do_nothing() -> None:
-    clock = Still()
+def test_a_clock_that_stands_still_tells_a_round_s_seconds() -> None:
+    clock = Still(now=float)
     with clock.phase("compute"), clock.phase("data"):
         assert clock.running == ["start"]
-    assert clock.spent("compute") == 0
-    watch, timeline = Blind(Alone(), clock, False), Full(clock, 1)
-    watch.learned(64)
-    timeline.begin()
-    timeline.end()
-    assert (watch.images, watch.look(), timeline.rounds) == (0, None, [])
+    clock.begin_round()
+    time.sleep(0.01)
+    assert clock.end_round() >= 0.01
+    clock.switch()
+    assert not any(clock._seconds.values())
 
 
 def test_either_is_one_or_the_other() -> None:
@@ -93,15 +90,29 @@ def test_either_is_one_or_the_other() -> None:
     assert either.count(2) == 1
 
 
-def test_every_turn_has_each_way_once_and_the_first_epochs_do_not_count(few_turns: None) -> None:
-    times: Iterator[float] = iter(np.cumsum(np.arange(1000) % 2 * 1.0))
-    turns = Turns(Alone(), [], lambda: next(times))
-    end = cast(EpochEnd, None)
-    for _ in range(WARM + 2 * len(WAYS) - 1):
-        turns.after_epoch(end)
-    with pytest.raises(bench._Enough):
-        turns.after_epoch(end)
-    assert turns.seconds == {way: [1.0, 1.0] for way in WAYS}
+def test_every_turn_has_each_way_once_and_the_first_epochs_do_not_count(
+    few_turns: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of epochs of three rounds, a second each: blocks are of two, and the third round is nobody's."""
+    times = [0.0]
+    turns = Turns(Alone(), [], lambda: times[0])
+    monkeypatch.setattr(bench, "BLOCK", 2.0)
+
+    def epoch() -> None:
+        for round_number in range(3):
+            times[0] += 1
+            turns.after_round(Progress(1, 0, 8 * (round_number + 1), 24, None, 0.0))
+        turns.after_epoch(cast(EpochEnd, None))
+        times[0] += 100
+
+    for number in range(WARM + 2 * len(WAYS)):
+        times[0] -= 100 * bool(number)
+        if number == WARM + 2 * len(WAYS) - 1:
+            with pytest.raises(bench._Enough):
+                epoch()
+        else:
+            epoch()
+    assert (turns.seconds, turns.steps) == ({way: [2.0, 2.0] for way in WAYS}, 16)
 
 
 def test_what_is_made_of_the_seconds() -> None:
@@ -163,7 +174,4 @@ def test_ranks_turn_together(mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch:
     ranks = wrap(comm)
     with made_up(images_of("rendon")) as path:
         seconds, steps = bench.trained(experiment(path, "rendon", 256, {"workers": 2, "period": 2}, 2), ranks)
-    assert (steps, {way: len(each) for way, each in seconds.items()}) == (
-        IMAGES // 512,
-        dict.fromkeys(WAYS, 2),
-    )
+    assert (steps % 2, {way: len(each) for way, each in seconds.items()}) == (0, dict.fromkeys(WAYS, 2))

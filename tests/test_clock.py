@@ -71,15 +71,53 @@ def test_seconds_may_be_asked_for_at_any_time() -> None:
     assert spent(clock) == spent(clock) == {"start": 5, "wait": 0.75, "total": 5.75}
 
 
-def test_a_phase_may_give_of_its_seconds() -> None:
+def test_a_round_computes_but_for_what_is_added_to_others() -> None:
     now = Turned()
     clock = Clock(now=now)
-    with clock.phase("compute"):
-        now.at += 8
-        clock.give("data", 2)
+    for _ in range(2):
         now.at += 1
-        assert clock.spent("compute") == 7
-    assert spent(clock) == {"compute": 7, "data": 2, "total": 9}
+        clock.begin_round()
+        now.at += 8
+        clock.data += 2
+        clock.average += 1
+        now.at += 4
+        clock.wait += 3
+        assert clock.end_round() == 12
+        now.at += 16
+        clock.checkpoint += 16
+    parts = {"start": 2, "compute": 12, "data": 4, "average": 2, "wait": 6, "checkpoint": 32}
+    assert spent(clock) == spent(clock) == {**parts, "total": 58}
+    with clock.phase("evaluate"):
+        now.at += 1
+    assert spent(clock) == {**parts, "evaluate": 1, "total": 59}
+
+
+def test_whoever_asks_within_a_round_changes_nothing() -> None:
+    now = Turned()
+    clock = Clock(now=now)
+    clock.begin_round()
+    now.at += 8
+    clock.average += 1
+    assert clock.seconds()["total"] == 8
+    now.at += 4
+    clock.end_round()
+    assert spent(clock) == {"compute": 11, "average": 1, "total": 12}
+
+
+def test_seconds_computed_so_far() -> None:
+    now = Turned()
+    clock = Clock(now=now)
+    for done in (0, 7, 14):
+        assert clock.computed() == done
+        clock.begin_round()
+        now.at += 8
+        clock.data += 2
+        clock.wait += 1
+        assert clock.computed() == done + 7
+        clock.end_round()
+        if done:
+            clock.switch()
+        now.at += 100
 
 
 def test_a_phase_ends_when_its_block_raises() -> None:
@@ -128,11 +166,3 @@ def test_peak_memory_is_this_program_s_own() -> None:
     code = "from distsgd.clock import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert int(done.stdout) < 100e6 < len(held)
-
-
-def test_seconds_of_some_phases_so_far() -> None:
-    times = iter([0.0, 1.0, 3.0, 6.0, 10.0])
-    clock = Clock(now=lambda: next(times))
-    with clock.phase("compute"):
-        assert clock.spent("compute") == 2
-        assert clock.spent("compute", "start") == 6

@@ -1,8 +1,8 @@
 """What it costs that a run knows where its time goes: the same training with its clock and its watch, and with none.
 
-One training, epoch by epoch with them, without, and without once more, so that all find the same arrays in the same places.
-Without: a clock that stands still, a watch that sees nothing and a timeline that is full already are in their places. Either way
-reads the time twice a round, which images/s come from.
+One training, a few rounds with them, without, and without once more, so that all find the same arrays in the same places and the
+same machine. Without: a clock that stands still, a watch that is not on and a timeline that is full already are in their places:
+calls that return 0.0 are left. Either way reads the time twice a round, which images/s come from.
 """
 
 import time
@@ -21,73 +21,54 @@ from distsgd.machine.networks import images_of
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import experiment
 from distsgd.record import write_whole
-from distsgd.training import EpochEnd, Experiment, Timeline, Training, Watch
+from distsgd.training import EpochEnd, Experiment, Progress, Timeline, Training, Watch
 
 NETWORKS, PERIODS, BATCH = ("rendon", "garg"), (8, 1), 32
 """The shortest steps there are, and what trains by default; a period of 1 has the most phases for a step."""
 BAR = 0.01
 """Of a run."""
-SECONDS, FEWEST, WARM = 12.0, 10, 4
+SECONDS, FEWEST, WARM = 15.0, 10, 4
 """Of a configuration, about; turns at least; epochs before those that count."""
+BLOCK = 0.02
+"""Seconds of the rounds between two turns, about: shorter than what else a machine does lasts, longer than from one exchange of the
+watch to the next.
+"""
 WAYS = {"with": True, "without": False, "again": False}
 
 
 class Still(Clock):
-    """A clock that does nothing."""
+    """A clock that does nothing; but what images/s come from."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Nothing begins, nothing ends."""
         return _NOTHING
 
-    def give(self, name: str, seconds: float) -> None:
-        """Nobody has any."""
+    def begin_round(self) -> None:
+        """Read the time."""
+        self._round_began = time.perf_counter()
 
-    def spent(self, *names: str) -> float:
-        """No time passes."""
-        return 0.0
+    def end_round(self) -> float:
+        """Read the time."""
+        return time.perf_counter() - self._round_began
 
-
-def _never() -> float:
-    return 0.0
+    def switch(self) -> None:
+        """Nobody gets any."""
 
 
 _NOTHING = nullcontext()
 
 
-class Blind(Watch):
-    """A watch that sees nothing."""
-
-    def learned(self, images: int) -> None:
-        """Nothing is counted."""
-
-    def begin(self) -> None:
-        """Nothing begins."""
-
-    def look(self) -> None:
-        """Nothing is told."""
-
-
-class Full(Timeline):
-    """A timeline that notes nothing."""
-
-    def begin(self) -> None:
-        """No room."""
-
-    def end(self) -> None:
-        """No room."""
-
-
 class Either:
-    """Has the calls of one of two objects, and then of the other: what training holds on to stays the same."""
+    """Has what one of two objects has, and then the other's: what training holds on to stays the same."""
 
-    def __init__(self, on: Any, off: Any, *calls: str) -> None:
-        self._on, self._off, self._calls = on, off, calls
+    def __init__(self, on: Any, off: Any, *names: str) -> None:
+        self._on, self._off, self._names = on, off, names
         self.turn(True)
 
     def turn(self, on: bool) -> None:
         """Be one of them from now on."""
         chosen = self._on if on else self._off
-        self.__dict__.update({call: getattr(chosen, call) for call in self._calls})
+        self.__dict__.update({name: getattr(chosen, name) for name in self._names})
 
 
 class _Enough(Exception):
@@ -95,43 +76,60 @@ class _Enough(Exception):
 
 
 class Turns:
-    """Called after every epoch: keeps its seconds, and turns the instruments on or off for the next one."""
+    """Called after rounds and epochs: keeps the seconds of blocks of rounds, and turns the instruments on or off for the next one.
+
+    What lies between epochs, and rounds of an epoch that fill no block, count for nobody.
+    """
 
     def __init__(self, ranks: Ranks, instruments: Sequence[Either], now: Callable[[], float]) -> None:
         self._ranks, self._instruments, self._now = ranks, instruments, now
-        self._began, self._epochs, self._wanted = now(), 0, 0
+        self._began, self._epochs, self._rounds, self._done = now(), 0, 0, 0
+        self._length, self._wanted = 0, 0
         self._order: list[str] = []
         self.seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        self.steps = 0
+        """Of a block."""
+
+    def after_round(self, progress: Progress) -> None:
+        """End a block, if it is one. Raises _Enough, on all ranks together."""
+        self._rounds += 1
+        if self._epochs < WARM or self._rounds % self._length:
+            return
+        took = self._now() - self._began
+        self.seconds[self._order.pop()].append(took)
+        self.steps, self._done = progress.steps_done - self._done, progress.steps_done
+        self._next_block()
 
     def after_epoch(self, _: EpochEnd) -> None:
-        """Raises _Enough, on all ranks together."""
+        """Begin with the next epoch's first block."""
         took, self._epochs = self._now() - self._began, self._epochs + 1
         if self._epochs == WARM:
-            self._wanted = self._agreed(took)
-        if self._epochs > WARM:
-            self.seconds[self._order.pop()].append(took)
+            self._agree(took, self._rounds)
+        self._rounds, self._done = 0, 0
+        self._next_block()
+
+    def _next_block(self) -> None:
         if self._epochs >= WARM and not self._order:
-            self._next_turn()
+            turn = len(self.seconds["with"])
+            if turn == self._wanted:
+                raise _Enough
+            self._order = np.random.default_rng(turn).permutation(list(WAYS)).tolist()
         for instrument in self._instruments:
             instrument.turn(not self._order or WAYS[self._order[-1]])
         self._began = self._now()
 
-    def _next_turn(self) -> None:
-        turn = len(self.seconds["with"])
-        if turn == self._wanted:
-            raise _Enough
-        self._order = np.random.default_rng(turn).permutation(list(WAYS)).tolist()
-
-    def _agreed(self, epoch_seconds: float) -> int:
-        """How many turns there is time for."""
-        turns = np.array([max(FEWEST, SECONDS / (len(WAYS) * epoch_seconds))]).astype(np.int64)
-        self._ranks.broadcast(turns)
-        return int(turns[0])
+    def _agree(self, seconds: float, rounds: int) -> None:
+        """How many rounds a block has, and how many turns there is time for."""
+        length = int(np.clip(BLOCK * rounds / seconds, 1, rounds))
+        turns = SECONDS * rounds / (len(WAYS) * length * seconds)
+        agreed = np.array([length, max(FEWEST, turns)]).astype(np.int64)
+        self._ranks.broadcast(agreed)
+        self._length, self._wanted = agreed.tolist()
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a configuration came to. Costs are medians over turns of an epoch's seconds over those of one without, less 1."""
+    """What a configuration came to. Costs are medians over turns of a block's seconds over those of one without, less 1."""
 
     network: str
     period: int
@@ -159,7 +157,7 @@ def instrumentation(ranks: Ranks, json_path: Path | None, say: Callable[[str], N
 
 def _all(ranks: Ranks, say: Callable[[str], None]) -> Iterator[Found]:
     say(
-        f"{ranks.size} rank{'s' * (ranks.size > 1)}, batch {BATCH}: an epoch with clock and watch, over one without"
+        f"{ranks.size} rank{'s' * (ranks.size > 1)}, batch {BATCH}: rounds with clock and watch, over rounds without"
     )
     say(
         f"{'':8}{'period':>7}{'step':>10}{'cost':>9}{'90 % sure':>18}{'half of turns':>18}{'nothing':>9}{'90 % sure':>18}"
@@ -177,24 +175,25 @@ def _all(ranks: Ranks, say: Callable[[str], None]) -> Iterator[Found]:
 def trained(
     chosen: Experiment, ranks: Ranks, now: Callable[[], float] = time.perf_counter
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds of epochs by way, and how many steps each has."""
-    on, off = Clock(), Still(now=_never)
-    clock = Either(on, off, "now", "phase", "give", "spent")
-    watch = Either(
-        Watch(ranks, on, True), Blind(ranks, off, False), "learned", "begin", "look", "judge", "slow"
-    )
+    """Seconds of blocks by way, and how many steps each has."""
+    on, off = Clock(), Still(now=float)
+    clock = Either(on, off, "now", "phase", "begin_round", "end_round", "switch", "seconds")
+    clock.__dict__ |= {"data": 0.0, "average": 0.0, "wait": 0.0, "checkpoint": 0.0}
+    seeing, blind = Watch(ranks, on, True), Watch(ranks, off, False)
+    watch = Either(seeing, blind, "on", "learned", "begin", "look", "judge", "slow")
     training = Training(chosen, ranks, cast(Clock, clock), watch=cast(Watch, watch))
-    timeline = Either(training.timeline, Full(off, ranks.size), "begin", "end")
+    full = Timeline(off, ranks.size)
+    full.full = True
+    timeline = Either(training.timeline, full, "full", "begin", "end")
     training.timeline = cast(Timeline, timeline)
     turns = Turns(ranks, (clock, watch, timeline), now)
-    steps: list[int] = []
     with suppress(_Enough):
-        training.run(lambda progress: steps.append(progress.steps) if not steps else None, turns.after_epoch)
-    return turns.seconds, steps[0]
+        training.run(turns.after_round, turns.after_epoch)
+    return turns.seconds, turns.steps
 
 
 def concluded(network: str, period: int, seconds: dict[str, list[float]], steps: int) -> Found:
-    """From seconds of epochs of so many steps."""
+    """From seconds of blocks of so many steps."""
     taken, without, again = (np.array(seconds[way]) for way in ("with", "without", "again"))
     cost, nothing = taken / without - 1, again / without - 1
     first, third = np.quantile(cost, [0.25, 0.75]).tolist()

@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The options of `distsgd bench instrumentation`."""
     parser.set_defaults(command=run)
     parser.description = (
-        "What it costs that a run tells where its time goes: trains the networks with the shortest steps, epoch by epoch with "
+        "What it costs that a run tells where its time goes: trains the networks with the shortest steps, a few rounds with "
         "clock and watch, without, and without again, in shuffled order. Takes a minute."
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")

@@ -1,6 +1,6 @@
 """Local steps: the workers of a rank take turns in one working copy of the state.
 
-They run inside the clock's phase "compute"; how much of it was filling batches they tell it afterwards.
+They run inside a round of the clock, and add what of it was filling batches.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,6 @@ class Local:
     replay: Replay | None = None
     """Where steps only take time."""
     epoch: int = 0
-    loading: float = 0.0
-    """Seconds spent on batches that the clock was not told of yet."""
     reached: int = 0
     """The step of the epoch before which the last worker that ran stands: `last`, or an earlier one if it was told to stop."""
 
@@ -56,9 +54,10 @@ class Local:
         elif count:
             began = self.clock.now()
             self._load(worker, step)
-            self.loading += self.clock.now() - began
+            self.clock.data += self.clock.now() - began
             self.network.learn(self.seed, worker.number, self.number(step))
-            self.watch.learned(count)
+            if self.watch.on:
+                self.watch.learned(count)
         return count
 
     def update(self, step: int) -> None:
@@ -94,9 +93,3 @@ class Local:
             self.update(self.reached)
         else:
             self.reached = last
-        self.tell()
-
-    def tell(self) -> None:
-        """Tell the clock what of computing was filling batches."""
-        self.clock.give("data", self.loading)
-        self.loading = 0.0

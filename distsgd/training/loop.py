@@ -1,6 +1,5 @@
 """The loop: epochs of rounds, and after each epoch a look at the test images."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -205,9 +204,10 @@ class Training:
             self._workers.begin(epoch)
             for first, last in self._spans():
                 progress = self._round(epoch, first, last)
-                with self._clock.phase("checkpoint"):
-                    after_round(progress)
-                    self._pause.after_round(save)
+                began = self._clock.now()
+                after_round(progress)
+                self._pause.after_round(save)
+                self._clock.checkpoint += self._clock.now() - began
             if epoch + 1 == epochs:
                 with self._clock.phase("checkpoint"):
                     self._pause.at_end(save)
@@ -241,12 +241,17 @@ class Training:
             yield first, min(first + length, steps)
 
     def _round(self, epoch: int, first: int, last: int) -> Progress:
-        self.timeline.begin()
-        before, began = self._network.totals.copy(), time.perf_counter()
-        with self._clock.phase("compute"):
+        if not self.timeline.full:
+            self.timeline.begin()
+        before = self._network.totals.copy()
+        self._clock.begin_round()
+        try:
             self._rounds.round(first, last)
-        seconds, samples = time.perf_counter() - began, self._workers.all_seen(first, last)
-        self.timeline.end()
+        finally:
+            seconds = self._clock.end_round()
+        samples = self._workers.all_seen(first, last)
+        if not self.timeline.full:
+            self.timeline.end()
         self.rounds_done, self._step = self.rounds_done + 1, last
         if len(self._watch.slow) > len(self.slow):
             found = list(self._watch.slow.items())[len(self.slow) :]
@@ -259,9 +264,11 @@ class Training:
         return Progress(epoch + 1, self.rounds_done, last, self._workers.steps, loss, samples / seconds)
 
     def _end_epoch(self, epoch: int) -> EpochEnd:
-        began = time.perf_counter()
-        self._rounds.settle()
-        self._seconds += time.perf_counter() - began
+        self._clock.begin_round()
+        try:
+            self._rounds.settle()
+        finally:
+            self._seconds += self._clock.end_round()
         totals = self._network.totals.copy()
         try:
             with self._clock.phase("evaluate"):

@@ -66,17 +66,12 @@ class Pause:
     def meet(self, told: np.ndarray | None = None) -> None:
         """Return when all ranks have called. Raises Stopped, on all of them, where one has left its round.
 
-        `told` (int64, or None on every rank) becomes the element-wise maximum over ranks by the same message.
+        `told` (int64, or None on every rank) becomes the element-wise maximum over ranks; its first element is room for the wish.
         """
-        self._wish[0] = self._own()
-        if told is None:
-            self._ranks.maximum(self._wish)
-        else:
-            both = np.concatenate([self._wish, told.ravel()])
-            self._ranks.maximum(both)
-            self._wish[0] = both[0]
-            np.copyto(told, both[1:].reshape(told.shape))
-        self.agreed = Wish(int(self._wish[0]))
+        message = self._wish if told is None else told
+        message[0] = self._own()
+        self._ranks.maximum(message)
+        self.agreed = Wish(int(message[0]))
         if self.agreed == Wish.ABANDON:
             raise Stopped
 

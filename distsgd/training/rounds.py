@@ -1,6 +1,6 @@
 """What a round is: local steps of every worker from the same start, then one average over all of them.
 
-A round is run inside the clock's phase "compute": what is not another phase's is computing.
+A round is run inside one of the clock: what is not added to another phase is computing.
 
 Three kinds, for what is averaged and when. Each leaves in `state` what all ranks hold: parameters, and the optimizer's moments.
 `arrays` is all that a round leaves for the next, by name, whole on rank 0; `restore` takes it back, on any number of ranks.
@@ -40,37 +40,44 @@ class Meeting:
 
     def begin(self, reference: np.ndarray | None, total_weight: int) -> None:
         """Begin a round from what all ranks hold; None: from the last average."""
-        with self.clock.phase("average"):
-            self.average.begin(reference, total_weight, self.expected)
+        began = self.clock.now()
+        self.average.begin(reference, total_weight, self.expected)
+        self.clock.average += self.clock.now() - began
 
     def add(self, vector: np.ndarray, weight: int) -> None:
         """Add a worker's vector."""
         if weight:
-            with self.clock.phase("average"):
-                self.average.add(vector, weight)
+            began = self.clock.now()
+            self.average.add(vector, weight)
+            self.clock.average += self.clock.now() - began
 
     def end(self, out: np.ndarray) -> bool:
         """Write the average to `out`. False if values outgrew their scale: the round is to be done again, with wider ones.
 
         Raises Stopped where a rank has left the round.
         """
-        self.wait()
-        with self.clock.phase("average"):
-            self.average.exchange()
-            verdict = self.average.finish(out)
+        met = self.wait()
+        self.average.exchange()
+        verdict = self.average.finish(out)
+        self.clock.average += self.clock.now() - met
         if verdict == Verdict.NOT_FINITE:
             raise Diverged
         if verdict == Verdict.OVERFLOW:
             self.average.widen()
         return verdict == Verdict.OK
 
-    def wait(self) -> None:
-        """Return when all ranks are there; raises Stopped where one has left the round."""
-        with self.clock.phase("wait"):
-            told = self.watch.look()
+    def wait(self) -> float:
+        """Return when all ranks are there, and what the time is then; raises Stopped where one has left the round."""
+        began = self.clock.now()
+        try:
+            told = self.watch.look() if self.watch.on else None
             self.pause.meet(told)
             if told is not None:
                 self.watch.judge()
+        finally:
+            met = self.clock.now()
+            self.clock.wait += met - began
+        return met
 
 
 class ParameterRounds:
@@ -197,7 +204,6 @@ class GradientRounds:
         self._meeting.begin(self._reference, self._local.workers.all_seen(step, step + 1))
         for worker in self._local.workers.hosted:
             count = self._local.learn(worker, step)
-            self._local.tell()
             self._meeting.add(self._local.network.gradient, count)
         return self._meeting.end(self._local.network.gradient)
 
@@ -227,7 +233,7 @@ def gradient_magnitudes(local: Local, segments: list[int], ranks: Ranks, clipped
     largest = aligned(len(segments))
     if ranks.rank == 0:
         local.learn(local.workers.hosted[0], 0)
-        local.tell()
+        local.clock.data = 0.0  # no round's
         largest_magnitudes(local.network.gradient, np.array(segments, np.int64), largest)
         largest *= np.float32(local.optimizer.clipping.share() if clipped else 1)
         local.network.totals[:] = 0

@@ -13,17 +13,18 @@ class Timeline:
 
     def __init__(self, clock: Clock, ranks: int) -> None:
         self._clock, self._most = clock, min(MOST_ROUNDS, max(1, MOST_OF_ALL // ranks))
-        self._began: list[float] = []
+        self._began: dict[str, float] = {}
         self.rounds: list[list[float]] = []
         """Seconds of each of PHASES."""
+        self.full = False
+        """Whether there are enough: no more are to be noted."""
 
     def begin(self) -> None:
         """A round begins."""
-        if len(self.rounds) < self._most:
-            self._began = [self._clock.spent(phase) for phase in PHASES]
+        self._began = self._clock.seconds()
 
     def end(self) -> None:
         """It has ended."""
-        if len(self.rounds) < self._most:
-            now = [self._clock.spent(phase) for phase in PHASES]
-            self.rounds.append([round(a - b, 7) for a, b in zip(now, self._began, strict=True)])
+        now = self._clock.seconds()
+        self.rounds.append([round(now[phase] - self._began[phase], 7) for phase in PHASES])
+        self.full = len(self.rounds) == self._most

@@ -5,11 +5,16 @@
 
 Truth: what a cable carries of a message is 1448 bytes of every frame of 1514 (Ethernet 14, IP 20, TCP 20 + 12 of time stamps), so
 beta is 8 / rate * 1514 / 1448 seconds per byte. Acknowledgements that go the other way take up to 2 % more and are not in it.
+
+Where a machine of two cores is to carry 1000 Mbit/s both ways at once, frame by frame, its cables are idle in between: one way they
+keep the rate, both ways they don't. So plain sockets send as many bytes, one way and both ways (probe.py), and what calibration
+finds is also held against those: `stream_errors`. Of our algorithms the binomial tree sends one way, the others both ways.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distsgd.cost.averaging import Asked, averaging_estimate, choices
-from tests.cluster.hosts import FRAME, PAYLOAD, Cluster, cluster
+from tests.cluster.hosts import FRAME, PAYLOAD, Cluster, address, cluster
 
 if TYPE_CHECKING:
     from conftest import Launch
 
-PROGRAM = str(Path(__file__).with_name("averages.py"))
+PROGRAM, PROBE = (str(Path(__file__).with_name(name)) for name in ("averages.py", "probe.py"))
+PORT = "5001"
 OURS = ("ring", "recursive-doubling", "rabenseifner", "binomial")
 
 
@@ -62,6 +68,23 @@ def on(
 
 def true_beta(megabits: float) -> float:
     return 8e-6 / megabits * FRAME / PAYLOAD
+
+
+def stream_betas(hosts: Cluster) -> dict[str, float]:
+    """Seconds per byte between the first two hosts, by direction: what plain sockets need more for a larger size."""
+    with subprocess.Popen(hosts.inside(hosts.hosts[0], sys.executable, PROBE, PORT)) as answering:
+        calling = hosts.inside(hosts.hosts[1], sys.executable, PROBE, PORT, address(0))
+        done = subprocess.run(calling, capture_output=True, text=True, timeout=200)
+        assert (done.returncode, answering.wait(20)) == (0, 0), done.stderr
+    found = {}
+    for way, seconds in json.loads(done.stdout).items():
+        sizes = list(map(int, seconds))
+        found[way] = float(np.polyfit(sizes, list(seconds.values()), 1)[0])
+    return found
+
+
+def direction(algorithm: str) -> str:
+    return "one_way" if algorithm == "binomial" else "both_ways"
 
 
 def betas(messages: dict[str, Any]) -> dict[str, float]:
@@ -143,8 +166,9 @@ def blind(
     """One draw: calibrate on the most hosts that may be seen, predict other sizes there, and what unseen host counts do."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster(max(*seen, *unseen), Path(folder), megabits) as hosts,
+        cluster(max((*seen, *unseen)), Path(folder), megabits) as hosts,
     ):
+        streams = stream_betas(hosts)
         messages = on(hosts, max(seen), launch, "calibrate", seconds, seed, ranks_per_host)
         known, counted = [], {}
         for count in (*seen, *unseen):
@@ -154,11 +178,13 @@ def blind(
             known += scores if count in seen else []
             if count == max(seen):
                 advice = advised(messages, averages)
-    found = {name: beta / true_beta(megabits) - 1 for name, beta in betas(messages).items()}
+    beta, true = betas(messages), true_beta(megabits)
     return {
         "megabits": megabits,
         "ranks_per_host": ranks_per_host,
-        "beta_errors": found,
+        "beta_errors": {name: beta[name] / true - 1 for name in beta},
+        "stream_errors": {name: beta[name] / streams[direction(name)] - 1 for name in beta},
+        "streams": {way: stream / true - 1 for way, stream in streams.items()},
         "seen": summary(known),
         "by_hosts": counted,
         "advice": advice,

@@ -71,7 +71,7 @@ def cluster(count: int, folder: Path, megabits: float | None = None) -> Iterator
     in each direction; without it as many as the machine manages."""
     mark = secrets.token_hex(3)
     switch, *hosts = (f"distsgd-{mark}-{place}" for place in ("switch", *range(count)))
-    known = "127.0.0.1 localhost\n" + "".join(f"{_address(n)} {host}\n" for n, host in enumerate(hosts))
+    known = "127.0.0.1 localhost\n" + "".join(f"{address(n)} {host}\n" for n, host in enumerate(hosts))
     with ExitStack() as stack:
         stack.enter_context(_namespace(switch))
         _in(switch, "ip", "link", "add", "bridge", "type", "bridge")
@@ -94,7 +94,7 @@ def cluster(count: int, folder: Path, megabits: float | None = None) -> Iterator
 AGENT = 'hostname "$0"; exec sh -c "$1"'
 
 
-def _address(number: int) -> str:
+def address(number: int) -> str:
     return f"{NETWORK}.{number + 1}"
 
 
@@ -104,7 +104,7 @@ def _wire(switch: str, host: str, number: int) -> None:
     run("ip", "link", "add", ends[0], "netns", switch, "type", "veth", "peer", "name", ends[1], "netns", host)
     _in(switch, "ip", "link", "set", ends[0], "master", "bridge")
     _in(switch, "ip", "link", "set", ends[0], "up")
-    _in(host, "ip", "address", "add", f"{_address(number)}/24", "dev", ends[1])
+    _in(host, "ip", "address", "add", f"{address(number)}/24", "dev", ends[1])
     for card in ("lo", ends[1]):
         _in(host, "ip", "link", "set", card, "up")
 

@@ -86,6 +86,17 @@ def test_a_run_averages_in_the_predicted_time(
 
 
 @pytest.mark.skipif("DISTSGD_TEST_LONG" not in os.environ, reason="a quarter of an hour: DISTSGD_TEST_LONG=1")
+def test_beta_of_fast_cables_is_that_of_plain_sockets(openmpi: "Launch") -> None:
+    """At 1000 Mbit/s both ways the machine is slower than the cables; one way it is not."""
+    skip_unless_possible()
+    result = blind(openmpi, 1000, [2], [], 15, 0)
+    print(json.dumps(result, indent=1))
+    assert abs(result["beta_errors"]["binomial"]) < 0.05
+    assert abs(result["streams"]["one_way"]) < 0.02
+    assert abs(float(np.median(list(result["stream_errors"].values())))) < 0.05
+
+
+@pytest.mark.skipif("DISTSGD_TEST_LONG" not in os.environ, reason="a quarter of an hour: DISTSGD_TEST_LONG=1")
 def test_eight_hosts_are_predicted_from_two_and_four(openmpi: "Launch") -> None:
     skip_unless_possible()
     rng = np.random.default_rng(secrets.randbits(32))
