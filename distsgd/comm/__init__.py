@@ -1,16 +1,7 @@
 """The ranks of a run, and the average of a state over all workers: the only home of mpi4py."""
 
-from distsgd.comm.average import (
-    MOST_WIDENINGS,
-    Allreduce,
-    Average,
-    Exact,
-    Fast,
-    Master,
-    Single,
-    Topology,
-    Verdict,
-)
+from distsgd.comm.average import MOST_WIDENINGS, Allreduce, Average, Exact, Fast, Master, Single
+from distsgd.comm.fixed import Topology, Verdict
 from distsgd.comm.links import OF_ALL, OF_MASTER
 from distsgd.comm.ranks import Alone, Ranks, World, hosts, world, wrap
 

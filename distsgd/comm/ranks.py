@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distsgd.comm.links import Links
-from distsgd.comm.shared import SharedMemory, there_is_room
+from distsgd.comm.shared import MeanMemory, SharedMemory, mean_bytes, there_is_room
 from distsgd.config import InputError
 from distsgd.launcher import launched
 
@@ -49,6 +49,9 @@ class Ranks(Protocol):
 
     def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
         """Return room for an array for each rank and for their sum, until `close`; None where ranks share no memory."""
+
+    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return memory to average such vectors in, until `close`; None where ranks share none."""
 
     def links(self) -> Links | None:
         """Return the links to the other ranks; None where there are none. The first time, all ranks call this together."""
@@ -109,6 +112,10 @@ class Alone:
         """Return None: there is nobody to share with."""
         return None
 
+    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return None: there is nobody to share with."""
+        return None
+
     def links(self) -> Links | None:
         """Return None: there is nobody at the other end."""
         return None
@@ -146,7 +153,7 @@ class World:
 
         self._mpi = MPI
         self._communicator = communicator.Dup()
-        self._shared: list[SharedMemory] = []
+        self._shared: list[SharedMemory | MeanMemory] = []
         self._links: Links | None = None
         self._shouts: list[MPI.Request] = []
         self.rank = communicator.rank
@@ -204,12 +211,24 @@ class World:
 
     def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
         """Return room where all ranks are on one node and it has that much; all ranks decide alike."""
-        room = np.array([there_is_room(self.size, size, kind), self.on_node()[1] == self.size], np.int64)
-        self.sum(room)
-        if self.size == 1 or room.min() < self.size:
+        if not self._can_share((self.size + 1) * size * np.dtype(kind).itemsize):
             return None
-        self._shared.append(SharedMemory(self._communicator, size, kind))
-        return self._shared[-1]
+        memory = SharedMemory(self._communicator, size, kind)
+        self._shared.append(memory)
+        return memory
+
+    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return memory where all ranks are on one node and it has that much; all ranks decide alike."""
+        if not self._can_share(mean_bytes(self.size, segments)):
+            return None
+        memory = MeanMemory(self._communicator, segments)
+        self._shared.append(memory)
+        return memory
+
+    def _can_share(self, size: int) -> bool:
+        able = np.array([there_is_room(size), self.on_node()[1] == self.size], np.int64)
+        self.sum(able)
+        return self.size > 1 and int(able.min()) == self.size
 
     def links(self) -> Links:
         """Return links, until `close`; all averages use the same."""

@@ -21,7 +21,7 @@ Integers = NDArray[np.int64]
 
 TOTAL_BITS = 62
 """The largest total in fixed point is 2^62: one bit of int64 is the sign, one is left for the roundings."""
-_INFINITY = np.int32(0x7F800000)
+INFINITY = np.int32(0x7F800000)
 """The bits of float32's infinity."""
 
 _HIGH_BITS = 31
@@ -32,13 +32,13 @@ _HIGH_PATTERN, _LOW_PATTERN = _HIGH.view(np.int64), _LOW.view(np.int64)
 
 
 @inlined
-def _magnitude(value: float) -> np.int32:
+def magnitude(value: float) -> np.int32:
     """A float32's bits without the sign: integers in the order of the numbers, then infinity, then NaN."""
     return np.int32(np.float32(value).view(np.int32) & np.int32(0x7FFFFFFF))
 
 
 @inlined
-def _integer(x: float) -> np.int64:
+def integer(x: float) -> np.int64:
     """The integer nearest to x, ties to even, for |x| up to 2^62: AVX2 has no vector instruction for that."""
     high = np.float64(x + _HIGH)
     low = np.float64((x - (high - _HIGH)) + _LOW)
@@ -53,7 +53,7 @@ def largest_magnitudes(vector: Floats, segments: Integers, largest: Floats) -> N
         part = vector[first : first + segments[s]]
         most = np.int32(0)
         for i in range(part.size):
-            most = max(most, _magnitude(part[i]))
+            most = max(most, magnitude(part[i]))
         largest[s] = np.int32(most).view(np.float32)
         first += segments[s]
 
@@ -63,8 +63,8 @@ def all_finite(vector: Floats) -> bool:
     """Whether a vector holds neither infinity nor NaN."""
     most = np.int32(0)
     for i in range(vector.size):
-        most = max(most, _magnitude(vector[i]))
-    return bool(most < _INFINITY)
+        most = max(most, magnitude(vector[i]))
+    return bool(most < INFINITY)
 
 
 @compiled("void(float32[::1], int64, int64, float64[::1], float64[::1])")
@@ -103,7 +103,7 @@ def add_fixed(
             value = np.float64(values[i])
             within = abs(value) <= limit
             refused += not within
-            sums[i] = _integer(value * scale if within else 0.0) + (0 if fresh else sums[i])
+            sums[i] = integer(value * scale if within else 0.0) + (0 if fresh else sums[i])
         first += segments[s]
     return refused
 
@@ -123,7 +123,7 @@ def divide_fixed(
         unit = 1.0 / (scales[s] * weight)
         for i in range(values.size):
             values[i] = np.float32(sums[i] * unit)
-            most = max(most, _magnitude(values[i]))
+            most = max(most, magnitude(values[i]))
         largest[s] = np.int32(most).view(np.float32)
         first += segments[s]
 

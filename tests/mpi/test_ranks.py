@@ -23,6 +23,7 @@ from distsgd.comm import (
     shared,
     wrap,
 )
+from distsgd.comm.shared import mean_bytes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -60,8 +61,9 @@ def one_round(
     """Return the verdict and the average of a round, from `start` if nothing else is said."""
     out = start()
     average.begin(out if reference is GIVEN else reference, sum(WEIGHTS))
-    for worker in hosted(ranks):
-        average.add(state(worker), WEIGHTS[worker])
+    mine = [(state(worker), WEIGHTS[worker]) for worker in hosted(ranks)]
+    for number, (vector, weight) in enumerate(mine):
+        average.add(vector, weight, last=number + 1 == len(mine))
     average.exchange()
     return average.finish(out), out
 
@@ -230,8 +232,17 @@ def test_shared_memory_is_taken_at_once(mpi_ranks: int, comm: "MPI.Intracomm") -
     ranks.barrier()
     assert ranks.shared(size, np.int64) is not None
     ranks.barrier()
-    taken = (before.f_bavail - os.statvfs(shared.FOLDER).f_bavail) * before.f_frsize
-    assert taken > 2.75 * size * 8  # of three; others may give some back at the same time
+    between = os.statvfs(shared.FOLDER)
+    ranks.barrier()
+    assert ranks.mean_memory([size]) is not None
+    ranks.barrier()
+    after = os.statvfs(shared.FOLDER)
+    first, second = (
+        (free.f_bavail - left.f_bavail) * left.f_frsize
+        for free, left in ((before, between), (between, after))
+    )
+    assert first > 2.75 * size * 8  # of three; others may give some back at the same time
+    assert second > 2.75 / 3 * mean_bytes(2, [size])
     ranks.barrier()
     ranks.close()
 
