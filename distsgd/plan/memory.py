@@ -71,7 +71,7 @@ def _message(job: Job) -> float:
     if averaging.topology == "master" or job.nodes > 1:
         return values * kind
     others = 1 - 1 / job.ranks
-    if kind == FIXED and job.workers > 1:  # sums, values as they are, and the average
+    if kind == FIXED:  # sums, values as they are, and the average
         alone = job.workers == job.ranks
         return values * (FIXED + FLOAT + FLOAT + (FLOAT if alone else FIXED) * others)
     return values * kind * (2 + others)
