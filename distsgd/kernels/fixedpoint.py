@@ -9,11 +9,15 @@ between 2^-250 and 2^250 whatever the float32 values are, far inside float64's r
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import compiled, inlined, processor_features
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -28,6 +32,7 @@ _HIGH_BITS = 31
 _HIGH = np.float64(1.5 * 2.0 ** (52 + _HIGH_BITS))
 """A float64 added to this is rounded to multiples of 2^31, and the sum's low bits hold how many."""
 _LOW = np.float64(1.5 * 2.0**52)
+_CONVERTS = "+avx512dq" in processor_features().split(",")
 _HIGH_PATTERN, _LOW_PATTERN = _HIGH.view(np.int64), _LOW.view(np.int64)
 
 
@@ -37,12 +42,29 @@ def magnitude(value: float) -> np.int32:
     return np.int32(np.float32(value).view(np.int32) & np.int32(0x7FFFFFFF))
 
 
+@intrinsic
+def _converted(typing: Any, x: Any) -> Any:
+    """The integer nearest to x, by the processor's own instructions."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        nearest = builder.module.declare_intrinsic("llvm.rint", [ir.DoubleType()])
+        return builder.fptosi(builder.call(nearest, args), ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
 @inlined
-def integer(x: float) -> np.int64:
-    """The integer nearest to x, ties to even, for |x| up to 2^62: AVX2 has no vector instruction for that."""
+def _by_parts(x: float) -> np.int64:
+    """The integer nearest to x where there is no vector instruction for it, as in AVX2."""
     high = np.float64(x + _HIGH)
     low = np.float64((x - (high - _HIGH)) + _LOW)
     return ((high.view(np.int64) - _HIGH_PATTERN) << _HIGH_BITS) + (low.view(np.int64) - _LOW_PATTERN)
+
+
+@inlined
+def integer(x: float) -> np.int64:
+    """The integer nearest to x, ties to even, for |x| up to 2^62."""
+    return _converted(x) if _CONVERTS else _by_parts(x)
 
 
 @compiled("void(float32[::1], int64[::1], float32[::1])")
