@@ -95,7 +95,7 @@ class Ours:
         average, batch = self._average, self._batch
         for _ in range(MOST_WIDENINGS + 1):
             average.begin(None, batch * self._ranks.size)
-            average.add(self._network.gradient, batch)
+            average.add(self._network.gradient, batch, last=True)
             average.exchange()
             verdict = average.finish(self.gradient)
             if verdict != Verdict.OVERFLOW:  # an overflow leaves the average before as it was

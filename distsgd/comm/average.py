@@ -4,21 +4,21 @@ A state is one flat float32 vector, a row of `segments`: one per tensor, the par
 optimizer's moments. At a round's start it is the same on all ranks. Each worker adds its state after its
 local steps with an integer weight, the samples it saw; every rank gets sum(weight * state) / sum(weight)::
 
-    begin(start, total weight)    add(state, weight) for each worker of this rank    exchange()    finish(out)
+    begin(start, total weight)    add(state, weight, last) for each worker of this rank    exchange()    finish(out)
 
 These are separate calls so that a caller can time conversion, waiting (its own barrier) and transfer apart.
 """
 
-import enum
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distsgd.comm.fixed import Message, Scales, SharedSums, Sums, Topology, Verdict
 from distsgd.comm.links import OF_ALL, OF_MASTER
 from distsgd.comm.ranks import Ranks
-from distsgd.comm.shared import SharedMemory
+from distsgd.comm.shared import MeanMemory, SharedMemory
 from distsgd.kernels import fixedpoint
 from distsgd.kernels.fixedpoint import Floats
 
@@ -28,16 +28,6 @@ WIDER = 12
 """Bits of headroom that one widening adds."""
 MOST_WIDENINGS = 4
 """After so many in one round a caller stops: values grew 2^56 times."""
-
-
-class Topology(Protocol):
-    """The way a sum travels."""
-
-    def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return an array of zeros for what this rank adds, and the one in which the sum will be: perhaps the same."""
-
-    def sum(self) -> None:
-        """Put the sum over ranks of the one array in the other of every rank."""
 
 
 class Allreduce:
@@ -50,12 +40,13 @@ class Allreduce:
         self._ranks, self._algorithm = ranks, algorithm
         self._links = ranks.links() if algorithm in OF_ALL else None
         self._shared: SharedMemory | None = None
+        self._mean: MeanMemory | None = None
         self._array = np.zeros(0)
 
     @property
     def ran(self) -> str:
         """What adds: an algorithm's name, "shared" for memory, or "library"."""
-        return "shared" if self._shared else self._algorithm if self._links else "library"
+        return "shared" if self._shared or self._mean else self._algorithm if self._links else "library"
 
     def room(self, size: int, kind: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return this rank's array, and that of the sum: the same but in shared memory."""
@@ -64,6 +55,11 @@ class Allreduce:
             return self._shared.of_ranks[self._ranks.rank], self._shared.total
         self._array = np.zeros(size, kind)
         return self._array, self._array
+
+    def memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return memory where ranks share some, and no algorithm was asked for."""
+        self._mean = None if self._links else self._ranks.mean_memory(segments)
+        return self._mean
 
     def sum(self) -> None:
         """Add: in shared memory each rank a part, for all."""
@@ -95,6 +91,10 @@ class Master:
         self._array = np.zeros(size, kind)
         return self._array, self._array
 
+    def memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return None: all is sent to rank 0."""
+        return None
+
     def sum(self) -> None:
         """Collect and send."""
         if self._links:
@@ -102,16 +102,6 @@ class Master:
             return
         self._ranks.sum_to_master(self._array)
         self._ranks.broadcast(self._array)
-
-
-class Verdict(enum.IntEnum):
-    """What became of an average, the same on all ranks; the numbers are what one rank adds to the message."""
-
-    OK = 0
-    OVERFLOW = 1
-    """Some value is finite, but too large for its scale: widen, and do the round again."""
-    NOT_FINITE = 2**32
-    """Some value is infinity or NaN."""
 
 
 class Average(Protocol):
@@ -125,11 +115,11 @@ class Average(Protocol):
         expect where a segment of the reference is all zero, also equal on all ranks.
         """
 
-    def add(self, vector: Floats, weight: int) -> None:
-        """Add weight times a worker's state."""
+    def add(self, vector: Floats, weight: int, last: bool = False) -> None:
+        """Add weight times a worker's state. last: the rank adds no more, and the state stays as it is until `finish`."""
 
     def exchange(self) -> None:
-        """Add up what all ranks have: one message through the topology."""
+        """Add up what all ranks have: one message through the topology, or in memory that they share."""
 
     def finish(self, out: Floats) -> Verdict:
         """Write the average to `out`, which holds nothing of use unless the verdict is OK."""
@@ -142,55 +132,41 @@ class Exact:
     """The average in int64 fixed point: the same bits for any order, any number of ranks, any MPI library.
 
     A scale per segment comes from the reference, so that no message is needed to agree on it. A value may be
-    2^HEADROOM times as large as the power of two above the largest of its segment (1 above 0). The message's
-    last element carries the verdict.
+    2^HEADROOM times as large as the power of two above the largest of its segment (1 above 0). The verdict travels with the sums.
     """
 
     def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
-        self._topology = topology
-        self._segments = np.array(segments, np.int64)
         self._largest, self._ended = np.zeros((2, len(segments)), np.float32)
-        self._limits, self._scales = np.ones(len(segments)), np.ones(len(segments))
-        self._message, self._sum = topology.room(sum(segments) + 1, np.int64)
-        self._headroom = HEADROOM
-        self._total_weight, self._fresh = 1, True
+        self._scales, self._headroom = Scales(segments), HEADROOM
+        memory = topology.memory(segments)
+        self._sums: Sums = SharedSums(memory, self._scales) if memory else Message(topology, self._scales)
 
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Set the scales; see Average.begin."""
         if reference is None:
             np.copyto(self._largest, self._ended)
         else:
-            fixedpoint.largest_magnitudes(reference, self._segments, self._largest)
+            fixedpoint.largest_magnitudes(reference, self._scales.segments, self._largest)
         if floor is not None:
             np.copyto(self._largest, floor, where=self._largest == 0)
-        weight_bits = (total_weight - 1).bit_length()
-        fixedpoint.set_scales(self._largest, self._headroom, weight_bits, self._limits, self._scales)
+        self._scales.set(self._largest, self._headroom, total_weight)
         finite = fixedpoint.all_finite(self._largest)
-        self._message[-1] = Verdict.OK if finite else Verdict.NOT_FINITE
-        self._total_weight, self._fresh = total_weight, True
+        self._sums.begin(Verdict.OK if finite else Verdict.NOT_FINITE)
 
-    def add(self, vector: Floats, weight: int) -> None:
+    def add(self, vector: Floats, weight: int, last: bool = False) -> None:
         """Add weight times a worker's state, each value rounded to the scale of its segment."""
-        scales = self._segments, self._limits, self._scales
-        refused = fixedpoint.add_fixed(vector, weight, *scales, self._fresh, self._message)
-        self._fresh = False
-        if refused:
-            seen = Verdict.OVERFLOW if fixedpoint.all_finite(vector) else Verdict.NOT_FINITE
-            self._message[-1] = max(int(self._message[-1]), seen)
+        self._sums.add(vector, weight, last)
 
     def exchange(self) -> None:
-        """Add up what all ranks have: one message of int64."""
-        if self._fresh:  # this rank's workers saw nothing in this round
-            self._message[:-1] = 0
-        self._topology.sum()
+        """Add up what all ranks have."""
+        self._sums.exchange()
 
     def finish(self, out: Floats) -> Verdict:
         """Write the average to `out` if all values were within limits; headroom is then HEADROOM again."""
-        if self._sum[-1] > 0:
-            return Verdict.NOT_FINITE if self._sum[-1] >= Verdict.NOT_FINITE else Verdict.OVERFLOW
+        verdict = self._sums.finish(out, self._largest)
+        if verdict != Verdict.OK:
+            return verdict
         self._headroom = HEADROOM  # a round must not depend on what came before its start
-        scales = self._segments, self._scales
-        fixedpoint.divide_fixed(self._sum, self._total_weight, *scales, self._largest, out)
         if not fixedpoint.all_finite(self._largest):
             return Verdict.NOT_FINITE
         np.copyto(self._ended, self._largest)
@@ -214,7 +190,7 @@ class Fast:
         self._message.fill(0)
         self._total_weight = total_weight
 
-    def add(self, vector: Floats, weight: int) -> None:
+    def add(self, vector: Floats, weight: int, last: bool = False) -> None:
         """Add weight times a worker's state."""
         fixedpoint.add_weighted(vector, weight, self._message)
 
@@ -240,7 +216,7 @@ class Single:
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Nothing to prepare."""
 
-    def add(self, vector: Floats, weight: int) -> None:
+    def add(self, vector: Floats, weight: int, last: bool = False) -> None:
         """Take the worker's state."""
         np.copyto(self._state, vector)
 

@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distsgd.comm.alone import Alone
 from distsgd.comm.links import Links
-from distsgd.comm.shared import SharedMemory, there_is_room
+from distsgd.comm.shared import MeanMemory, SharedMemory, mean_bytes, there_is_room
 from distsgd.config import InputError
 from distsgd.launcher import launched
 
@@ -50,6 +51,9 @@ class Ranks(Protocol):
     def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
         """Return room for an array for each rank and for their sum, until `close`; None where ranks share no memory."""
 
+    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return memory to average such vectors in, until `close`; None where ranks share none."""
+
     def links(self) -> Links | None:
         """Return the links to the other ranks; None where there are none. The first time, all ranks call this together."""
 
@@ -72,72 +76,6 @@ class Ranks(Protocol):
         """End all ranks at once, from any thread, without cleaning up. Exit status `code`."""
 
 
-class Alone:
-    """The only rank, without MPI."""
-
-    rank = 0
-    size = 1
-
-    def barrier(self) -> None:
-        """Nobody to wait for."""
-
-    def sum(self, array: NDArray[Any]) -> None:
-        """The array is the sum."""
-
-    def sum_to_master(self, array: NDArray[Any]) -> None:
-        """The array is the sum."""
-
-    def maximum(self, array: NDArray[np.int64]) -> None:
-        """The array is the maximum."""
-
-    def broadcast(self, array: NDArray[Any]) -> None:
-        """The array is rank 0's."""
-
-    def broadcast_bytes(self, data: bytes) -> bytes:
-        """Return the bytes."""
-        return data
-
-    def gather_bytes(self, data: bytes) -> list[bytes]:
-        """Return the bytes as a list of one."""
-        return [data]
-
-    def on_node(self) -> tuple[int, int]:
-        """Return (0, 1)."""
-        return 0, 1
-
-    def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
-        """Return None: there is nobody to share with."""
-        return None
-
-    def links(self) -> Links | None:
-        """Return None: there is nobody at the other end."""
-        return None
-
-    def first(self, count: int) -> "Ranks":
-        """Return this one."""
-        return self
-
-    def mpi_library(self) -> str:
-        """Return "none"."""
-        return "none"
-
-    def shout(self) -> None:
-        """Nobody hears."""
-
-    def hears(self) -> bool:
-        """Nobody shouts."""
-        return False
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def abort(self, code: int) -> None:
-        """End this process at once with exit status `code`."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
 class World:
     """The ranks of an MPI communicator; on a duplicate, so that its other users' messages stay apart."""
 
@@ -146,7 +84,7 @@ class World:
 
         self._mpi = MPI
         self._communicator = communicator.Dup()
-        self._shared: list[SharedMemory] = []
+        self._shared: list[SharedMemory | MeanMemory] = []
         self._links: Links | None = None
         self._shouts: list[MPI.Request] = []
         self.rank = communicator.rank
@@ -204,12 +142,24 @@ class World:
 
     def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
         """Return room where all ranks are on one node and it has that much; all ranks decide alike."""
-        room = np.array([there_is_room(self.size, size, kind), self.on_node()[1] == self.size], np.int64)
-        self.sum(room)
-        if self.size == 1 or room.min() < self.size:
+        if not self._can_share((self.size + 1) * size * np.dtype(kind).itemsize):
             return None
-        self._shared.append(SharedMemory(self._communicator, size, kind))
-        return self._shared[-1]
+        memory = SharedMemory(self._communicator, size, kind)
+        self._shared.append(memory)
+        return memory
+
+    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+        """Return memory where all ranks are on one node and it has that much; all ranks decide alike."""
+        if not self._can_share(mean_bytes(self.size, segments)):
+            return None
+        memory = MeanMemory(self._communicator, segments)
+        self._shared.append(memory)
+        return memory
+
+    def _can_share(self, size: int) -> bool:
+        able = np.array([there_is_room(size), self.on_node()[1] == self.size], np.int64)
+        self.sum(able)
+        return self.size > 1 and int(able.min()) == self.size
 
     def links(self) -> Links:
         """Return links, until `close`; all averages use the same."""

@@ -5,7 +5,8 @@ import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
-    "rows band_rows normalization", "pairs band_pairs fixedpoint update pool order loss batch confusion probe"
+    "rows band_rows normalization",
+    "pairs band_pairs fixedpoint together update pool order loss batch confusion probe",
 ):
     if modules := modules_to_compile():
         for module in modules:
@@ -26,6 +27,7 @@ with filled_once(
             rows,
             taps,
             tile,
+            together,
             update,
             winograd,
         )
@@ -45,6 +47,7 @@ __all__ = [
     "rows",
     "taps",
     "tile",
+    "together",
     "update",
     "winograd",
 ]

@@ -9,11 +9,15 @@ between 2^-250 and 2^250 whatever the float32 values are, far inside float64's r
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.compiled import compiled, inlined, processor_features
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -21,28 +25,46 @@ Integers = NDArray[np.int64]
 
 TOTAL_BITS = 62
 """The largest total in fixed point is 2^62: one bit of int64 is the sign, one is left for the roundings."""
-_INFINITY = np.int32(0x7F800000)
+INFINITY = np.int32(0x7F800000)
 """The bits of float32's infinity."""
 
 _HIGH_BITS = 31
 _HIGH = np.float64(1.5 * 2.0 ** (52 + _HIGH_BITS))
 """A float64 added to this is rounded to multiples of 2^31, and the sum's low bits hold how many."""
 _LOW = np.float64(1.5 * 2.0**52)
+_CONVERTS = "+avx512dq" in processor_features().split(",")
 _HIGH_PATTERN, _LOW_PATTERN = _HIGH.view(np.int64), _LOW.view(np.int64)
 
 
 @inlined
-def _magnitude(value: float) -> np.int32:
+def magnitude(value: float) -> np.int32:
     """A float32's bits without the sign: integers in the order of the numbers, then infinity, then NaN."""
     return np.int32(np.float32(value).view(np.int32) & np.int32(0x7FFFFFFF))
 
 
+@intrinsic
+def _converted(typing: Any, x: Any) -> Any:
+    """The integer nearest to x, by the processor's own instructions."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        nearest = builder.module.declare_intrinsic("llvm.rint", [ir.DoubleType()])
+        return builder.fptosi(builder.call(nearest, args), ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
 @inlined
-def _integer(x: float) -> np.int64:
-    """The integer nearest to x, ties to even, for |x| up to 2^62: AVX2 has no vector instruction for that."""
+def _by_parts(x: float) -> np.int64:
+    """The integer nearest to x where there is no vector instruction for it, as in AVX2."""
     high = np.float64(x + _HIGH)
     low = np.float64((x - (high - _HIGH)) + _LOW)
     return ((high.view(np.int64) - _HIGH_PATTERN) << _HIGH_BITS) + (low.view(np.int64) - _LOW_PATTERN)
+
+
+@inlined
+def integer(x: float) -> np.int64:
+    """The integer nearest to x, ties to even, for |x| up to 2^62."""
+    return _converted(x) if _CONVERTS else _by_parts(x)
 
 
 @compiled("void(float32[::1], int64[::1], float32[::1])")
@@ -53,7 +75,7 @@ def largest_magnitudes(vector: Floats, segments: Integers, largest: Floats) -> N
         part = vector[first : first + segments[s]]
         most = np.int32(0)
         for i in range(part.size):
-            most = max(most, _magnitude(part[i]))
+            most = max(most, magnitude(part[i]))
         largest[s] = np.int32(most).view(np.float32)
         first += segments[s]
 
@@ -63,8 +85,8 @@ def all_finite(vector: Floats) -> bool:
     """Whether a vector holds neither infinity nor NaN."""
     most = np.int32(0)
     for i in range(vector.size):
-        most = max(most, _magnitude(vector[i]))
-    return bool(most < _INFINITY)
+        most = max(most, magnitude(vector[i]))
+    return bool(most < INFINITY)
 
 
 @compiled("void(float32[::1], int64, int64, float64[::1], float64[::1])")
@@ -103,7 +125,7 @@ def add_fixed(
             value = np.float64(values[i])
             within = abs(value) <= limit
             refused += not within
-            sums[i] = _integer(value * scale if within else 0.0) + (0 if fresh else sums[i])
+            sums[i] = integer(value * scale if within else 0.0) + (0 if fresh else sums[i])
         first += segments[s]
     return refused
 
@@ -123,7 +145,7 @@ def divide_fixed(
         unit = 1.0 / (scales[s] * weight)
         for i in range(values.size):
             values[i] = np.float32(sums[i] * unit)
-            most = max(most, _magnitude(values[i]))
+            most = max(most, magnitude(values[i]))
         largest[s] = np.int32(most).view(np.float32)
         first += segments[s]
 

@@ -11,7 +11,6 @@ those of the whole, and then a line for each thread. Threads wait turning, then 
 nobody asks for long returns to the interpreter, where it can sleep.
 """
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +20,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, pool, rows, update, vector
+from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, pool, rows, update
 from distsgd.kernels.compiled import compiled, inlined
+from distsgd.kernels.waiting import LINE as LINE
+from distsgd.kernels.waiting import TURNS, YIELDS, add, give_way, load, nap, put, turn
 
 KERNELS: tuple[Any, ...] = (
     *(rows.sum_rows, band_rows.spread_filters, band_rows.sum_bands),
@@ -35,95 +36,13 @@ KERNELS: tuple[Any, ...] = (
 _COMPILED = {kernel: next(iter(kernel.overloads.values())) for kernel in KERNELS}
 _SIGNATURES = list(dict.fromkeys(found.signature for found in _COMPILED.values()))
 
-LINE = 8
-"""Words of a line of the cache: threads that write to one would wait for each other."""
 ASKED, ARRIVED, FAILED, OWN = 0, LINE, 2 * LINE, 3 * LINE
 """Words of a team: lists asked for so far; arrivals at all meetings; the entry that failed, or STOPPED; the first thread's line."""
 LIST, SEEN, MET, ASLEEP = 0, 1, 2, 3
 """Words of a thread's line: where its list is, the lists it was asked for, its meetings so far, whether it is to be woken."""
 MEET, END = -1, -2
 STOPPED = -1
-TURNS, YIELDS, NAP = 2000, 4000, 50
-"""Looks before a thread gives way to others, some 50 us; and how often it does before it sleeps, a millisecond or more. One that
-waits for others within a list gives way a tenth as often, as they have no core if they are late, and naps for so many us."""
-
 _WORD, _INT = ir.IntType(64), ir.IntType(32)
-
-
-def _at(context, builder, array_type, array, place):
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [place])
-
-
-@intrinsic
-def _load(typing, team, place):
-    """The word, and all that was written before it was."""
-
-    def generate(context, builder, signature, args):
-        return builder.load_atomic(_at(context, builder, team, args[0], args[1]), "seq_cst", 8)
-
-    return types.int64(team, place), generate
-
-
-@intrinsic
-def _add(typing, team, place, value):
-    """Add to the word, after all that was written before."""
-
-    def generate(context, builder, signature, args):
-        where = _at(context, builder, team, args[0], args[1])
-        builder.atomic_rmw("add", where, args[2], "seq_cst")
-        return context.get_dummy_value()
-
-    return types.none(team, place, value), generate
-
-
-@intrinsic
-def _put(typing, team, place, value):
-    """Write the word, before anything that is read behind."""
-
-    def generate(context, builder, signature, args):
-        builder.atomic_rmw("xchg", _at(context, builder, team, args[0], args[1]), args[2], "seq_cst")
-        return context.get_dummy_value()
-
-    return types.none(team, place, value), generate
-
-
-@intrinsic
-def _turn(typing):
-    """Tell the core that this is a wait."""
-
-    def generate(context, builder, signature, args):
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
-        else:
-            vector.keep_order(builder)
-        return context.get_dummy_value()
-
-    return types.none(), generate
-
-
-@intrinsic
-def _give_way(typing):
-    """Let another thread or process have the core, if any wants it."""
-
-    def generate(context, builder, signature, args):
-        kind = ir.FunctionType(_INT, [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.none(), generate
-
-
-@intrinsic
-def _nap(typing):
-    """Leave the core for NAP microseconds, so that who is waited for gets it: giving way, it would get a part of it only."""
-
-    def generate(context, builder, signature, args):
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT, [_INT]), "usleep")
-        builder.call(function, [ir.Constant(_INT, NAP)])
-        return context.get_dummy_value()
-
-    return types.none(), generate
 
 
 @intrinsic
@@ -227,17 +146,17 @@ def _meet(team, thread):
     met = _own(thread) + MET
     team[met] += 1
     all_there, looks = team[met] * ((team.size - OWN) // LINE), 0
-    _add(team, ARRIVED, 1)
-    while _load(team, ARRIVED) < all_there:
-        if _load(team, FAILED) != 0:
+    add(team, ARRIVED, 1)
+    while load(team, ARRIVED) < all_there:
+        if load(team, FAILED) != 0:
             return False
         looks += 1
         if looks < TURNS:
-            _turn()
+            turn()
         elif looks < TURNS + YIELDS // 10:
-            _give_way()
+            give_way()
         else:
-            _nap()
+            nap()
     return True
 
 
@@ -254,7 +173,7 @@ def run(team, thread, place):
             place += 8
         else:
             if not _call(number, place + 16):
-                _put(team, FAILED, place)
+                put(team, FAILED, place)
                 return False
             place += 8 * _word(place + 8)
 
@@ -262,17 +181,17 @@ def run(team, thread, place):
 @compiled("int64(int64[::1])")
 def ask(team):
     """Have the other threads run the lists that stand in their lines. Returns how many must be woken for it."""
-    _add(team, ASKED, 1)
+    add(team, ASKED, 1)
     asleep = 0
     for thread in range(1, (team.size - OWN) // LINE):
-        asleep += _load(team, _own(thread) + ASLEEP)
+        asleep += load(team, _own(thread) + ASLEEP)
     return asleep
 
 
 @compiled("void(int64[::1], int64)")
 def stop(team, entry):
     """End the team: every thread leaves its list. entry: the one that failed, or STOPPED."""
-    _put(team, FAILED, entry)
+    put(team, FAILED, entry)
 
 
 @compiled("boolean(int64[::1], int64)")
@@ -280,22 +199,22 @@ def serve(team, thread):
     """Run lists as they are asked for. Returns True where there was none for long, to sleep, and False where the team ends."""
     own, looks = _own(thread), 0
     while True:
-        if _load(team, FAILED) != 0:
+        if load(team, FAILED) != 0:
             return False
-        if _load(team, ASKED) != team[own + SEEN]:
+        if load(team, ASKED) != team[own + SEEN]:
             team[own + SEEN] += 1
             looks = 0
             if not run(team, thread, team[own + LIST]):
                 return False
         elif looks < TURNS:
             looks += 1
-            _turn()
+            turn()
         elif looks < TURNS + YIELDS:
             looks += 1
-            _give_way()
+            give_way()
         else:
-            _put(team, own + ASLEEP, 1)
-            if _load(team, ASKED) == team[own + SEEN]:
+            put(team, own + ASLEEP, 1)
+            if load(team, ASKED) == team[own + SEEN]:
                 return True
-            _put(team, own + ASLEEP, 0)
+            put(team, own + ASLEEP, 0)
             looks = 0

@@ -116,8 +116,8 @@ def _plan(
     Sizes are log-uniform, one in each of equal parts, in random order.
     """
     few = _some(ways, 0)
-    small, large = (
-        sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
+    small, large = (  # each is an averaging of two workers as well
+        2 * sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
         for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
     )
     per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)
@@ -167,21 +167,29 @@ def _once(
     wish: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> list[int]:
-    """Nanoseconds of each call of one averaging of two workers, on this rank; ranks meet as a round does before they exchange."""
+    """Nanoseconds of each call of an averaging of one worker, on this rank, and what a further worker takes.
+
+    Ranks meet as a round does before they exchange.
+    """
     now = time.perf_counter_ns
-    began = now()
     average.begin(reference, 4)
-    begun = now()
+    began = now()
     average.add(states[0], 1)
+    average.add(states[1], 1, last=True)
+    both = now() - began
+    average.exchange()
+    average.finish(out)
+    began = now()
+    average.begin(None, 2)
+    begun = now()
+    average.add(states[0], 1, last=True)
     added = now()
-    average.add(states[1], 1)
-    both = now()
     ranks.maximum(wish)
     met = now()
     average.exchange()
     exchanged = now()
     average.finish(out)
-    return [begun - began, added - begun, both - added, exchanged - met, now() - exchanged]
+    return [begun - began, added - begun, both - (added - begun), exchanged - met, now() - exchanged]
 
 
 def adding(values: int = 2**20) -> dict[str, float]:

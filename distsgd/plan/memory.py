@@ -62,11 +62,16 @@ def _copies(job: Job) -> int:
 
 def _message(job: Job) -> float:
     """Bytes a parameter: the moments travel too, but for gradients. Where ranks share memory, what each touches is counted for it,
-    as the system does: its own array, the sum, and its part of the others' arrays."""
+    as the system does: its own arrays, the sum or the average, and its part of what the others add."""
     averaging = job.config.averaging
     values = 1 if averaging.what == "gradients" else STATES[job.config.optimizer.name]
     kind = FIXED if job.workers > 1 and averaging.reduction == "exact" else FLOAT
     if job.ranks == 1 or averaging.algorithm != "library":
         return values * kind * (1 + SCRATCH.get(averaging.algorithm, 0.0))
-    shared = averaging.topology == "allreduce" and job.nodes == 1
-    return values * kind * (3 - 1 / job.ranks if shared else 1)
+    if averaging.topology == "master" or job.nodes > 1:
+        return values * kind
+    others = 1 - 1 / job.ranks
+    if kind == FIXED:  # sums, values as they are, and the average
+        alone = job.workers == job.ranks
+        return values * (FIXED + FLOAT + FLOAT + (FLOAT if alone else FIXED) * others)
+    return values * kind * (2 + others)

@@ -44,11 +44,11 @@ class Meeting:
         self.average.begin(reference, total_weight, self.expected)
         self.clock.average += self.clock.now() - began
 
-    def add(self, vector: np.ndarray, weight: int) -> None:
-        """Add a worker's vector."""
+    def add(self, vector: np.ndarray, weight: int, last: bool) -> None:
+        """Add a worker's vector. last: of this rank; it stays as it is until the average is there."""
         if weight:
             began = self.clock.now()
-            self.average.add(vector, weight)
+            self.average.add(vector, weight, last)
             self.clock.average += self.clock.now() - began
 
     def end(self, out: np.ndarray) -> bool:
@@ -107,7 +107,8 @@ class ParameterRounds:
         for worker in workers.hosted:
             np.copyto(self._local.state, self.state)
             self._local.run(worker, first, last)
-            self._meeting.add(self._local.state, workers.seen(worker.number, first, last))
+            weight = workers.seen(worker.number, first, last)
+            self._meeting.add(self._local.state, weight, worker is workers.hosted[-1])
         return self._meeting.end(self.state)
 
     def settle(self) -> None:
@@ -148,8 +149,9 @@ class OneRound:
         """Average what the workers have so far."""
         for _ in range(MOST_WIDENINGS + 1):
             self._meeting.begin(self._start, int(self._seen.sum()))
-            for number, state in self._states.items():
-                self._meeting.add(state, int(self._seen[number]))
+            for worker in self._local.workers.hosted:
+                state, weight = self._states[worker.number], int(self._seen[worker.number])
+                self._meeting.add(state, weight, worker is self._local.workers.hosted[-1])
             if self._meeting.end(self.state):
                 return
         raise Diverged
@@ -202,9 +204,10 @@ class GradientRounds:
 
     def _attempt(self, step: int) -> bool:
         self._meeting.begin(self._reference, self._local.workers.all_seen(step, step + 1))
-        for worker in self._local.workers.hosted:
+        workers = self._local.workers.hosted
+        for worker in workers:
             count = self._local.learn(worker, step)
-            self._meeting.add(self._local.network.gradient, count)
+            self._meeting.add(self._local.network.gradient, count, worker is workers[-1])
         return self._meeting.end(self._local.network.gradient)
 
     def settle(self) -> None:

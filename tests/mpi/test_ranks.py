@@ -23,6 +23,7 @@ from distsgd.comm import (
     shared,
     wrap,
 )
+from distsgd.comm.shared import mean_bytes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -60,8 +61,9 @@ def one_round(
     """Return the verdict and the average of a round, from `start` if nothing else is said."""
     out = start()
     average.begin(out if reference is GIVEN else reference, sum(WEIGHTS))
-    for worker in hosted(ranks):
-        average.add(state(worker), WEIGHTS[worker])
+    mine = [(state(worker), WEIGHTS[worker]) for worker in hosted(ranks)]
+    for number, (vector, weight) in enumerate(mine):
+        average.add(vector, weight, last=number + 1 == len(mine))
     average.exchange()
     return average.finish(out), out
 
@@ -230,8 +232,17 @@ def test_shared_memory_is_taken_at_once(mpi_ranks: int, comm: "MPI.Intracomm") -
     ranks.barrier()
     assert ranks.shared(size, np.int64) is not None
     ranks.barrier()
-    taken = (before.f_bavail - os.statvfs(shared.FOLDER).f_bavail) * before.f_frsize
-    assert taken > 2.75 * size * 8  # of three; others may give some back at the same time
+    between = os.statvfs(shared.FOLDER)
+    ranks.barrier()
+    assert ranks.mean_memory([size]) is not None
+    ranks.barrier()
+    after = os.statvfs(shared.FOLDER)
+    first, second = (
+        (free.f_bavail - left.f_bavail) * left.f_frsize
+        for free, left in ((before, between), (between, after))
+    )
+    assert first > 2.75 * size * 8  # of three; others may give some back at the same time
+    assert second > 2.75 / 3 * mean_bytes(2, [size])
     ranks.barrier()
     ranks.close()
 
@@ -272,12 +283,12 @@ def test_an_average_over_a_part_of_the_ranks(mpi_ranks: int, comm: "MPI.Intracom
     assert (verdict, digest(out)) == (Verdict.OK, digest(in_python_integers()))
 
 
-def with_a_value(bad: float, of_worker: int) -> Callable[[int], NDArray[np.float32]]:
+def with_a_value(bad: float, of_worker: int, place: int = 2999) -> Callable[[int], NDArray[np.float32]]:
     """Return the function `state` with one other value in one worker."""
 
     def changed(worker: int) -> NDArray[np.float32]:
         result = state(worker)
-        result[2999] = bad if worker == of_worker else result[2999]
+        result[place] = bad if worker == of_worker else result[place]
         return result
 
     return changed
@@ -300,6 +311,37 @@ def test_every_rank_sees_what_one_worker_has(mpi_ranks: int, comm: "MPI.Intracom
                 seen.append(one_round(Exact(topology, SEGMENTS), ranks, changed)[0])
                 seen.append(one_round(Fast(topology, SEGMENTS), ranks, changed)[0])
                 expected += [Verdict.OVERFLOW, Verdict.OK] if finite else [Verdict.NOT_FINITE] * 2
+    assert seen == expected
+
+
+def alone_on_ranks(average: Average, ranks: Ranks, state: Callable[[int], NDArray[np.float32]]) -> Verdict:
+    """Return the verdict of a round in which each rank adds the state of one worker, and where it is OK check the average."""
+    out, others = start(), Exact(Master(ranks), SEGMENTS)
+    expected = np.empty_like(out)
+    verdicts = []
+    for each, result in ((average, out), (others, expected)):
+        each.begin(start(), sum(WEIGHTS))
+        each.add(state(ranks.rank), WEIGHTS[ranks.rank], last=each is average)
+        each.exchange()
+        verdicts.append(each.finish(result))
+    assert verdicts[0] == verdicts[1]
+    assert digest(out) == digest(expected if verdicts[0] is Verdict.OK else start())
+    return verdicts[0]
+
+
+@pytest.mark.mpi(ranks=[2, 3, 4])
+def test_a_rank_that_adds_one_vector_adds_the_same(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """And what no scale holds is seen by whoever averages it."""
+    ranks = wrap(comm)
+    average, expected, seen = Exact(Allreduce(ranks), SEGMENTS), [], []
+    for worker in range(mpi_ranks):
+        for place in (0, 800, 1600, 2999, 3070):
+            for bad, verdict in (
+                *((1e6, Verdict.OVERFLOW), (np.nan, Verdict.NOT_FINITE), (-np.inf, Verdict.NOT_FINITE)),
+                (2.5, Verdict.OK),
+            ):
+                seen.append(alone_on_ranks(average, ranks, with_a_value(bad, worker, place)))
+                expected.append(verdict)
     assert seen == expected
 
 
