@@ -5,7 +5,7 @@ import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
-    "rows band_rows normalization", "pairs band_pairs fixedpoint update pool order loss batch confusion probe"
+    "rows band_rows normalization fixedpoint update", "pairs band_pairs pool order loss batch confusion probe"
 ):
     if modules := modules_to_compile():
         for module in modules:
