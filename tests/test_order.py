@@ -19,7 +19,7 @@ def test_a_matrix_is_transposed_and_nothing_else_is_written(shape: tuple[int, in
     assert memory[0] == memory[-1] == 7
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 3, 5), (5, 4, 4, 1), (3, 2, 2, 11)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 3, 5), (5, 4, 4, 1), (3, 2, 2, 11), (19, 3, 2, 35)])
 def test_filters_are_turned_by_half_a_circle(shape: tuple[int, int, int, int]) -> None:
     weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     channels, height, width, filters = shape

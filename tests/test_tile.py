@@ -37,6 +37,19 @@ def test_load_and_store_at_any_place_and_stride() -> None:
 
 
 @inlined
+def _turn(x, place, stride, y, to, step):
+    tile.store(tile.turned(tile.load(tile.zeros(VECTOR, 1), x, place, stride)), y, to, step)
+
+
+def test_turned() -> None:
+    x, y = lanes(0, 40 * VECTOR), np.full(40 * VECTOR, CANARY)
+    _turn(x, 3, VECTOR + 5, y, 7, VECTOR + 2)
+    rows, columns = np.ogrid[:VECTOR, :VECTOR]
+    np.testing.assert_array_equal(y[7 + columns * (VECTOR + 2) + rows], x[3 + rows * (VECTOR + 5) + columns])
+    assert (y != CANARY).sum() == VECTOR**2
+
+
+@inlined
 def _add(x, place, stride, bias, k, y):
     total = tile.add_rows(tile.zeros(3, 2), bias, k)
     tile.store(tile.add(total, x, place, stride), y, 0, WIDTH)

@@ -57,6 +57,8 @@ def test_bands_are_chosen_where_they_save_multiplications() -> None:
     assert convolution_bands.height(window(16, 32, 7), 32) == 2  # eight points at most
     assert convolution_bands.height(window(16, 32, 8), 32) == 1
     assert convolution_bands.height(window(16, 32, 5, stride=2), 32) == 1
+    assert convolution_bands.height(window(2, 512, 3), 512) == 1  # one of three rows looks at zeros
+    assert convolution_bands.height(replace(window(2, 512, 3), height=4), 512) == 2
 
 
 def test_large_maps_are_not_kept_for_the_gradient_to_weights(monkeypatch: pytest.MonkeyPatch) -> None:

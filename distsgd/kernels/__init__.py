@@ -5,8 +5,8 @@ import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
-    "rows band_rows normalization",
-    "pairs band_pairs fixedpoint together update pool order loss batch confusion probe",
+    "rows band_rows normalization fixedpoint together update",
+    "pairs band_pairs pool order loss batch confusion probe",
 ):
     if modules := modules_to_compile():
         for module in modules:

@@ -12,14 +12,15 @@ from distsgd.kernels.winograd import mixed, spread_rows
 def spread_filters(weights, matrix, spread):
     """Write spread[p, c, s, k] = sum over r of matrix[p, r] * weights[c, r, s, k]."""
     channels, height, width, filters = weights.shape
-    for p in range(matrix.shape[0]):
-        for c in range(channels):
-            for s in range(width):
-                for k in range(filters):
-                    spread[p, c, s, k] = matrix[p, 0] * weights[c, 0, s, k]
-                for r in range(1, height):
-                    for k in range(filters):
-                        spread[p, c, s, k] += matrix[p, r] * weights[c, r, s, k]
+    for c in range(channels):
+        seen = weights[c].reshape(height, width * filters)
+        for p in range(matrix.shape[0]):
+            to = spread[p, c].reshape(width * filters)
+            for k in range(to.size):
+                to[k] = matrix[p, 0] * seen[0, k]
+            for r in range(1, height):
+                for k in range(to.size):
+                    to[k] += matrix[p, r] * seen[r, k]
 
 
 @compiled(

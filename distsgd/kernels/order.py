@@ -4,30 +4,39 @@ import numpy as np
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
-from distsgd.kernels.vector import LANES
+from distsgd.kernels.vector import LANES, VECTOR
 from distsgd.kernels.windows import REGISTERS
+
+
+@inlined
+def transposed(x, y):
+    """Write y = x transposed, in blocks that stay in registers; the last axes of both are contiguous."""
+    rows, columns = x.shape
+    across, down = x.strides[0] >> SHIFT, y.strides[0] >> SHIFT
+    full_rows, full_columns = rows // VECTOR * VECTOR, columns // VECTOR * VECTOR
+    square = tile.zeros(VECTOR, 1)
+    for i in range(0, full_rows, VECTOR):
+        for j in range(0, full_columns, VECTOR):
+            block = tile.turned(tile.load(square, x, i * across + j, across))
+            tile.store(block, y, j * down + i, down)
+    for i in range(rows):
+        for j in range(0 if i >= full_rows else full_columns, columns):
+            y[j, i] = x[i, j]
 
 
 @compiled("void(real[:,:], real[:,::1])")
 def transpose(x, y):
-    """Write y = x transposed, in blocks that stay in the cache."""
-    rows, columns = x.shape
-    for i in range(0, rows, 16):
-        for j in range(0, columns, 16):
-            for k in range(j, min(j + 16, columns)):
-                for t in range(i, min(i + 16, rows)):
-                    y[k, t] = x[t, k]
+    """Write y = x transposed. The last axis of x is contiguous."""
+    transposed(x, y)
 
 
 @compiled("void(real[:,:,:,:], real[:,:,:,::1])")
 def turn_filters(weights, turned):
     """Write turned[k, r, s, c] = weights[c, R-1-r, S-1-s, k]: the filters that carry a convolution's gradient back to its input."""
-    channels, height, width, filters = weights.shape
-    for k in range(filters):
-        for r in range(height):
-            for s in range(width):
-                for c in range(channels):
-                    turned[k, r, s, c] = weights[c, height - 1 - r, width - 1 - s, k]
+    _, height, width, _ = weights.shape
+    for r in range(height):
+        for s in range(width):
+            transposed(weights[:, height - 1 - r, width - 1 - s], turned[:, r, s])
 
 
 @compiled("void(real[:,:,:,:], real[:,:,:,:])")

@@ -99,11 +99,20 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
 def sum_lanes(dy, partial, db):
     """Write db[k], the sum of dy[k]: the gradient of a bias. dy and partial as in `sum_pairs`, with room for one tap."""
     plane, line, part = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT, ROOM // PARTS
-    for k in range(dy.shape[0]):
+
+    def sum_some(zeros, k, count):
+        """So many channels at once: each is a chain that waits for its last addition."""
         for h in range(PARTS):
-            total = tile.zeros(1, 1)
+            total = zeros
             for i in range(dy.shape[1]):
                 for j in range(h * VECTOR, dy.shape[2], LANES):
-                    total = tile.add(total, dy, k * plane + i * line + j, 0)
+                    total = tile.add(total, dy, k * plane + i * line + j, plane)
             tile.store(total, partial, h * part, VECTOR)
-        db[k] = vector.sum_chains(partial, 0, part)
+        for c in range(count):
+            db[k + c] = vector.sum_chains(partial, c * VECTOR, part)
+
+    fours = dy.shape[0] // CHANNELS * CHANNELS
+    for k in range(0, fours, CHANNELS):
+        sum_some(tile.zeros(4, 1), k, CHANNELS)
+    for k in range(fours, dy.shape[0]):
+        sum_some(tile.zeros(1, 1), k, 1)

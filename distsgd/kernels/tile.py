@@ -183,6 +183,25 @@ def store(typing, tile, array, place, stride):
 
 
 @intrinsic
+def turned(typing, tile):
+    """A tile of VECTOR rows of one register, transposed: blocks half as wide change places at each step."""
+
+    def generate(context, builder, signature, args):
+        cells, half = _cells(builder, args[0]), VECTOR // 2
+        while half:
+            low = [j + (VECTOR - half if j & half else 0) for j in range(VECTOR)]
+            high = [j + (VECTOR if j & half else half) for j in range(VECTOR)]
+            for r in range(VECTOR):
+                if r & half == 0:
+                    pair = cells[r], cells[r + half]
+                    cells[r], cells[r + half] = (vector.chosen(builder, *pair, of) for of in (low, high))
+            half //= 2
+        return _pack(builder, cells)
+
+    return tile(tile), generate
+
+
+@intrinsic
 def rectify(typing, tile):
     """max(tile, 0), where a NaN stays a NaN."""
 

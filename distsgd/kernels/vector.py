@@ -55,6 +55,11 @@ def splat(builder, scalar):
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INDEX, VECTOR), [0] * VECTOR))
 
 
+def chosen(builder, x, y, lanes):
+    """A register of these lanes of two, those of the second numbered from VECTOR on."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(INDEX, VECTOR), lanes))
+
+
 def multiply_add(builder, x, y, z):
     """x * y + z."""
     if not FUSED:

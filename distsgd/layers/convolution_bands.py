@@ -30,7 +30,8 @@ MOST_ROOM = 1 << 26
 def height(window: Window, filters: int, pool: int = 1, moves: int = MOVES) -> int:
     """Rows of outputs to compute together; 1: row by row, by `rows.sum_rows`."""
     fitting = [h for h in HEIGHTS if window.stride == 1 and h % pool == 0 and 1 < window.size[0] <= 9 - h]
-    direct = math.prod(window.size) * window.channels * filters * window.outputs[0]
+    seen = min(window.size[0], window.height)  # row by row, what looks at zeros is left out
+    direct = seen * window.size[1] * window.channels * filters * window.outputs[0]
     costs = {h: _cost(window, filters, h, moves) for h in fitting}
     best = min(costs, key=costs.__getitem__, default=1)
     return best if fitting and costs[best] < direct else 1
