@@ -144,8 +144,9 @@ def _times(
     out = np.empty_like(reference)
     times = np.zeros((len(ways), repeats + 1, len(CALLS)), np.int64)
     for repeat, number in _in_random_order(len(ways), repeats + 1, rng):
-        average, _ = averages[ways[number]]
-        times[number, repeat] = _once(ranks, average, None if repeat else reference, own, wish, out)
+        average, ran = averages[ways[number]]
+        begin = None if repeat else reference
+        times[number, repeat] = _once(ranks, average, begin, own, wish, out, ran == "shared")
     mean, latest = times.copy(), times.copy()
     ranks.sum(mean)
     ranks.maximum(latest)
@@ -166,10 +167,12 @@ def _once(
     states: NDArray[np.float32],
     wish: NDArray[np.int64],
     out: NDArray[np.float32],
+    shared: bool,
 ) -> list[int]:
     """Nanoseconds of each call of an averaging of one worker, on this rank, and what a further worker takes.
 
-    Ranks meet as a round does before they exchange.
+    Ranks meet as a round does before they exchange. shared: in memory, where an exchange depends on how many workers a rank has:
+    what it takes longer is the further one's.
     """
     now = time.perf_counter_ns
     average.begin(reference, 4)
@@ -177,8 +180,11 @@ def _once(
     average.add(states[0], 1)
     average.add(states[1], 1, last=True)
     both = now() - began
+    ranks.maximum(wish)
+    met = now()
     average.exchange()
     average.finish(out)
+    ended = now() - met
     began = now()
     average.begin(None, 2)
     begun = now()
@@ -189,7 +195,9 @@ def _once(
     average.exchange()
     exchanged = now()
     average.finish(out)
-    return [begun - began, added - begun, both - (added - begun), exchanged - met, now() - exchanged]
+    finished = now()
+    again = both - (added - begun) + (ended - (finished - met)) * shared
+    return [begun - began, added - begun, again, exchanged - met, finished - exchanged]
 
 
 def adding(values: int = 2**20) -> dict[str, float]:
