@@ -34,19 +34,10 @@ def drop(
     rate: float,
     draw: tuple[int, int, int] = (SEED, 2, 5),
     layer: int = LAYER,
-    gate: np.ndarray | None = None,
 ) -> np.ndarray:
     memory = np.full((x.shape[0] + 2, x.shape[1]), -1, np.float32)
-    gating = (gate is not None, x if gate is None else gate)
-    order.drop(
-        x,
-        np.array(draw, np.uint64),
-        np.uint64(layer),
-        np.float32(rate),
-        *gating,
-        memory[1 : x.shape[0] + 1],
-        0,
-    )
+    given = np.array(draw, np.uint64), np.uint64(layer), np.float32(rate)
+    order.drop(x, *given, memory[1 : x.shape[0] + 1], 0)
     assert (memory[[0, -1]] == -1).all()
     return memory[1:-1]
 
@@ -110,12 +101,17 @@ def test_neighbouring_values_and_steps_are_independent() -> None:
         assert abs((left == right).mean() - 0.5) < 0.03
 
 
-def test_the_gate_closes_where_nothing_came_through_the_rectifier() -> None:
-    x = np.random.default_rng(4).normal(size=(30, 16)).astype(np.float32)
-    gate = np.random.default_rng(5).integers(-1, 2, x.shape).astype(np.float32)
+def test_back_comes_what_was_positive() -> None:
+    chance = np.random.default_rng(4)
+    x = chance.normal(size=(3, 4, 5, 32)).astype(np.float32)
+    gate = chance.integers(-1, 2, (3, 6, 5, 32)).astype(np.float32)
     gate[gate < 0] = -0.0
-    mask = dropout_mask(x.shape, (SEED, 2, 5), LAYER, 0.5)
-    np.testing.assert_array_equal(drop(x, 0.5, gate=gate), np.where(gate > 0, x * mask, 0))
+    gate[1, 1:3, :, 7] = np.nan  # is not hidden
+    seen, y = gate[:, 1:5], np.full((3, 6, 7, 32), 9, np.float32)
+    order.pass_back(x, np.float32(1.25), seen, y[:, 1:5, 1:6])
+    np.testing.assert_array_equal(y[:, 1:5, 1:6], np.where(seen <= 0, 0, x * np.float32(1.25)))
+    assert (y[:, [0, 5]] == 9).all()
+    assert (y[:, :, [0, 6]] == 9).all()
 
 
 def test_what_is_not_finite_stays_visible_where_it_is_not_dropped() -> None:
@@ -123,5 +119,3 @@ def test_what_is_not_finite_stays_visible_where_it_is_not_dropped() -> None:
     for bad in (np.nan, np.inf, -np.inf):
         thinned = drop(np.full((8, 16), bad, np.float32), 0.5)
         np.testing.assert_array_equal(thinned, np.where(mask, np.float32(bad), 0))
-    passed = drop(np.ones((8, 16), np.float32), 0.5, gate=np.full((8, 16), np.nan, np.float32))
-    np.testing.assert_array_equal(passed, np.where(mask, 2, 0))

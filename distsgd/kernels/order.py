@@ -52,6 +52,21 @@ def copy(y, x):
                     tile.store(tile.load(shape, x, at + n, 0), y, to + n, 0)
 
 
+@compiled("void(real[:,:,:,:], real, real[:,:,:,:], real[:,:,:,:])")
+def pass_back(x, factor, gate, y):
+    """Write y = factor * x where gate is positive or no number, zero elsewhere. All as in `copy`."""
+    shape = tile.zeros(1, REGISTERS)
+    for c in range(y.shape[0]):
+        for i in range(y.shape[1]):
+            for j in range(y.shape[2]):
+                to = (c * y.strides[0] + i * y.strides[1] + j * y.strides[2]) >> SHIFT
+                at = (c * x.strides[0] + i * x.strides[1] + j * x.strides[2]) >> SHIFT
+                seen = (c * gate.strides[0] + i * gate.strides[1] + j * gate.strides[2]) >> SHIFT
+                for n in range(0, y.shape[3], LANES):
+                    value = tile.scale(tile.load(shape, x, at + n, 0), factor)
+                    tile.store(tile.gate(value, gate, seen + n, 0), y, to + n, 0)
+
+
 @compiled("void(real[:,:,:,:])")
 def clear(y):
     """Write zeros to y, as in `copy`."""
@@ -72,13 +87,12 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
-@compiled("void(real[:,::1], uint64[::1], uint64, real, boolean, real[:,::1], real[:,::1], int64)")
-def drop(x, draw, layer, rate, gated, gate, y, first):
+@compiled("void(real[:,::1], uint64[::1], uint64, real, real[:,::1], int64)")
+def drop(x, draw, layer, rate, y, first):
     """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout).
 
     What is dropped depends on draw (seed, worker, step), the layer and the value's place alone, so that the way back drops the same
-    on any machine. x, y: (units, batch), of which `first` is the layer's first unit here. With `gated`, y is zero too where gate is
-    not positive.
+    on any machine. x, y: (units, batch), of which `first` is the layer's first unit here.
     """
     units, batch = x.shape
     limit, scale = np.uint64(np.float64(rate) * 4294967296.0), FLOAT(1) / (FLOAT(1) - rate)
@@ -88,5 +102,4 @@ def drop(x, draw, layer, rate, gated, gate, y, first):
             chance = mixed(
                 key + np.uint64((first + i) * batch + n) * np.uint64(0x9E3779B97F4A7C15)
             ) >> np.uint64(32)
-            kept = chance >= limit and (not gated or not gate[i, n] <= 0)
-            y[i, n] = x[i, n] * scale if kept else FLOAT(0)
+            y[i, n] = x[i, n] * scale if chance >= limit else FLOAT(0)

@@ -30,7 +30,16 @@ KERNELS: tuple[Any, ...] = (
     *(pairs.sum_pairs, pairs.sum_lanes, band_pairs.pair_bands, band_pairs.gather_filters),
     *(pool.max_pool, pool.max_pool_gradient, pool.average_pool, pool.average_pool_gradient),
     *(normalization.normalize, normalization.normalize_gradient),
-    *(order.transpose, order.turn_filters, order.drop, order.copy, order.clear, update.sgd, update.adam),
+    *(
+        order.transpose,
+        order.turn_filters,
+        order.drop,
+        order.copy,
+        order.pass_back,
+        order.clear,
+        update.sgd,
+        update.adam,
+    ),
 )
 """What a list may call."""
 _COMPILED = {kernel: next(iter(kernel.overloads.values())) for kernel in KERNELS}

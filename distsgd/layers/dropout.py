@@ -8,7 +8,7 @@ import numpy as np
 from distsgd.config import InputError
 from distsgd.kernels import order
 from distsgd.kernels.compiled import FLOAT
-from distsgd.layers.place import Border, Call, Place, Program, Shape, Tensor
+from distsgd.layers.place import Border, Place, Program, Shape, Tensor, Values
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,20 @@ class Dropout:
         x, y = place.x, place.y
         if not training:
             return [(order.copy, (y.inside, x.inside))]
-        if y.border == Border():
-            return [self._drop(place, x.units, False, x.units, y.units)]
-        thinned = place.scratch[: x.units.size].reshape(x.units.shape)
-        return [
-            self._drop(place, x.units, False, x.units, thinned),
-            (order.copy, (y.inside, thinned.reshape(y.inside.shape))),
-        ]
+        return self._drop(place, x, y)
 
     def backward(self, place: Place) -> Program:
         """dx from dy."""
         if place.dx is None:
             return []
-        dy, dx = place.dy, place.dx
-        if dx.border == Border():
-            return [self._drop(place, dy.units, place.rectified, place.x.units, dx.units)]
-        thinned = place.scratch[: dy.units.size].reshape(dy.units.shape)
-        passed = self._drop(place, dy.units, place.rectified, place.x.units, thinned)
-        return [passed, (order.copy, (dx.inside, thinned.reshape(dx.inside.shape)))]
+        if place.rectified:  # what was dropped is zero in y, as is what the rectifier stopped
+            grown = FLOAT(1) / (FLOAT(1) - FLOAT(self.rate))
+            return [(order.pass_back, (place.dy.inside, grown, place.y.inside, place.dx.inside))]
+        return self._drop(place, place.dy, place.dx)
 
-    def _drop(self, place: Place, x: np.ndarray, gated: bool, gate: np.ndarray, y: np.ndarray) -> Call:
-        return order.drop, (x, place.draw, np.uint64(place.number), FLOAT(self.rate), gated, gate, y, 0)
+    def _drop(self, place: Place, x: Values, y: Values) -> Program:
+        """y from x, which has no border."""
+        thinned = y.units if y.border == Border() else place.scratch[: x.units.size].reshape(x.units.shape)
+        given = x.units, place.draw, np.uint64(place.number), FLOAT(self.rate), thinned, 0
+        copied = [(order.copy, (y.inside, thinned.reshape(y.inside.shape)))] if y.border != Border() else []
+        return [(order.drop, given), *copied]
