@@ -128,7 +128,7 @@ def constants(alpha: float, beta: float) -> dict[str, Any]:
 
 
 def entry(algorithm: str, topology: str, beta: float, fits: list[dict[str, Any]]) -> dict[str, Any]:
-    conversion = {name: constants(0, 1e-9) for name in ("begin", "add", "again", "finish")}
+    conversion = {name: constants(0, 1e-9) for name in ("begin", "add", "again", "finish", "several")}
     way = {"topology": topology, "algorithm": algorithm, "reduction": "exact"}
     return {**way, "shares": [[2, 2, 1.0], [4, 4, 0.5]], "conversion": conversion, "fits": fits}
 
@@ -159,7 +159,9 @@ def asked(**other: Any) -> Asked:
 
 def test_an_estimate_is_made_of_conversion_and_exchange() -> None:
     found = averaging_estimate(MESSAGES, asked(workers_per_rank=3))
-    assert found.conversion.seconds == pytest.approx(5 * 10000 * 1e-9)
+    for workers, calls in ((1, 3), (2, 5), (3, 6)):  # with several workers there is one call more
+        conversion = averaging_estimate(MESSAGES, asked(workers_per_rank=workers)).conversion
+        assert conversion.seconds == pytest.approx(calls * 10000 * 1e-9)
     terms = FORMULAS["ring"](80000, Layout(4, 4))
     last = terms.startups * 1e-5 + terms.sent * 1e-8 + terms.added * 1e-10
     assert (found.exchange.seconds * found.latest, found.latest) == (pytest.approx(last), 2.0)
@@ -237,7 +239,7 @@ def test_a_conversion_takes_as_long_whichever_of_our_algorithms_runs() -> None:
             "library" if algorithm == "library" else algorithm,
         )
         for values in np.exp(chance.uniform(np.log(2e3), np.log(4e6), 6)).astype(int).tolist():
-            times = np.full(5, values * (1e-9 if values < 1e5 else 2e-9)) * chance.normal(1, 0.02, 5)
+            times = np.full(6, values * (1e-9 if values < 1e5 else 2e-9)) * chance.normal(1, 0.02, 6)
             one.values.append(values)
             one.mean.append(times)
             one.last.append(float(times[3]))

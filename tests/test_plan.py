@@ -194,12 +194,15 @@ def averages(ranks: int) -> dict[str, Any]:
     one = {
         **{"topology": "allreduce", "algorithm": "library", "reduction": "exact", "ran": "shared"},
         "shares": [(ranks, 1, 1.0)],
-        "conversion": {name: fit(1e-10) for name in ("begin", "add", "again", "finish")},
+        "conversion": {
+            **{name: fit(1e-10) for name in ("begin", "add", "again", "finish")},
+            "several": fit(0.0),
+        },
         "fits": [{"formula": "whole", "layouts": [[ranks, 1]], "bytes": [1e3, 1e8], **fit(2e-10)}],
         "points": [],
     }
     return {
-        "format": 1,
+        "format": 2,
         "mpi": "none",
         "layouts": [[ranks, 1]],
         "adding": {"exact": 0.0, "fast": 0.0},

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from distsgd.kernels import tile, vector
+from distsgd.kernels import tile, tile_bytes, vector
 from distsgd.kernels.compiled import inlined
 from distsgd.kernels.vector import FUSED, LANES, VECTOR
 
@@ -145,7 +145,7 @@ def test_where_greater_and_where_equal() -> None:
 @inlined
 def _bytes(x, place, y, to):
     shape = tile.zeros(1, 2)
-    tile.store_bytes(tile.load_bytes(shape, x, place), y, to)
+    tile_bytes.store_bytes(tile_bytes.load_bytes(shape, x, place), y, to)
 
 
 def test_bytes_are_numbers_from_0_to_255() -> None:

@@ -1,13 +1,16 @@
 """Which ranks are named slow, from made-up seconds."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 
 from distsgd.clock import Clock
-from distsgd.comm import Alone, Ranks
+from distsgd.comm import Alone, Average, Ranks
+from distsgd.training.pause import Pause
+from distsgd.training.rounds import Meeting
 from distsgd.training.watch import SHORTEST, Watch
 
 LONG = 0.02
@@ -132,4 +135,8 @@ def test_a_batch_costs_whole_vectors() -> None:
 @pytest.mark.parametrize(("size", "on"), [(2, False), (1, True)])
 def test_where_it_is_off_nothing_is_told(size: int, on: bool) -> None:
     watch = Watch(cast(Ranks, Several(0, size)), Clock(), on)
-    assert not watch.on
+    told: list[object] = []
+    pause = SimpleNamespace(meet=told.append)
+    Meeting(cast(Average, None), cast(Pause, pause), Clock(), watch).wait()
+    assert told == [None]
+    assert not watch._rounds

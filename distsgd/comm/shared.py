@@ -110,7 +110,10 @@ class MeanMemory:
         self._values[last : vector.size] = vector[last:]
 
     def meet(self) -> None:
-        """Return when all ranks have called: what each wrote before, the others see now."""
+        """Return when all ranks have called: what each wrote before, the others see now.
+
+        MPI is not called: of messages that are on their way none may be needed for another rank to come here.
+        """
         self._meetings += 1
         together.arrive(self.words)
         while not together.all_there(self.words, self._meetings * len(self.words)):

@@ -36,8 +36,9 @@ class Asked:
 class Averaging:
     """Seconds of one averaging, in the mean over ranks, as the phase `average` shows them.
 
-    begin, add, finish: of one call each; a rank adds its first worker's state (`add`) and each further one (`again`). exchange:
-    from when all ranks are there. latest: by what factor the exchange of the last rank to end is longer: others wait for it.
+    begin, add, finish: of one call each; a rank adds its first worker's state (`add`) and each further one (`again`). several: what
+    it takes longer where a rank has more than one. exchange: from when all ranks are there. latest: by what factor the exchange of
+    the last rank to end is longer: others wait for it.
     """
 
     begin: Estimate
@@ -45,14 +46,16 @@ class Averaging:
     again: Estimate
     exchange: Estimate
     finish: Estimate
+    several: Estimate
     workers_per_rank: float = 1.0
     latest: float = 1.0
 
     @property
     def conversion(self) -> Estimate:
         """All but the exchange."""
-        again = self.again.times(max(self.workers_per_rank - 1, 0.0))
-        return total([self.begin, self.add, again, self.finish])
+        more = max(self.workers_per_rank - 1, 0.0)
+        further = [self.again.times(more), self.several.times(min(more, 1.0))]
+        return total([self.begin, self.add, *further, self.finish])
 
     @property
     def whole(self) -> Estimate:
@@ -65,7 +68,7 @@ def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
     entry = _entry(messages, asked)
     conversion = {
         name: _conversion(entry["conversion"][name], asked.values)
-        for name in ("begin", "add", "again", "finish")
+        for name in ("begin", "add", "again", "finish", "several")
     }
     share = _share(entry, Layout(asked.ranks, asked.hosts))
     exchange = _exchange(messages, entry, asked).times(share)

@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from distsgd.kernels import tile, vector
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
-from distsgd.kernels.tile import _cells, _pack
+from distsgd.kernels.tile import cells_of, pack
 from distsgd.kernels.vector import LANES
 from distsgd.kernels.windows import REGISTERS
 
@@ -27,8 +27,8 @@ def _multiply(typing, left, right):
     """left * right, lane by lane."""
 
     def generate(context, builder, signature, args):
-        pairs = zip(_cells(builder, args[0]), _cells(builder, args[1]), strict=True)
-        return _pack(builder, [builder.fmul(x, y) for x, y in pairs])
+        pairs = zip(cells_of(builder, args[0]), cells_of(builder, args[1]), strict=True)
+        return pack(builder, [builder.fmul(x, y) for x, y in pairs])
 
     return left(left, right), generate
 
@@ -38,9 +38,9 @@ def _add_product(typing, total, left, right):
     """total + left * right, lane by lane."""
 
     def generate(context, builder, signature, args):
-        totals, lefts, rights = (_cells(builder, each) for each in args)
+        totals, lefts, rights = (cells_of(builder, each) for each in args)
         cells = zip(lefts, rights, totals, strict=True)
-        return _pack(builder, [vector.multiply_add(builder, x, y, z) for x, y, z in cells])
+        return pack(builder, [vector.multiply_add(builder, x, y, z) for x, y, z in cells])
 
     return total(total, left, right), generate
 
@@ -51,7 +51,7 @@ def _inverse(typing, x):
 
     def generate(context, builder, signature, args):
         one = ir.Constant(vector.REGISTER, [1.0] * vector.VECTOR)
-        return _pack(builder, [builder.fdiv(one, cell) for cell in _cells(builder, args[0])])
+        return pack(builder, [builder.fdiv(one, cell) for cell in cells_of(builder, args[0])])
 
     return x(x), generate
 
@@ -63,7 +63,7 @@ def _root(typing, x):
     def generate(context, builder, signature, args):
         kind = ir.FunctionType(vector.REGISTER, [vector.REGISTER])
         root = builder.module.declare_intrinsic(f"llvm.sqrt.v{vector.VECTOR}f{8 << SHIFT}", (), kind)
-        return _pack(builder, [builder.call(root, [cell]) for cell in _cells(builder, args[0])])
+        return pack(builder, [builder.call(root, [cell]) for cell in cells_of(builder, args[0])])
 
     return x(x), generate
 

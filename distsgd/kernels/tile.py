@@ -39,11 +39,13 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(manager, tile, ir.LiteralStructType([vector.REGISTER] * (tile.rows * tile.columns)))
 
 
-def _cells(builder, tile):
+def cells_of(builder, tile):
+    """Its registers, row by row."""
     return [builder.extract_value(tile, i) for i in range(len(tile.type.elements))]
 
 
-def _pack(builder, cells):
+def pack(builder, cells):
+    """A tile of these registers."""
     tile = ir.Constant(ir.LiteralStructType([vector.REGISTER] * len(cells)), ir.Undefined)
     for i, cell in enumerate(cells):
         tile = builder.insert_value(tile, cell, i)
@@ -54,7 +56,7 @@ def _pack(builder, cells):
 def zeros(typing, rows, columns):
     """A tile of `rows` x `columns` vectors (constants) of zeros."""
     shape = Tile(rows.literal_value, columns.literal_value)
-    return shape(rows, columns), lambda context, builder, signature, args: _pack(
+    return shape(rows, columns), lambda context, builder, signature, args: pack(
         builder, [vector.ZERO] * (shape.rows * shape.columns)
     )
 
@@ -75,12 +77,12 @@ def add_rows(typing, tile, array, place):
 
     def generate(context, builder, signature, args):
         pointer = vector.address(context, builder, array, args[1], args[2])
-        cells = _cells(builder, args[0])
+        cells = cells_of(builder, args[0])
         for r in range(tile.rows):
             scalar = vector.splat(builder, builder.load(builder.gep(pointer, [ir.Constant(vector.INDEX, r)])))
             for c in range(r * tile.columns, (r + 1) * tile.columns):
                 cells[c] = builder.fadd(cells[c], scalar)
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile, array, place), generate
 
@@ -91,7 +93,7 @@ def multiply_add(typing, tile, x, place, offsets, tap, weights, first, stride):
 
     def generate(context, builder, signature, args):
         vector.keep_order(builder)
-        cells = _cells(builder, args[0])
+        cells = cells_of(builder, args[0])
         offset = builder.load(vector.address(context, builder, offsets, args[3], args[4]))
         pointer = vector.address(context, builder, x, args[1], builder.add(args[2], offset))
         columns = vector.loads(builder, pointer, tile.columns)
@@ -102,7 +104,7 @@ def multiply_add(typing, tile, x, place, offsets, tap, weights, first, stride):
             for c in range(tile.columns):
                 i = r * tile.columns + c
                 cells[i] = vector.multiply_add(builder, weight, columns[c], cells[i])
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile, x, place, offsets, tap, weights, first, stride), generate
 
@@ -112,7 +114,7 @@ def multiply_pairs(typing, tile, x, place, offsets, tap, dy, first, stride):
     """tile[r, c] += x[place + offsets[tap + r]] * dy[first + c * stride], lane by lane: a step of a dot product for every pair."""
 
     def generate(context, builder, signature, args):
-        cells = _cells(builder, args[0])
+        cells = cells_of(builder, args[0])
         rows, pointer = [], vector.address(context, builder, offsets, args[3], args[4])
         for r in range(tile.rows):
             offset = builder.load(builder.gep(pointer, [ir.Constant(vector.INDEX, r)]))
@@ -128,7 +130,7 @@ def multiply_pairs(typing, tile, x, place, offsets, tap, dy, first, stride):
             for r in range(tile.rows):
                 i = r * tile.columns + c
                 cells[i] = vector.multiply_add(builder, rows[r], column, cells[i])
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile, x, place, offsets, tap, dy, first, stride), generate
 
@@ -138,13 +140,13 @@ def add(typing, tile, array, place, stride):
     """The tile plus the array's rows: row r from `place` + r * `stride` on."""
 
     def generate(context, builder, signature, args):
-        cells, pointer = _cells(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
+        cells, pointer = cells_of(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
         for r in range(tile.rows):
             for c, x in enumerate(vector.loads(builder, pointer, tile.columns)):
                 i = r * tile.columns + c
                 cells[i] = builder.fadd(cells[i], x)
             pointer = builder.gep(pointer, [args[3]])
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile, array, place, stride), generate
 
@@ -158,7 +160,7 @@ def load(typing, tile, array, place, stride):
         for _ in range(tile.rows):
             cells += vector.loads(builder, pointer, tile.columns)
             pointer = builder.gep(pointer, [args[3]])
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile, array, place, stride), generate
 
@@ -168,7 +170,7 @@ def store(typing, tile, array, place, stride):
     """Write row r of the tile to the array from `place` + r * `stride` on."""
 
     def generate(context, builder, signature, args):
-        cells, pointer = _cells(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
+        cells, pointer = cells_of(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
         for r in range(tile.rows):
             for c in range(tile.columns):
                 target = builder.gep(pointer, [ir.Constant(vector.INDEX, c * VECTOR)])
@@ -187,7 +189,7 @@ def turned(typing, tile):
     """A tile of VECTOR rows of one register, transposed: blocks half as wide change places at each step."""
 
     def generate(context, builder, signature, args):
-        cells, half = _cells(builder, args[0]), VECTOR // 2
+        cells, half = cells_of(builder, args[0]), VECTOR // 2
         while half:
             low = [j + (VECTOR - half if j & half else 0) for j in range(VECTOR)]
             high = [j + (VECTOR if j & half else half) for j in range(VECTOR)]
@@ -196,7 +198,7 @@ def turned(typing, tile):
                     pair = cells[r], cells[r + half]
                     cells[r], cells[r + half] = (vector.chosen(builder, *pair, of) for of in (low, high))
             half //= 2
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile), generate
 
@@ -206,8 +208,8 @@ def rectify(typing, tile):
     """max(tile, 0), where a NaN stays a NaN."""
 
     def generate(context, builder, signature, args):
-        cells = _cells(builder, args[0])
-        return _pack(builder, [builder.select(vector.is_positive(builder, x), x, vector.ZERO) for x in cells])
+        cells = cells_of(builder, args[0])
+        return pack(builder, [builder.select(vector.is_positive(builder, x), x, vector.ZERO) for x in cells])
 
     return tile(tile), generate
 
@@ -217,13 +219,13 @@ def gate(typing, tile, array, place, stride):
     """The tile where the array (row r from `place` + r * `stride` on) is positive, zero elsewhere: the gradient of `rectify`."""
 
     def generate(context, builder, signature, args):
-        cells, pointer = _cells(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
+        cells, pointer = cells_of(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
         for r in range(tile.rows):
             for c, x in enumerate(vector.loads(builder, pointer, tile.columns)):
                 i = r * tile.columns + c
                 cells[i] = builder.select(vector.is_positive(builder, x), cells[i], vector.ZERO)
             pointer = builder.gep(pointer, [args[3]])
-        return _pack(builder, cells)
+        return pack(builder, cells)
 
     return tile(tile, array, place, stride), generate
 
@@ -233,7 +235,7 @@ def fill(typing, tile, scalar):
     """A tile shaped as the given one, every lane `scalar` (float32)."""
 
     def generate(context, builder, signature, args):
-        return _pack(builder, [vector.splat(builder, args[1])] * (tile.rows * tile.columns))
+        return pack(builder, [vector.splat(builder, args[1])] * (tile.rows * tile.columns))
 
     return tile(tile, REAL), generate
 
@@ -244,7 +246,7 @@ def scale(typing, tile, scalar):
 
     def generate(context, builder, signature, args):
         factor = vector.splat(builder, args[1])
-        return _pack(builder, [builder.fmul(x, factor) for x in _cells(builder, args[0])])
+        return pack(builder, [builder.fmul(x, factor) for x in cells_of(builder, args[0])])
 
     return tile(tile, REAL), generate
 
@@ -257,8 +259,8 @@ def where_greater(typing, left, right, yes, no):
         def wins(x, y):
             return builder.or_(builder.fcmp_ordered(">", x, y), builder.fcmp_unordered("uno", x, x))
 
-        cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
-        return _pack(builder, [builder.select(wins(x, y), a, b) for x, y, a, b in cells])
+        cells = zip(*(cells_of(builder, tile) for tile in args), strict=True)
+        return pack(builder, [builder.select(wins(x, y), a, b) for x, y, a, b in cells])
 
     return left(left, right, yes, no), generate
 
@@ -268,47 +270,7 @@ def where_equal(typing, left, right, yes, no):
     """Lane by lane `yes` where left == right, else `no`."""
 
     def generate(context, builder, signature, args):
-        cells = zip(*(_cells(builder, tile) for tile in args), strict=True)
-        return _pack(
-            builder, [builder.select(builder.fcmp_ordered("==", x, y), a, b) for x, y, a, b in cells]
-        )
+        cells = zip(*(cells_of(builder, tile) for tile in args), strict=True)
+        return pack(builder, [builder.select(builder.fcmp_ordered("==", x, y), a, b) for x, y, a, b in cells])
 
     return left(left, right, yes, no), generate
-
-
-_BYTES = ir.VectorType(ir.IntType(8), VECTOR)
-
-
-@intrinsic
-def load_bytes(typing, tile, array, place):
-    """A one-row tile shaped as the given one from bytes of the array, as numbers."""
-
-    def generate(context, builder, signature, args):
-        pointer, cells = vector.address(context, builder, array, args[1], args[2]), []
-        for c in range(tile.columns):
-            source = builder.bitcast(
-                builder.gep(pointer, [ir.Constant(vector.INDEX, c * VECTOR)]), _BYTES.as_pointer()
-            )
-            loaded = builder.load(source)
-            loaded.align = 1
-            cells.append(builder.uitofp(loaded, vector.REGISTER))
-        return _pack(builder, cells)
-
-    return tile(tile, array, place), generate
-
-
-@intrinsic
-def store_bytes(typing, tile, array, place):
-    """Write a one-row tile of whole numbers below 256 to the array as bytes."""
-
-    def generate(context, builder, signature, args):
-        pointer = vector.address(context, builder, array, args[1], args[2])
-        for c, cell in enumerate(_cells(builder, args[0])):
-            target = builder.bitcast(
-                builder.gep(pointer, [ir.Constant(vector.INDEX, c * VECTOR)]), _BYTES.as_pointer()
-            )
-            written = builder.store(builder.fptoui(cell, _BYTES), target)
-            written.align = 1
-        return context.get_dummy_value()
-
-    return types.none(tile, array, place), generate

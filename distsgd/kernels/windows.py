@@ -3,7 +3,7 @@
 Values are (channels, height, width, batch); batches are multiples of LANES.
 """
 
-from distsgd.kernels import tile
+from distsgd.kernels import tile, tile_bytes
 from distsgd.kernels.compiled import FLOAT, SHIFT, inlined
 from distsgd.kernels.vector import LANES, VECTOR
 
@@ -31,7 +31,7 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
                         number += FLOAT(1)
                 to = window * batch + image
                 tile.store(best, y, c * y_plane + i * y_line + to, 0)
-                tile.store_bytes(place, winner, c * winner.strides[0] + i * winner.strides[1] + to)
+                tile_bytes.store_bytes(place, winner, c * winner.strides[0] + i * winner.strides[1] + to)
 
 
 @inlined
@@ -56,7 +56,7 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
         for window in range(width):
             for image in range(0, batch, LANES):
                 flat = (c * height + i) * width * batch + window * batch + image
-                slope, place = tile.load(shape, dy, flat, 0), tile.load_bytes(shape, winner, flat)
+                slope, place = tile.load(shape, dy, flat, 0), tile_bytes.load_bytes(shape, winner, flat)
                 if gated:
                     slope = tile.gate(slope, y, c * y_plane + i * y_line + window * batch + image, 0)
                 to, number = start + c * plane + window * stride * batch + image, FLOAT(0)

@@ -15,7 +15,7 @@ from distsgd.comm import OF_ALL, OF_MASTER, Allreduce, Average, Exact, Fast, Mas
 from distsgd.cost.algorithms import Layout
 from distsgd.cost.averaging import BYTES
 
-CALLS = ("begin", "add", "again", "exchange", "finish")
+CALLS = ("begin", "add", "again", "exchange", "finish", "several")
 SIZES, FEWEST_REPEATS, REPEATS, MOST_REPEATS = 12, 2, 4, 20
 """Random sizes, and how often each is measured after a warm-up: more often where there is time, less where there is none."""
 FEWEST_VALUES, MOST_VALUES = 2048, 4 * 2**20
@@ -169,22 +169,23 @@ def _once(
     out: NDArray[np.float32],
     shared: bool,
 ) -> list[int]:
-    """Nanoseconds of each call of an averaging of one worker, on this rank, and what a further worker takes.
+    """Nanoseconds of each call of an averaging of one worker, on this rank, and what a further worker's state takes.
 
-    Ranks meet as a round does before they exchange. shared: in memory, where an exchange depends on how many workers a rank has:
-    what it takes longer is the further one's.
+    Ranks meet as a round does before they exchange. shared: in memory, where a rank with several workers leaves sums, which take
+    longer than a state: how much is the last number.
     """
     now = time.perf_counter_ns
     average.begin(reference, 4)
     began = now()
     average.add(states[0], 1)
+    first = now()
     average.add(states[1], 1, last=True)
-    both = now() - began
+    both = now()
     ranks.maximum(wish)
     met = now()
     average.exchange()
     average.finish(out)
-    ended = now() - met
+    sums = first - began + now() - met
     began = now()
     average.begin(None, 2)
     begun = now()
@@ -196,8 +197,8 @@ def _once(
     exchanged = now()
     average.finish(out)
     finished = now()
-    again = both - (added - begun) + (ended - (finished - met)) * shared
-    return [begun - began, added - begun, again, exchanged - met, finished - exchanged]
+    several = (sums - (added - begun) - (finished - met)) * shared
+    return [begun - began, added - begun, both - first, exchanged - met, finished - exchanged, several]
 
 
 def adding(values: int = 2**20) -> dict[str, float]:

@@ -14,7 +14,7 @@ from distsgd.cost.fit import Fit, Point, fit
 if TYPE_CHECKING:
     from distsgd.machine.averaging import Measured, Way
 
-FORMAT = 1
+FORMAT = 2
 LIKE = ("recursive-doubling", "ring", "rabenseifner", "binomial", "linear")
 """What a library's unknown algorithm is compared with, where it ran on several layouts."""
 ALIKE = 0.15
@@ -128,7 +128,7 @@ def _fit(formula: str, measured: Sequence["Measured"], adding: dict[str, float])
 def _conversion(measured: Sequence["Measured"]) -> dict[str, Any]:
     return {
         name: _conversion_fit(measured, call).to_json()
-        for call, name in ((0, "begin"), (1, "add"), (2, "again"), (4, "finish"))
+        for call, name in ((0, "begin"), (1, "add"), (2, "again"), (4, "finish"), (5, "several"))
     }
 
 

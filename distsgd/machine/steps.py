@@ -17,7 +17,7 @@ from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import STATES, flops_of, network_text
 from distsgd.training import Experiment, check
 
-SECONDS = 0.04
+SECONDS = 0.03
 """For each network and batch, each time."""
 COPIED_AT = (LANES[0], LANES[3], LANES[-1])
 WINDOWS_AT = (32, 128)

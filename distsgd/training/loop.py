@@ -119,10 +119,9 @@ class Training:
     def _kind_of_rounds(self, segments: list[int], powers: tuple[int, ...]) -> Rounds:
         averaging = self.experiment.config.averaging
         self._workers.begin(0)
-        gradient = np.ones(len(segments))
-        if averaging.reduction == "exact":
-            of_parameters = averaging.what == "parameters"
-            gradient = gradient_magnitudes(self._local, segments, self._ranks, clipped=of_parameters)
+        exact, clipped = averaging.reduction == "exact", averaging.what == "parameters"
+        of = self._local, segments, self._ranks, clipped
+        gradient = gradient_magnitudes(*of) if exact else np.ones(len(segments))
         if averaging.what == "gradients":
             return GradientRounds(self._local, self._meeting(segments, gradient))
         # Parameters that start at zero, the biases, are expected around one.

@@ -141,6 +141,29 @@ def test_a_rank_whose_workers_saw_nothing_adds_nothing(mpi_ranks: int, comm: "MP
     assert len(digests) == 1
 
 
+@pytest.mark.mpi(ranks=[2, 3])
+def test_parts_of_any_segments_are_averaged_in_shared_memory_as_in_messages(
+    mpi_ranks: int, comm: "MPI.Intracomm"
+) -> None:
+    """Fewer values than ranks, segments without values, one that lies in the parts of several ranks; one vector and two."""
+    ranks = wrap(comm)
+    for segments in ((1,), (0, 5, 0), (1,) * 40, (2, 700, 0, 3), (0,)):
+        reference = np.random.default_rng(0).normal(size=sum(segments)).astype(np.float32)
+        own = np.random.default_rng([1, ranks.rank]).normal(size=(2, sum(segments))).astype(np.float32)
+        for vectors in (own[:1], own):
+            digests = []
+            for average in (Exact(Allreduce(ranks), segments), Exact(Master(ranks), segments)):
+                out = np.zeros_like(reference)
+                average.begin(reference, 7 * len(vectors) * mpi_ranks)
+                for number, vector in enumerate(vectors):
+                    average.add(vector, 7, last=number + 1 == len(vectors))
+                average.exchange()
+                assert average.finish(out) is Verdict.OK
+                digests.append(digest(out))
+            assert digests[0] == digests[1], segments
+    ranks.close()
+
+
 def by_algorithm(ranks: Ranks) -> dict[str, Allreduce | Master]:
     """Return a topology for each algorithm of our own."""
     return {name: Allreduce(ranks, name) for name in OF_ALL} | {
