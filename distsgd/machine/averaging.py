@@ -116,8 +116,8 @@ def _plan(
     Sizes are log-uniform, one in each of equal parts, in random order.
     """
     few = _some(ways, 0)
-    small, large = (  # each is an averaging of two workers as well
-        2 * sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
+    small, large = (
+        sum(float(np.median(times[1].sum(1))) for _, times in _times(ranks, few, values, 2, rng).values())
         for values in (FEWEST_VALUES, 8 * FEWEST_VALUES)
     )
     per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)
@@ -180,14 +180,15 @@ def _once(
     average.add(states[0], 1)
     first = now()
     average.add(states[1], 1, last=True)
-    both = now()
-    ranks.maximum(wish)
-    met = now()
-    average.exchange()
-    average.finish(out)
-    sums = first - began + now() - met
+    both, sums = now(), 0
+    if shared:
+        ranks.maximum(wish)
+        met = now()
+        average.exchange()
+        average.finish(out)
+        sums = first - began + now() - met
     began = now()
-    average.begin(None, 2)
+    average.begin(reference, 2)
     begun = now()
     average.add(states[0], 1, last=True)
     added = now()
