@@ -12,7 +12,7 @@ WINDOW, FEWEST, FACTOR = 5, 3, 1.5
 """A rank is slow when it took more than so many times as long for an image as the median rank, in 3 of the last 5 looks."""
 EVERY = 2
 """Looks between two exchanges: one that is slow from now on is named within 5."""
-SHORTEST = 20_000_000
+SHORTEST = 10_000_000
 """Nanoseconds of computing that a look takes in, about: shorter rounds are looked at together, as the system's own work disturbs
 them. Of less than half of that nothing is concluded.
 """

@@ -46,7 +46,7 @@ def four(tmp_path_factory: pytest.TempPathFactory, secret: float) -> Iterator[Cl
 @pytest.fixture(scope="module")
 def messages(four: Cluster, openmpi: "Launch") -> dict[str, Any]:
     """What a calibration on two and on four hosts finds."""
-    found: dict[str, Any] = on(four, 4, openmpi, "calibrate", 12, 0)
+    found: dict[str, Any] = on(four, 4, openmpi, "calibrate", 16, 0)
     return found
 
 
@@ -54,8 +54,7 @@ def test_calibration_finds_the_secret_rate(messages: dict[str, Any], secret: flo
     errors = {name: beta / true_beta(secret) - 1 for name, beta in betas(messages).items()}
     assert set(errors) == {"ring", "recursive-doubling", "rabenseifner", "binomial"}
     assert abs(float(np.median(list(errors.values())))) < 0.05, (secret, errors)
-    # a machine that is busy elsewhere for seconds spoils one of them, now and then
-    assert sorted(map(abs, errors.values()))[-2] < 0.1, (secret, errors)
+    assert max(map(abs, errors.values())) < 0.1, (secret, errors)
 
 
 def test_it_predicts_what_it_has_not_seen(
