@@ -6,7 +6,7 @@ from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
     "rows band_rows normalization fixedpoint together update",
-    "pairs band_pairs pool order loss batch confusion probe",
+    "pairs band_pairs patches pool order loss batch confusion probe",
 ):
     if modules := modules_to_compile():
         for module in modules:
@@ -22,6 +22,7 @@ with filled_once(
             normalization,
             order,
             pairs,
+            patches,
             pool,
             probe,
             rows,
@@ -42,6 +43,7 @@ __all__ = [
     "normalization",
     "order",
     "pairs",
+    "patches",
     "pool",
     "probe",
     "rows",

@@ -118,9 +118,9 @@ def row_taps(window: Window, weights: np.ndarray | None = None) -> RowTaps:
     return RowTaps(np.concatenate([*lists.values()], axis=1), np.array(strips), np.array(bands))
 
 
-def dense_row_taps(inputs: int, lanes: int) -> RowTaps:
-    """The taps of a dense layer: every row of (inputs, lanes)."""
-    taps = np.stack([np.arange(inputs) * lanes, np.arange(inputs)])
+def dense_row_taps(inputs: int, lanes: int, apart: int | None = None) -> RowTaps:
+    """The taps of a dense layer: every row of (inputs, lanes), the rows `apart` from each other or one after another."""
+    taps = np.stack([np.arange(inputs) * (apart or lanes), np.arange(inputs)])
     strips = [(0, inputs)] * len(rows.strip_starts(lanes))
     return RowTaps(taps, np.array(strips), np.array([(0, 1)]))
 

@@ -241,6 +241,17 @@ def fill(typing, tile, scalar):
 
 
 @intrinsic
+def raised(typing, tile, scalar):
+    """The tile plus `scalar` (float32)."""
+
+    def generate(context, builder, signature, args):
+        added = vector.splat(builder, args[1])
+        return pack(builder, [builder.fadd(x, added) for x in cells_of(builder, args[0])])
+
+    return tile(tile, REAL), generate
+
+
+@intrinsic
 def scale(typing, tile, scalar):
     """The tile times `scalar` (float32)."""
 

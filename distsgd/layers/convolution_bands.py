@@ -10,8 +10,10 @@ import numpy as np
 from distsgd.kernels import band_pairs, band_rows, rows, taps, winograd
 from distsgd.kernels import pairs as pairing
 from distsgd.kernels.taps import Window
-from distsgd.kernels.vector import STRIP
+from distsgd.kernels.vector import LANES, STRIP
+from distsgd.layers import convolution_patches as patches
 from distsgd.layers import convolution_products as matrices
+from distsgd.layers import scratch as memory
 from distsgd.layers.place import Call, Program
 
 HEIGHTS = (2, 3, 4)
@@ -29,12 +31,22 @@ MOST_ROOM = 1 << 26
 
 def height(window: Window, filters: int, pool: int = 1, moves: int = MOVES) -> int:
     """Rows of outputs to compute together; 1: row by row, by `rows.sum_rows`."""
+    return _least(window, filters, pool, moves)[0]
+
+
+def _least(window: Window, filters: int, pool: int, moves: int) -> tuple[int, int]:
+    """That, and its multiply-adds for a column of outputs."""
     fitting = [h for h in HEIGHTS if window.stride == 1 and h % pool == 0 and 1 < window.size[0] <= 9 - h]
     seen = min(window.size[0], window.height)  # row by row, what looks at zeros is left out
     direct = seen * window.size[1] * window.channels * filters * window.outputs[0]
     costs = {h: _cost(window, filters, h, moves) for h in fitting}
     best = min(costs, key=costs.__getitem__, default=1)
-    return best if fitting and costs[best] < direct else 1
+    return (best, costs[best]) if fitting and costs[best] < direct else (1, direct)
+
+
+def _by_patches(window: Window, filters: int, pool: int = 1, moves: int = MOVES) -> bool:
+    """Whether patches of outputs take less than that."""
+    return patches.fit(window, filters, pool, _least(window, filters, pool, moves)[1] * window.outputs[1])
 
 
 def _cost(window: Window, filters: int, height: int, moves: int) -> int:
@@ -42,24 +54,6 @@ def _cost(window: Window, filters: int, height: int, moves: int) -> int:
     n, bands = height + window.size[0] - 1, -(-window.outputs[0] // height)
     product = n * window.size[1] * window.channels * filters
     return bands * (product + moves * (n * n * window.channels + n * height * filters))
-
-
-def whole_lines(size: int) -> int:
-    """float32 values up to the end of a cache line."""
-    return -(-size // 16) * 16
-
-
-def _room(shapes: list[tuple[int, ...]]) -> int:
-    return sum(whole_lines(math.prod(shape)) for shape in shapes)
-
-
-def _parts(scratch: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-    """Arrays of these shapes one after another, each from a cache line on."""
-    parts = []
-    for shape in shapes:
-        parts.append(scratch[: math.prod(shape)].reshape(shape))
-        scratch = scratch[whole_lines(math.prod(shape)) :]
-    return parts
 
 
 def _pieces(window: Window, filters: int, tall: int, pool: int) -> list[tuple[int, int]]:
@@ -92,7 +86,9 @@ def _sum_shapes(window: Window, filters: int, pool: int) -> list[tuple[int, ...]
 
 def room(window: Window, filters: int, pool: int = 1) -> int:
     """float32 values of working memory that `sums` takes."""
-    return _room(_sum_shapes(window, filters, pool))
+    if _by_patches(window, filters, pool):
+        return patches.room(window, filters, pool)
+    return memory.room(_sum_shapes(window, filters, pool))
 
 
 def sums(
@@ -108,13 +104,15 @@ def sums(
     pooled: np.ndarray,
     winner: np.ndarray,
 ) -> Program:
-    """What `rows.sum_rows` says, by it or by bands of rows.
+    """What `rows.sum_rows` says, by it, by bands of rows or by patches.
 
     x: flat, from the first output's window on. filters: (channels, row, column, filters), contiguous. With pool > 1, y is not
     looked at: maxima go to `pooled`.
     """
     tall, count = height(window, filters.shape[3], pool), filters.shape[3]
-    partial, band, *parts = _parts(scratch, _sum_shapes(window, count, pool))
+    if _by_patches(window, count, pool):
+        return patches.sums(x, window, filters, bias, scratch, y, gate, rectify, pool, pooled, winner)
+    partial, band, *parts = memory.parts(scratch, _sum_shapes(window, count, pool))
     if pool > 1:
         y = band
     if tall == 1:
@@ -184,22 +182,36 @@ def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
         (n, filters, bands, (window.outputs[1] + 1) * batch),
         (n, channels, window.size[1], filters),
     ]
-    if tall == 1 or _room(shapes) > MOST_ROOM:
+    if tall == 1 or memory.room(shapes) > MOST_ROOM:
         return [(taps.pairs_room(channels * math.prod(window.size), filters),)]
     return shapes
 
 
 def pairs_room(window: Window, filters: int) -> int:
     """float32 values of working memory that `pairs` takes."""
-    return _room((matrices.shapes if matrices.fit(window, filters) else _pair_shapes)(window, filters))
+    if matrices.fit(window, filters):
+        return memory.room(matrices.shapes(window, filters))
+    if _pairs_by_patches(window, filters):
+        return patches.pairs_room(window, filters)
+    return memory.room(_pair_shapes(window, filters))
+
+
+def _pairs_by_patches(window: Window, filters: int) -> bool:
+    """Where filters fill a register, as they lie innermost there."""
+    return filters >= LANES and _by_patches(window, filters, moves=MOVES_TO_WEIGHTS)
 
 
 def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw: np.ndarray) -> Program:
-    """What `pairs.sum_pairs` says, by it, by bands of rows or by products. dw: (channels, row, column, filters), contiguous."""
+    """What `pairs.sum_pairs` says, by it, by bands of rows, by products or by patches.
+
+    dw: (channels, row, column, filters), contiguous.
+    """
     if matrices.fit(window, dw.shape[3]):
-        partial, turned = _parts(scratch, matrices.shapes(window, dw.shape[3]))
+        partial, turned = memory.parts(scratch, matrices.shapes(window, dw.shape[3]))
         return matrices.products(x, window, dy, partial, turned, dw)
-    partial, *parts = _parts(scratch, _pair_shapes(window, dw.shape[3]))
+    if _pairs_by_patches(window, dw.shape[3]):
+        return patches.pairs(x, window, dy, scratch, dw)
+    partial, *parts = memory.parts(scratch, _pair_shapes(window, dw.shape[3]))
     if not parts:
         sums = (*taps.pair_taps(window), window.step, dy, partial, dw.reshape(-1, dw.shape[3]))
         return [(pairing.sum_pairs, (x, *sums, rows.NO_VALUES, rows.NO_WINNERS))]

@@ -13,6 +13,7 @@ from distsgd.kernels import order, pairs, pool, rows, taps
 from distsgd.kernels.taps import Window
 from distsgd.layers import convolution_bands as bands
 from distsgd.layers import convolution_phases as phases
+from distsgd.layers import scratch as memory
 from distsgd.layers.place import Call, Place, Program, Shape, Values
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
     both = max(bands.room(window, filters, layer.pool), bands.pairs_room(window, filters))
     if layer.pool > 1:  # as the first layer it goes row by row
         both = max(both, taps.pairs_room(window.channels * math.prod(window.size), filters))
-    turned = bands.whole_lines(filters * layer.size**2 * channels)
+    turned = memory.whole_lines(filters * layer.size**2 * channels)
     if layer.stride == 1:
         ((high, wide),) = phases.all_phases(layer, shape)
         return max(both, turned + bands.room(window_back(layer, shape, batch, high, wide), channels))
@@ -168,7 +169,7 @@ def _to_phase(
 ) -> Program:
     """The gradient to one phase of a group's channels: with stride 1 there is only one, and it is dx."""
     assert place.dx is not None
-    gate, rest = rows.NO_ROWS, place.scratch[bands.whole_lines(turned.size) :]
+    gate, rest = rows.NO_ROWS, place.scratch[memory.whole_lines(turned.size) :]
     whole = Values(place.dx.buffer[channels], place.dx.border)
     if layer.stride == 1:
         window, seen = _seen_back(layer, place, dy.buffer[filters], high, wide)
