@@ -18,26 +18,29 @@ def near(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(convolution_patches, "FEWEST", 1)
 
 
+@pytest.mark.parametrize("size", patches.SIZES)
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (3, 7), (8, 16)])
-def test_filters_are_spread_and_gathered(channels: int, filters: int) -> None:
-    rng, matrix = np.random.default_rng(filters), winograd.transforms(4, 3)[1]
-    weights = rng.normal(size=(channels, 3, 3, filters)).astype(np.float32)
-    spread = np.empty((36, channels, filters), np.float32)
-    patches.spread_filters(weights, matrix, spread)
+def test_filters_are_spread_and_gathered(channels: int, filters: int, size: int) -> None:
+    rng, matrix = np.random.default_rng(filters), winograd.transforms(4, size)[1]
+    weights = rng.normal(size=(channels, size, size, filters)).astype(np.float32)
+    spread, room = (
+        np.empty((len(matrix) ** 2, channels, filters), np.float32),
+        np.empty((8, filters), np.float32),
+    )
+    patches.spread_filters(weights, matrix, 0, room, spread)
     wanted = np.einsum("pr,qs,crsk->pqck", matrix, matrix, weights)
     np.testing.assert_allclose(spread.reshape(wanted.shape), wanted, atol=1e-5)
     gathered = np.empty_like(weights)
-    patches.gather_filters(spread, matrix, 0, gathered)
-    np.testing.assert_allclose(
-        gathered, np.einsum("pr,qs,pqck->crsk", matrix, matrix, wanted), atol=1e-5
-    )
+    patches.gather_filters(spread, matrix, 0, room, gathered)
+    np.testing.assert_allclose(gathered, np.einsum("pr,qs,pqck->crsk", matrix, matrix, wanted), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", patches.SIZES)
 @pytest.mark.parametrize("padding", ["valid", "same", "full", 1])
 @pytest.mark.parametrize("around", [NONE, WIDER])
-def test_any_shape_and_padding(around: Border, padding: int | str) -> None:
-    for number, shape in enumerate(((3, 3, 5), (2, 7, 6), (5, 9, 13), (1, 8, 5), (4, 12, 16))):
-        layer = Convolution((5, 16, 21)[number % 3], 3, padding)
+def test_any_shape_and_padding(around: Border, padding: int | str, size: int) -> None:
+    for number, shape in enumerate(((3, size, 5), (2, 7, 6), (5, 9, 13), (1, 8, 5), (4, 12, 16))):
+        layer = Convolution((5, 16, 21)[number % 3], size, padding)
         check(layer, shape, (3, 16, 40, 64)[number % 4], number % 2 == 0, around)
 
 
@@ -60,6 +63,4 @@ def test_any_number_of_channels(channels: int, filters: int) -> None:
 
 
 def test_the_choice() -> None:
-    assert convolution_bands._by_patches(
-        __import__("test_winograd").window(16, 32, 3), 32
-    )
+    assert convolution_bands._by_patches(__import__("test_winograd").window(16, 32, 3), 32)

@@ -24,42 +24,59 @@ from distsgd.kernels.rows import sum_rows
 from distsgd.kernels.vector import VECTOR
 from distsgd.kernels.windows import pool_row
 
-OUTPUTS, POINTS = 4, 6
+OUTPUTS = 4
 """Of a patch, along each side."""
+SIZES = (3, 5)
+"""Of filters; from six points on transforms lose digits, from nine on too many."""
 
 
-@compiled("void(real[:,:,:,::1], real[:,::1], real[:,:,::1])")
-def spread_filters(weights, matrix, spread):
-    """Write spread[p n + q, c, k] = sum over r, s of matrix[p, r] * weights[c, r, s, k] * matrix[q, s]."""
+@compiled("void(real[:,:,:,::1], real[:,::1], int64, real[:,::1], real[:,:,::1])")
+def spread_filters(weights, matrix, first, room, spread):
+    """Write spread[p n + q, first + c, k] = sum over r, s of matrix[p, r] * weights[c, r, s, k] * matrix[q, s].
+
+    room: (size, filters).
+    """
     channels, size, _, filters = weights.shape
     points = matrix.shape[0]
     for c in range(channels):
         for p in range(points):
-            for q in range(points):
-                to = spread[p * points + q, c]
+            for s in range(size):
                 for k in range(filters):
-                    to[k] = 0
-                for r in range(size):
-                    for s in range(size):
-                        for k in range(filters):
-                            to[k] += matrix[p, r] * matrix[q, s] * weights[c, r, s, k]
+                    room[s, k] = matrix[p, 0] * weights[c, 0, s, k]
+                for r in range(1, size):
+                    for k in range(filters):
+                        room[s, k] += matrix[p, r] * weights[c, r, s, k]
+            for q in range(points):
+                to = spread[p * points + q, first + c]
+                for k in range(filters):
+                    to[k] = matrix[q, 0] * room[0, k]
+                for s in range(1, size):
+                    for k in range(filters):
+                        to[k] += matrix[q, s] * room[s, k]
 
 
-@compiled("void(real[:,:,::1], real[:,::1], int64, real[:,:,:,::1])")
-def gather_filters(spread, matrix, first, weights):
-    """Write weights[c, r, s, k] = sum over p, q of matrix[p, r] * spread[p n + q, first + c, k] * matrix[q, s]: its dual."""
+@compiled("void(real[:,:,::1], real[:,::1], int64, real[:,::1], real[:,:,:,::1])")
+def gather_filters(spread, matrix, first, room, weights):
+    """Write weights[c, r, s, k] = sum over p, q of matrix[p, r] * spread[p n + q, first + c, k] * matrix[q, s]: its dual.
+
+    room: (n, filters).
+    """
     channels, size, _, filters = weights.shape
     points = matrix.shape[0]
     for c in range(channels):
         for r in range(size):
-            for s in range(size):
-                to = weights[c, r, s]
+            for q in range(points):
                 for k in range(filters):
-                    to[k] = 0
-                for p in range(points):
-                    for q in range(points):
-                        for k in range(filters):
-                            to[k] += matrix[p, r] * matrix[q, s] * spread[p * points + q, first + c, k]
+                    room[q, k] = matrix[0, r] * spread[q, first + c, k]
+                for p in range(1, points):
+                    for k in range(filters):
+                        room[q, k] += matrix[p, r] * spread[p * points + q, first + c, k]
+            for s in range(size):
+                for k in range(filters):
+                    weights[c, r, s, k] = matrix[0, s] * room[0, k]
+                for q in range(1, points):
+                    for k in range(filters):
+                        weights[c, r, s, k] += matrix[q, s] * room[q, k]
 
 
 @inlined
@@ -79,29 +96,37 @@ def spread_patches(x, plane, line, high, wide, bands, columns, batch, spread, ro
     """Write spread (points, channels, bands x columns x batch): the patches of a piece at all points.
 
     x: flat, from the first patch's first input on; plane, line: from channel to channel and from row to row. high, wide: the rows
-    and columns of x that there are, zeros follow. room, edge: room for POINTS rows of inputs each.
+    and columns of x that there are, zeros follow. room, edge: room for as many rows of inputs as a patch sees.
     """
-    inputs = tile.zeros(POINTS, 1)
-    point, deep = spread.strides[0] >> SHIFT, spread.strides[1] >> SHIFT
-    length, across = min(wide, OUTPUTS * columns + POINTS - OUTPUTS) * batch, room.shape[1]
+    point, deep, across = spread.strides[0] >> SHIFT, spread.strides[1] >> SHIFT, room.shape[1]
+    length = min(wide, OUTPUTS * (columns - 1) + room.shape[0]) * batch
     room[:, length:] = 0
-    for c in range(spread.shape[1]):
-        for i in range(bands):
-            source, at, down = x, c * plane + i * OUTPUTS * line, line
-            count = min(POINTS, high - i * OUTPUTS)
-            if count < POINTS:
-                fill_up(x, at, line, count, length, edge)
-                source, at, down = edge.reshape(edge.size), 0, edge.shape[1]
-            for lane in range(0, length, VECTOR):
-                rows = inputs_to_points(tile.load(inputs, source, at + lane, down))
-                tile.store(rows, room, lane, across)
-            for j in range(columns):
-                for p in range(POINTS):
-                    at = p * across + j * OUTPUTS * batch
-                    to = p * POINTS * point + c * deep + (i * columns + j) * batch
-                    for lane in range(0, batch, VECTOR):
-                        patch = inputs_to_points(tile.load(inputs, room, at + lane, batch))
-                        tile.store(patch, spread, to + lane, point)
+
+    def spread_all(inputs):
+        """By points as many as the tile has rows."""
+        points = tile.rows(inputs)
+        for c in range(spread.shape[1]):
+            for i in range(bands):
+                source, at, down = x, c * plane + i * OUTPUTS * line, line
+                count = min(points, high - i * OUTPUTS)
+                if count < points:
+                    fill_up(x, at, line, count, length, edge)
+                    source, at, down = edge.reshape(edge.size), 0, across
+                for lane in range(0, length, VECTOR):
+                    rows = inputs_to_points(tile.load(inputs, source, at + lane, down))
+                    tile.store(rows, room, lane, across)
+                for j in range(columns):
+                    for p in range(points):
+                        at = p * across + j * OUTPUTS * batch
+                        to = p * points * point + c * deep + (i * columns + j) * batch
+                        for lane in range(0, batch, VECTOR):
+                            patch = inputs_to_points(tile.load(inputs, room, at + lane, batch))
+                            tile.store(patch, spread, to + lane, point)
+
+    if room.shape[0] == 6:
+        spread_all(tile.zeros(6, 1))
+    else:
+        spread_all(tile.zeros(8, 1))
 
 
 @compiled(
@@ -129,9 +154,9 @@ def gather_patches(
     """Write what `rows.sum_rows` writes, the rows of a piece, from products (points, filters, bands x columns x batch).
 
     bias, y, gate, rectify, pooled, winner: as there, but with `winner` y has as many rows as the piece. pool: the side of a window
-    then. room, edge: room for POINTS rows of outputs each.
+    then. room, edge: room for rows of outputs at all points of a column, and for some registers.
     """
-    points, outputs, one = tile.zeros(POINTS, 1), tile.zeros(OUTPUTS, 1), tile.zeros(1, 1)
+    outputs, one = tile.zeros(OUTPUTS, 1), tile.zeros(1, 1)
     point, deep, across = products.strides[0] >> SHIFT, products.strides[1] >> SHIFT, room.shape[1]
     plane, line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     gate_plane, gate_line = gate.strides[0] >> SHIFT, gate.strides[1] >> SHIFT
@@ -145,27 +170,35 @@ def gather_patches(
             value = tile.gate(value, gate, k * gate_plane + i * gate_line + lane, gate_line)
         tile.store(value, y, k * plane + i * line + lane, line)
 
+    def gather_band(points, k, i):
+        """A row of patches of filter k, from as many points as the tile has rows."""
+        for j in range(columns):
+            for p in range(tile.rows(points)):
+                at = p * tile.rows(points) * point + k * deep + (i * columns + j) * batch
+                to = p * across + j * OUTPUTS * batch
+                for lane in range(0, batch, VECTOR):
+                    patch = outputs_from_points(tile.load(points, products, at + lane, point), outputs)
+                    tile.store(patch, room, to + lane, batch)
+        first = i * OUTPUTS
+        count = min(OUTPUTS, rows - first)
+        for lane in range(0, length, VECTOR):
+            value = outputs_from_points(tile.load(points, room, lane, across), outputs)
+            if bias.size > 0:
+                value = tile.raised(value, bias[k])
+            if count == OUTPUTS:
+                finish(value, k, first, lane)
+            else:
+                tile.store(value, edge, 0, VECTOR)
+                for r in range(count):
+                    finish(tile.load(one, edge, r * VECTOR, 0), k, first + r, lane)
+
+    six, eight = tile.zeros(6, 1), tile.zeros(8, 1)
     for k in range(filters):
         for i in range(bands):
-            for j in range(columns):
-                for p in range(POINTS):
-                    at = p * POINTS * point + k * deep + (i * columns + j) * batch
-                    to = p * across + j * OUTPUTS * batch
-                    for lane in range(0, batch, VECTOR):
-                        patch = outputs_from_points(tile.load(points, products, at + lane, point), outputs)
-                        tile.store(patch, room, to + lane, batch)
-            first = i * OUTPUTS
-            count = min(OUTPUTS, rows - first)
-            for lane in range(0, length, VECTOR):
-                value = outputs_from_points(tile.load(points, room, lane, across), outputs)
-                if bias.size > 0:
-                    value = tile.raised(value, bias[k])
-                if count == OUTPUTS:
-                    finish(value, k, first, lane)
-                else:
-                    tile.store(value, edge, 0, VECTOR)
-                    for r in range(count):
-                        finish(tile.load(one, edge, r * VECTOR, 0), k, first + r, lane)
+            if room.shape[0] == 6:
+                gather_band(six, k, i)
+            else:
+                gather_band(eight, k, i)
         if winner.size > 0:
             for r in range(rows // pool):
                 windows = pooled[k : k + 1], winner[k : k + 1]
@@ -176,25 +209,35 @@ def gather_patches(
 def spread_slopes(turned, bands, columns, batch, room, slopes):
     """Write slopes (points, bands x columns x batch, filters) from turned (rows, pixels x batch, filters), those of the outputs.
 
-    Their filters are whole registers and contiguous. room: for (POINTS, OUTPUTS x filters).
+    Their filters are whole registers and contiguous. room: (points along a side, OUTPUTS x filters).
     """
-    outputs, points = tile.zeros(OUTPUTS, 1), tile.zeros(POINTS, 1)
+    outputs, (rows, across) = tile.zeros(OUTPUTS, 1), room.shape
     line, pixel = turned.strides[0] >> SHIFT, turned.strides[1] >> SHIFT
     point, deep, filters = slopes.strides[0] >> SHIFT, slopes.strides[1] >> SHIFT, turned.shape[2]
-    across = OUTPUTS * filters
+
+    def spread_image(points, at, to):
+        """A patch of an image at as many points as the tile has rows."""
+        for s in range(OUTPUTS):
+            for k in range(0, filters, VECTOR):
+                value = tile.load(outputs, turned, at + s * batch * pixel + k, line)
+                tile.store(slopes_to_points(value, points), room, s * filters + k, across)
+        for p in range(rows):
+            for k in range(0, filters, VECTOR):
+                value = slopes_to_points(tile.load(outputs, room, p * across + k, filters), points)
+                tile.store(value, slopes, to + p * rows * point + k, point)
+
+    six, eight = tile.zeros(6, 1), tile.zeros(8, 1)
     for patch in range(bands * columns):
         i, j = patch // columns, patch % columns
         for image in range(batch):
-            for s in range(OUTPUTS):
-                at = i * OUTPUTS * line + ((j * OUTPUTS + s) * batch + image) * pixel
-                for k in range(0, filters, VECTOR):
-                    rows = slopes_to_points(tile.load(outputs, turned, at + k, line), points)
-                    tile.store(rows, room, s * filters + k, across)
-            for p in range(POINTS):
-                to = p * POINTS * point + (patch * batch + image) * deep
-                for k in range(0, filters, VECTOR):
-                    value = slopes_to_points(tile.load(outputs, room, p * across + k, filters), points)
-                    tile.store(value, slopes, to + k, point)
+            at, to = (
+                i * OUTPUTS * line + (j * OUTPUTS * batch + image) * pixel,
+                (patch * batch + image) * deep,
+            )
+            if rows == 6:
+                spread_image(six, at, to)
+            else:
+                spread_image(eight, at, to)
 
 
 @compiled(
@@ -204,8 +247,9 @@ def spread_slopes(turned, bands, columns, batch, room, slopes):
 def pair_points(slopes, point, taps, strips, one, seen, partial, sums, total, first, bias, gate, winner):
     """Add to total (points, channels, 1, filters) the products of a piece's inputs with its slopes; write it for the first piece.
 
-    slopes: flat, `point` values from point to point; taps, strips, one: how `rows.sum_rows` follows it, a tap for every
-    patch and image. seen: (points, patches x images, channels), any strides. sums: room for (channels, 1, filters). bias, gate, winner: empty.
+    slopes: flat, `point` values from point to point; taps, strips, one: how `rows.sum_rows` follows it, a tap for every patch
+    and image. seen: (points, patches x images, channels), any strides. sums: room for (channels, 1, filters). bias, gate, winner:
+    empty.
     """
     for p in range(total.shape[0]):
         of_point = slopes[p * point :], taps, strips, one, 0, seen[p], bias, partial

@@ -9,14 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.kernels import order, patches, rows, taps, winograd
-from distsgd.kernels.patches import OUTPUTS, POINTS
+from distsgd.kernels.patches import OUTPUTS, SIZES
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import scratch as memory
 from distsgd.layers.place import Call, Program
 
-SIZE = POINTS - OUTPUTS + 1
-"""Of the filters that it is for."""
 MOVES = 13
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
 MOVES_OF_FILTERS = 2
@@ -25,12 +23,16 @@ NEAR, FEWEST = 600_000, 64
 """float32 values of a piece, at all points, that the nearer caches hold; lanes of one at least, so that weights are read seldom."""
 
 
+def points(window: Window) -> int:
+    """Of a patch, along each side."""
+    return OUTPUTS + window.size[0] - 1
+
+
 def cost(window: Window, filters: int) -> int:
     """Multiply-adds for an image, about."""
-    high, wide = _patches(window)
-    product = window.channels * filters
+    (high, wide), product = _patches(window), window.channels * filters
     of_patch = product + MOVES * (window.channels + filters)
-    return POINTS**2 * (high * wide * of_patch + MOVES_OF_FILTERS * product)
+    return points(window) ** 2 * (high * wide * of_patch + MOVES_OF_FILTERS * product)
 
 
 def _patches(window: Window) -> tuple[int, int]:
@@ -42,7 +44,7 @@ def fit(window: Window, filters: int, pool: int, instead: int) -> bool:
     """Whether a layer is computed so, `instead` of that many multiply-adds for an image by the best other way."""
     return (
         window.stride == 1
-        and window.size == (SIZE, SIZE)
+        and window.size[0] == window.size[1] in SIZES
         and OUTPUTS % pool == 0
         and cost(window, filters) < instead
     )
@@ -73,7 +75,7 @@ class Piece(NamedTuple):
 def _largest(window: Window, filters: int) -> tuple[int, int]:
     """Patches of a piece down and across: whole rows of patches where one is near, otherwise parts of one."""
     (high, wide), batch = _patches(window), window.buffer[3]
-    values = POINTS**2 * (window.channels + filters) * batch
+    values = points(window) ** 2 * (window.channels + filters) * batch
     most = max(NEAR // values, -(-FEWEST // batch))
     if most >= wide:
         return min(high, most // wide), wide
@@ -89,28 +91,70 @@ def pieces(window: Window, filters: int) -> Iterator[Piece]:
 
 
 def _apart(size: int) -> int:
-    """From point to point, so that those of one place do not meet in the same lines of a cache."""
+    """From point to point: an odd number of lines, as else those of one place would share a few sets of the cache."""
     return memory.whole_lines(size) + memory.LINE * (1 - memory.whole_lines(size) // memory.LINE % 2)
 
 
-def _shapes(window: Window, filters: int, pool: int) -> list[tuple[int, ...]]:
-    """Working memory of `sums`: for sums, rows twice, filters, inputs and products at all points, and outputs before pooling."""
-    (bands, columns), batch, points = _largest(window, filters), window.buffer[3], POINTS**2
-    lanes, across = bands * columns * batch, (columns * OUTPUTS + SIZE - 1) * batch + memory.LINE
-    return [
-        (filters * rows.GROUP,),
-        (POINTS, across),
-        (POINTS, across),
-        (points, window.channels, filters),
-        (points, _apart(window.channels * lanes)),
-        (points, _apart(filters * lanes)),
-        (filters if pool > 1 else 0, bands * OUTPUTS, columns * OUTPUTS * batch),
-    ]
+class _Seen(NamedTuple):
+    """Working memory for inputs of a piece: twice the rows that a row of patches sees, and all of them at all points."""
+
+    rows: np.ndarray
+    edge: np.ndarray
+    spread: np.ndarray
+
+    @staticmethod
+    def shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
+        (bands, columns), batch, side = _largest(window, filters), window.buffer[3], points(window)
+        of_rows = side, (columns * OUTPUTS + window.size[1] - 1) * batch + memory.LINE
+        return [of_rows, of_rows, (side**2, _apart(window.channels * bands * columns * batch))]
+
+
+class _Made(NamedTuple):
+    """Working memory for what `sums` makes: chains, filters and products at all points, and outputs before pooling."""
+
+    partial: np.ndarray
+    weights: np.ndarray
+    products: np.ndarray
+    before: np.ndarray
+
+    @staticmethod
+    def shapes(window: Window, filters: int, pool: int) -> list[tuple[int, ...]]:
+        (bands, columns), batch, side = _largest(window, filters), window.buffer[3], points(window)
+        return [
+            (filters * rows.GROUP,),
+            (side**2, window.channels, filters),
+            (side**2, _apart(filters * bands * columns * batch)),
+            (filters if pool > 1 else 0, bands * OUTPUTS, columns * OUTPUTS * batch),
+        ]
+
+
+class _Paired(NamedTuple):
+    """Working memory for what `pairs` makes: chains, slopes by pixels and at all points, their filters innermost, and sums."""
+
+    partial: np.ndarray
+    room: np.ndarray
+    pixels: np.ndarray
+    slopes: np.ndarray
+    sums: np.ndarray
+    total: np.ndarray
+
+    @staticmethod
+    def shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
+        (bands, columns), batch, side = _largest(window, filters), window.buffer[3], points(window)
+        wide = -(-filters // LANES) * LANES
+        return [
+            (window.channels * rows.GROUP,),
+            (side, OUTPUTS * wide),
+            (bands * OUTPUTS, columns * OUTPUTS * batch, wide),
+            (side**2, _apart(bands * columns * batch * wide)),
+            (window.channels, 1, filters),
+            (side**2, window.channels, 1, filters),
+        ]
 
 
 def room(window: Window, filters: int, pool: int = 1) -> int:
     """float32 values of working memory that `sums` takes."""
-    return memory.room(_shapes(window, filters, pool))
+    return memory.room(_Seen.shapes(window, filters) + _Made.shapes(window, filters, pool))
 
 
 def sums(
@@ -128,119 +172,118 @@ def sums(
 ) -> Program:
     """What `convolution_bands.sums` says."""
     count = filters.shape[3]
-    partial, room_of_rows, edge, weights, spread, products, before = memory.parts(
-        scratch, _shapes(window, count, pool)
-    )
-    matrix, batch = winograd.transforms(OUTPUTS, SIZE)[1], window.buffer[3]
-    program: Program = [(patches.spread_filters, (filters, matrix, weights))]
+    shapes = _Seen.shapes(window, count), _Made.shapes(window, count, pool)
+    parts = memory.parts(scratch, shapes[0] + shapes[1])
+    seen, made = _Seen(*parts[:3]), _Made(*parts[3:])
+    of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
+    rows_of_filters = made.products.reshape(-1)[: window.size[0] * count].reshape(-1, count)
+    program: Program = [(patches.spread_filters, (filters, of_filters, 0, rows_of_filters, made.weights))]
     for piece in pieces(window, count):
-        lanes, lines = piece.lanes(window), piece.lines(window)
-        length = piece.bands * piece.columns * batch
-        rooms = _spread(spread, window.channels, length), _spread(products, count, length)
-        program.append(_spread_patches(x, window, piece, rooms[0], room_of_rows, edge))
-        taken = *taps.dense_row_taps(window.channels, length), weights, partial, rooms[1][:, :, None]
-        unused = rows.NO_BIAS, rows.NO_ROWS, rows.NO_WINNERS
-        program.append((patches.multiply_points, (spread.reshape(-1), spread.shape[1], *taken, *unused)))
-        made = y[:, lines, lanes], gate[:, lines, lanes] if gate.size else gate, rectify, pool
-        windows = pooled, winner
-        if pool > 1:
-            until = (lines.stop // pool, lanes.stop // batch // pool)
-            places = slice(lines.start // pool, until[0]), slice(lanes.start // batch // pool, until[1])
-            of_lanes = slice(places[1].start * batch, places[1].stop * batch)
-            windows = pooled[:, places[0], of_lanes], winner[:, places[0], places[1]]
-            made = before[:, : lines.stop - lines.start, : lanes.stop - lanes.start], *made[1:]
-        taken_back = rooms[1], piece.bands, piece.columns, batch, bias, room_of_rows, edge
-        program.append((patches.gather_patches, (*taken_back, *made, *windows)))
+        target = _target(piece, window, made.before, y, gate, rectify, pool, pooled, winner)
+        program += _of_piece(x, window, piece, seen, made, bias, target)
     return program
 
 
-def _spread(room_of_points: np.ndarray, channels: int, length: int) -> np.ndarray:
+def _target(
+    piece: Piece,
+    window: Window,
+    before: np.ndarray,
+    y: np.ndarray,
+    gate: np.ndarray,
+    rectify: bool,
+    pool: int,
+    pooled: np.ndarray,
+    winner: np.ndarray,
+) -> tuple[object, ...]:
+    """Where the outputs of a piece go; before pooling they only need room."""
+    lines, lanes, batch = piece.lines(window), piece.lanes(window), window.buffer[3]
+    if pool == 1:
+        return y[:, lines, lanes], gate[:, lines, lanes], rectify, pool, pooled, winner
+    down = slice(lines.start // pool, lines.stop // pool)
+    across = slice(piece.left // pool, lanes.stop // batch // pool)
+    maxima = pooled[:, down, across.start * batch : across.stop * batch], winner[:, down, across]
+    high, wide = lines.stop - lines.start, lanes.stop - lanes.start
+    return before[:, :high, :wide], gate, rectify, pool, *maxima
+
+
+def _of_piece(
+    x: np.ndarray,
+    window: Window,
+    piece: Piece,
+    seen: _Seen,
+    made: _Made,
+    bias: np.ndarray,
+    target: tuple[object, ...],
+) -> Program:
+    """Its inputs at all points, there the products, and its outputs."""
+    batch = window.buffer[3]
+    length = piece.bands * piece.columns * batch
+    products = _of_length(made.products, length, made.weights.shape[2])
+    taken = *taps.dense_row_taps(window.channels, length), made.weights, made.partial, products[:, :, None]
+    at_points = seen.spread.reshape(-1), seen.spread.shape[1], *taken, *_NOTHING
+    gathered = products, piece.bands, piece.columns, batch, bias, seen.rows, seen.edge, *target
+    return [
+        _spread(x, window, piece, seen),
+        (patches.multiply_points, at_points),
+        (patches.gather_patches, gathered),
+    ]
+
+
+_NOTHING = rows.NO_BIAS, rows.NO_ROWS, rows.NO_WINNERS
+
+
+def _of_length(room_of_points: np.ndarray, length: int, channels: int) -> np.ndarray:
     """(points, channels, length), as a piece has it in the room for the largest."""
     return room_of_points[:, : channels * length].reshape(len(room_of_points), channels, length)
 
 
-def _spread_patches(
-    x: np.ndarray,
-    window: Window,
-    piece: Piece,
-    spread: np.ndarray,
-    room_of_rows: np.ndarray,
-    edge: np.ndarray,
-) -> Call:
+def _spread(x: np.ndarray, window: Window, piece: Piece, seen: _Seen) -> Call:
     """A piece's inputs at all points."""
-    batch = window.buffer[3]
-    seen = [count + SIZE - 1 for count in window.outputs]
-    at = piece.top * window.step + piece.left * batch
-    plane = window.buffer[1] * window.step
-    sizes = plane, window.step, seen[0] - piece.top, seen[1] - piece.left
-    return patches.spread_patches, (
-        x[at:],
-        *sizes,
-        piece.bands,
-        piece.columns,
-        batch,
-        spread,
-        room_of_rows,
-        edge,
-    )
-
-
-def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
-    """Working memory of `pairs`: as for `sums`, then for slopes, their filters innermost, and for sums."""
-    (bands, columns), batch, points = _largest(window, filters), window.buffer[3], POINTS**2
-    lanes, across = bands * columns * batch, (columns * OUTPUTS + SIZE - 1) * batch + memory.LINE
-    wide = -(-filters // LANES) * LANES
-    return [
-        (window.channels * rows.GROUP,),
-        (POINTS, across),
-        (POINTS, across),
-        (POINTS, OUTPUTS * wide),
-        (points, _apart(window.channels * lanes)),
-        (bands * OUTPUTS, columns * OUTPUTS * batch, wide),
-        (points, _apart(lanes * wide)),
-        (window.channels, 1, filters),
-        (points, window.channels, 1, filters),
-    ]
+    batch, length = window.buffer[3], piece.bands * piece.columns * window.buffer[3]
+    high, wide = (count + window.size[0] - 1 for count in window.outputs)
+    first = x[piece.top * window.step + piece.left * batch :]
+    planes = window.buffer[1] * window.step, window.step, high - piece.top, wide - piece.left
+    spread = _of_length(seen.spread, length, window.channels)
+    taken = *planes, piece.bands, piece.columns, batch, spread, seen.rows, seen.edge
+    return patches.spread_patches, (first, *taken)
 
 
 def pairs_room(window: Window, filters: int) -> int:
     """float32 values of working memory that `pairs` takes."""
-    return memory.room(_pair_shapes(window, filters))
+    return memory.room(_Seen.shapes(window, filters) + _Paired.shapes(window, filters))
 
 
 def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw: np.ndarray) -> Program:
-    """What `convolution_bands.pairs` says, for LANES filters or more."""
-    count, batch = dw.shape[3], window.buffer[3]
-    partial, room_of_rows, edge, room_of_slopes, spread, pixels, slopes, added, total = memory.parts(
-        scratch, _pair_shapes(window, count)
-    )
-    wide = pixels.shape[2]
+    """What `convolution_bands.pairs` says, for LANES filters or more: the sums of pieces one after another."""
+    count = dw.shape[3]
+    parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
+    seen, made = _Seen(*parts[:3]), _Paired(*parts[3:])
     program: Program = []
     for number, piece in enumerate(pieces(window, count)):
-        length = piece.bands * piece.columns * batch
-        seen = _spread(spread, window.channels, length)
-        program.append(_spread_patches(x, window, piece, seen, room_of_rows, edge))
-        lines, lanes = piece.lines(window), piece.lanes(window)
-        program += _turned(
-            dy[:, lines, lanes], pixels[: piece.bands * OUTPUTS, : piece.columns * OUTPUTS * batch]
-        )
-        at_points = _spread(slopes, length, wide)
-        program.append(
-            (patches.spread_slopes, (pixels, piece.bands, piece.columns, batch, room_of_slopes, at_points))
-        )
-        taken = slopes.reshape(-1), slopes.shape[1], *taps.dense_row_taps(length, count, wide)
-        sums_of = seen.transpose(0, 2, 1), partial, added, total, number == 0
-        program.append((patches.pair_points, (*taken, *sums_of, rows.NO_BIAS, rows.NO_ROWS, rows.NO_WINNERS)))
-    matrix = winograd.transforms(OUTPUTS, SIZE)[1]
-    return [*program, (patches.gather_filters, (total.reshape(POINTS**2, -1, count), matrix, 0, dw))]
+        program.append(_spread(x, window, piece, seen))
+        program += _slopes(dy, window, piece, made)
+        length = piece.bands * piece.columns * window.buffer[3]
+        taken = made.slopes.shape[1], *taps.dense_row_taps(length, count, made.pixels.shape[2])
+        inputs = _of_length(seen.spread, length, window.channels).transpose(0, 2, 1)
+        into = made.partial, made.sums, made.total, number == 0
+        program.append((patches.pair_points, (made.slopes.reshape(-1), *taken, inputs, *into, *_NOTHING)))
+    of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
+    total = made.total.reshape(len(made.total), -1, count)
+    rows_of_filters = made.slopes.reshape(-1)[: points(window) * count].reshape(-1, count)
+    return [*program, (patches.gather_filters, (total, of_filters, 0, rows_of_filters, dw))]
 
 
-def _turned(dy: np.ndarray, pixels: np.ndarray) -> Program:
-    """Slopes with their filters innermost; zeros where patches reach beyond the outputs."""
-    (_, high, lanes), rest = dy.shape, pixels.shape
-    program: Program = [(order.transpose, (dy[:, i], pixels[i, :lanes])) for i in range(high)]
-    if high < rest[0]:
+def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Program:
+    """A piece's at all points, their filters innermost; patches that reach beyond the outputs see zeros there."""
+    batch = window.buffer[3]
+    slopes = dy[:, piece.lines(window), piece.lanes(window)]
+    _, high, lanes = slopes.shape
+    pixels = made.pixels[: piece.bands * OUTPUTS, : piece.columns * OUTPUTS * batch]
+    program: Program = [(order.transpose, (slopes[:, i], pixels[i, :lanes])) for i in range(high)]
+    if high < pixels.shape[0]:
         program.append((order.clear, (pixels[None, high:],)))
-    if lanes < rest[1]:
+    if lanes < pixels.shape[1]:
         program.append((order.clear, (pixels[None, :high, lanes:],)))
-    return program
+    at_points = _of_length(made.slopes, pixels.shape[2], piece.bands * piece.columns * batch)
+    spread = pixels, piece.bands, piece.columns, batch, made.room, at_points
+    return [*program, (patches.spread_slopes, spread)]
