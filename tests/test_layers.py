@@ -24,6 +24,7 @@ from distsgd.layers import (
     Shape,
     Values,
     convolution_bands,
+    convolution_patches,
 )
 
 CANARY = np.float32(-12345.678)
@@ -36,8 +37,9 @@ AROUND = [(NONE, NONE), (NONE, WIDER), (WIDER, NONE), (WIDER, WIDER)]
 
 @pytest.fixture(autouse=True)
 def row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bands of rows (tests/test_winograd.py has them): whole numbers stay whole."""
+    """No bands of rows nor patches (test_winograd.py and test_patches.py have them): whole numbers stay whole."""
     monkeypatch.setattr(convolution_bands, "HEIGHTS", ())
+    monkeypatch.setattr(convolution_patches, "SIZES", ())
 
 
 @dataclass(frozen=True)

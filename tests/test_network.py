@@ -223,9 +223,9 @@ def test_gradients_to_a_layers_input_are_the_oracles(name: str) -> None:
 @pytest.mark.parametrize("name", [*FULL, "small alexnet"])
 def test_pytorch_finds_the_same_loss_and_gradients(name: str) -> None:
     torch = pytest.importorskip("torch", reason="NO SECOND OPINION: PyTorch is not installed")
-    # From the third image on: cifar's second has a window whose two largest differ by 6e-7, where float32 may take the other.
+    # From the 24th image on: the two largest of a window of the 12th and 23rd differ by 2e-7, where float32 may take the other.
     layers = zoo.layers(name, CLASSES) if name in FULL else SMALL_ALEXNET
-    first, count, shape = 2, 21, FULL.get(name, (3, 47, 51))
+    first, count, shape = 23, 21, FULL.get(name, (3, 47, 51))
     stages, data = plan(layers, shape), Data(shape)
     network = Network(stages, count, start(stages))
     data.fill(network, first, count)

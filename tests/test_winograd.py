@@ -62,10 +62,10 @@ def test_bands_are_chosen_where_they_save_multiplications() -> None:
 
 
 def test_large_maps_are_not_kept_for_the_gradient_to_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = Window((64, 225, 227, 32), (3, 3), 1, 1, 224, 224, (224, 224))
+    seen = Window((64, 231, 231, 32), (7, 7), 3, 3, 224, 224, (224, 224))
     assert convolution_bands.height(seen, 64, moves=convolution_bands.MOVES_TO_WEIGHTS) > 1
-    assert convolution_bands.pairs_room(seen, 64) == taps.pairs_room(64 * 9, 64)
-    assert convolution_bands.pairs_room(replace(seen, outputs=(8, 224)), 64) > taps.pairs_room(64 * 9, 64)
+    assert convolution_bands.pairs_room(seen, 64) == taps.pairs_room(64 * 49, 64)
+    assert convolution_bands.pairs_room(replace(seen, outputs=(8, 224)), 64) > taps.pairs_room(64 * 49, 64)
     monkeypatch.setattr(convolution_bands, "MOST_ROOM", 0)
     check(Convolution(13, 5, "same"), (9, 8, 7), 18, True)
 

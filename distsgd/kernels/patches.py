@@ -20,8 +20,8 @@ of its patches after another, small enough for the nearer caches: spread x, mult
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import SHIFT, compiled, inlined
 from distsgd.kernels.points import inputs_to_points, outputs_from_points, slopes_to_points
-from distsgd.kernels.rows import sum_rows
-from distsgd.kernels.vector import VECTOR
+from distsgd.kernels.rows import CHUNK, TALL, sum_rows
+from distsgd.kernels.vector import COLUMNS, STRIP, VECTOR
 from distsgd.kernels.windows import pool_row
 
 OUTPUTS = 4
@@ -240,20 +240,46 @@ def spread_slopes(turned, bands, columns, batch, room, slopes):
                 spread_image(eight, at, to)
 
 
-@compiled(
-    "void(real[::1], int64, int64[:,::1], int64[:,::1], int64[:,::1], real[:,:,:], real[::1], real[:,:,::1], real[:,:,:,::1],"
-    " boolean, real[::1], real[:,:,:], uint8[:,:,:,:])"
-)
-def pair_points(slopes, point, taps, strips, one, seen, partial, sums, total, first, bias, gate, winner):
-    """Add to total (points, channels, 1, filters) the products of a piece's inputs with its slopes; write it for the first piece.
+@compiled("void(real[::1], int64, int64[::1], int64, real[::1], int64, real[:,:,::1], boolean)")
+def pair_points(slopes, point, places, batch, spread, plane, total, first):
+    """Add to total (points, channels, filters) the products of a piece's inputs with its slopes; write it for the first piece.
 
-    slopes: flat, `point` values from point to point; taps, strips, one: how `rows.sum_rows` follows it, a tap for every patch
-    and image. seen: (points, patches x images, channels), any strides. sums: room for (channels, 1, filters). bias, gate, winner:
-    empty.
+    slopes: flat, `point` values from point to point; places: of each patch and image. Filters are whole registers. spread: flat,
+    `plane` values from point to point, then from channel to channel as many as there are places.
+
+    Each value adds up, patch by patch, chains of fused multiply-adds over CHUNK images: however pieces are cut, and however much
+    larger than its images a batch is.
     """
-    for p in range(total.shape[0]):
-        of_point = slopes[p * point :], taps, strips, one, 0, seen[p], bias, partial
-        sum_rows(*of_point, sums, gate, False, gate, winner)
-        to, added = total[p].reshape(sums.size), sums.reshape(sums.size)
-        for k in range(to.size):
-            to[k] = added[k] if first else to[k] + added[k]
+    points, channels, filters = total.shape
+    length, flat = places.size, total.reshape(total.size)
+
+    def add_some(zeros, p, c, k, begin, end):
+        """Images begin..end of all patches', for a tile of channels and filters."""
+        to, new = (p * channels + c) * filters + k, first and begin == 0
+        value, at = zeros, p * plane + c * length
+        for t in range(begin, end):
+            value = tile.multiply_add(value, slopes, p * point + k, places, t, spread, at + t, length)
+        if not new:
+            value = tile.add(value, flat, to, filters)
+        tile.store(value, flat, to, filters)
+
+    def add_strip(tall, single, p, k, begin, end):
+        """All channels of some filters."""
+        whole = channels // tile.rows(tall) * tile.rows(tall)
+        for c in range(0, whole, tile.rows(tall)):
+            add_some(tall, p, c, k, begin, end)
+        for c in range(whole, channels):
+            add_some(single, p, c, k, begin, end)
+
+    strips = filters // STRIP * STRIP
+    pairs = strips + (filters - strips) // (2 * VECTOR) * 2 * VECTOR
+    for p in range(points):
+        for patch in range(0, length, batch):
+            for begin in range(patch, patch + batch, CHUNK):
+                end = min(begin + CHUNK, patch + batch)
+                for k in range(0, strips, STRIP):
+                    add_strip(tile.zeros(4, COLUMNS), tile.zeros(1, COLUMNS), p, k, begin, end)
+                for k in range(strips, pairs, 2 * VECTOR):
+                    add_strip(tile.zeros(TALL, 2), tile.zeros(1, 2), p, k, begin, end)
+                for k in range(pairs, filters, VECTOR):
+                    add_strip(tile.zeros(TALL, 1), tile.zeros(1, 1), p, k, begin, end)

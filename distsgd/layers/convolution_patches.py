@@ -15,7 +15,7 @@ from distsgd.kernels.vector import LANES
 from distsgd.layers import scratch as memory
 from distsgd.layers.place import Call, Program
 
-MOVES = 13
+MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
 MOVES_OF_FILTERS = 2
 """The same for filters, which some tens of images share."""
@@ -129,13 +129,11 @@ class _Made(NamedTuple):
 
 
 class _Paired(NamedTuple):
-    """Working memory for what `pairs` makes: chains, slopes by pixels and at all points, their filters innermost, and sums."""
+    """Working memory for what `pairs` makes: slopes by pixels and at all points, their filters innermost, and sums."""
 
-    partial: np.ndarray
     room: np.ndarray
     pixels: np.ndarray
     slopes: np.ndarray
-    sums: np.ndarray
     total: np.ndarray
 
     @staticmethod
@@ -143,12 +141,10 @@ class _Paired(NamedTuple):
         (bands, columns), batch, side = _largest(window, filters), window.buffer[3], points(window)
         wide = -(-filters // LANES) * LANES
         return [
-            (window.channels * rows.GROUP,),
             (side, OUTPUTS * wide),
             (bands * OUTPUTS, columns * OUTPUTS * batch, wide),
             (side**2, _apart(bands * columns * batch * wide)),
-            (window.channels, 1, filters),
-            (side**2, window.channels, 1, filters),
+            (side**2, window.channels, wide),
         ]
 
 
@@ -254,7 +250,7 @@ def pairs_room(window: Window, filters: int) -> int:
 
 
 def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw: np.ndarray) -> Program:
-    """What `convolution_bands.pairs` says, for LANES filters or more: the sums of pieces one after another."""
+    """What `convolution_bands.pairs` says, for LANES filters or more: by pieces one after another."""
     count = dw.shape[3]
     parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
     seen, made = _Seen(*parts[:3]), _Paired(*parts[3:])
@@ -262,15 +258,13 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
     for number, piece in enumerate(pieces(window, count)):
         program.append(_spread(x, window, piece, seen))
         program += _slopes(dy, window, piece, made)
-        length = piece.bands * piece.columns * window.buffer[3]
-        taken = made.slopes.shape[1], *taps.dense_row_taps(length, count, made.pixels.shape[2])
-        inputs = _of_length(seen.spread, length, window.channels).transpose(0, 2, 1)
-        into = made.partial, made.sums, made.total, number == 0
-        program.append((patches.pair_points, (made.slopes.reshape(-1), *taken, inputs, *into, *_NOTHING)))
+        batch = window.buffer[3]
+        places = np.arange(piece.bands * piece.columns * batch) * made.pixels.shape[2]
+        slopes, inputs = ((part.reshape(-1), part.shape[1]) for part in (made.slopes, seen.spread))
+        program.append((patches.pair_points, (*slopes, places, batch, *inputs, made.total, number == 0)))
     of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
-    total = made.total.reshape(len(made.total), -1, count)
     rows_of_filters = made.slopes.reshape(-1)[: points(window) * count].reshape(-1, count)
-    return [*program, (patches.gather_filters, (total, of_filters, 0, rows_of_filters, dw))]
+    return [*program, (patches.gather_filters, (made.total, of_filters, 0, rows_of_filters, dw))]
 
 
 def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Program:
@@ -281,9 +275,9 @@ def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Prog
     pixels = made.pixels[: piece.bands * OUTPUTS, : piece.columns * OUTPUTS * batch]
     program: Program = [(order.transpose, (slopes[:, i], pixels[i, :lanes])) for i in range(high)]
     if high < pixels.shape[0]:
-        program.append((order.clear, (pixels[None, high:],)))
+        program.append((order.clear, (pixels[high:, :, None],)))
     if lanes < pixels.shape[1]:
-        program.append((order.clear, (pixels[None, :high, lanes:],)))
+        program.append((order.clear, (pixels[:high, lanes:, None],)))
     at_points = _of_length(made.slopes, pixels.shape[2], piece.bands * piece.columns * batch)
     spread = pixels, piece.bands, piece.columns, batch, made.room, at_points
     return [*program, (patches.spread_slopes, spread)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, pool, rows, update
+from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, patches, pool, rows, update
 from distsgd.kernels.pairs import CHANNELS
 from distsgd.kernels.vector import LANES, TAPS
 
@@ -119,6 +119,22 @@ def _bands(given: Given, first: int, last: int) -> Given:
     return {**changed, "y": given["y"][:, low:until], "gate": given["gate"][:, low:until]}
 
 
+def _channels(given: Given, first: int, last: int) -> Given:
+    """Channels of `spread_patches`."""
+    return {"x": given["x"][first * given["plane"] :]}
+
+
+def _points(given: Given, first: int, last: int) -> Given:
+    """Points of `multiply_points`."""
+    return {"spread": given["spread"][first * given["point"] :]}
+
+
+def _pairs_at_points(given: Given, first: int, last: int) -> Given:
+    """Points of `pair_points`."""
+    slopes, spread = given["slopes"][first * given["point"] :], given["spread"][first * given["plane"] :]
+    return {"slopes": slopes, "spread": spread}
+
+
 def _blocks(given: Given, first: int, last: int) -> Given:
     """Blocks of taps of `sum_pairs`."""
     taps = slice(first * TAPS, last * TAPS)
@@ -167,6 +183,13 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
         Way({"inputs": 0, "outputs": 0, "spread": 0, "slopes": 0, "products": 0}, ("partial",)),
     ),
     band_pairs.gather_filters: (Way({"weights": 0}, more=_from),),
+    patches.spread_filters: (Way({"weights": 0}, ("room",), more=_from),),
+    patches.spread_patches: (Way({"spread": 1}, ("room", "edge"), more=_channels),),
+    patches.multiply_points: (Way({"products": 0, "weights": 0}, ("partial",), more=_points),),
+    patches.gather_patches: (Way({"products": 1, **_FILTERS}, ("room", "edge")),),
+    patches.spread_slopes: (Way({"slopes": 2, "turned": 2}, ("room",), LANES),),
+    patches.pair_points: (Way({"total": 0}, more=_pairs_at_points),),
+    patches.gather_filters: (Way({"weights": 0}, ("room",), more=_from),),
     pool.max_pool: (Way({**_CHANNELS, "winner": 0}),),
     pool.max_pool_gradient: (Way({"dx": 0, "dy": 0, "winner": 0, "y": 0}),),
     pool.average_pool: (Way(_CHANNELS),),
