@@ -18,6 +18,8 @@ TALL = {16: 8, 8: 4, 4: 8}[VECTOR]
 """Channels of a tile that is one or two columns wide: with fewer, each multiply-add would wait for the one before."""
 CHUNK = 64
 """Taps after which a tile rests in memory, so that a strip of x stays in the level-1 cache while all channels use it."""
+FAR = 16
+"""So many times as many where weights lie tap by tap: each row is on a page of its own, which the processor fetches ahead."""
 GROUP = 256 // STRIP * STRIP
 """Lanes that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""
 
@@ -78,8 +80,7 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
     def sum_row(tall, short, one, shorts_from, ones_from, width, i):
         """A row of all channels: tall tiles up to channel `shorts_from`, short ones up to `ones_from`, single rows beyond."""
         low, high = bands[i]
-        # Where weights lie tap by tap, a narrow strip takes more of them at once, as each row is on a page of its own.
-        piece = CHUNK * (STRIP // width if tap < row else 1)
+        piece = CHUNK * (STRIP // width * FAR if tap < row else 1)
         for group in range(0, length, GROUP):
             until = min(group + GROUP, length)
             for chunk in range(
