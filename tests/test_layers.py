@@ -404,6 +404,12 @@ def check_dense(layer: Dense, shape: Shape, images: int, numbers: int, **joined:
     tried.assert_untouched()
 
 
+@pytest.mark.parametrize("units", [1, 10, 15])
+def test_dense_of_many_inputs_and_few_units(units: int) -> None:
+    check_dense(Dense(units), (1030, 1, 1), 37, units)
+    check_dense(Dense(units, bias=False), (16, 8, 8), 16, units)
+
+
 @pytest.mark.parametrize("units", [5, 40])
 def test_dense_of_real_numbers_is_right_within_float32(units: int) -> None:
     rng, tried = np.random.default_rng(2), bench(Dense(units), (300, 1, 1), 23)

@@ -19,6 +19,12 @@ def test_a_matrix_is_transposed_and_nothing_else_is_written(shape: tuple[int, in
     assert memory[0] == memory[-1] == 7
 
 
+def test_the_first_columns_are_taken() -> None:
+    x, y = np.arange(48, dtype=np.float32).reshape(3, 16), np.empty((3, 10), np.float32)
+    order.first_columns(x, y)
+    np.testing.assert_array_equal(y, x[:, :10])
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 3, 5), (5, 4, 4, 1), (3, 2, 2, 11), (19, 3, 2, 35)])
 def test_filters_are_turned_by_half_a_circle(shape: tuple[int, int, int, int]) -> None:
     weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -38,7 +38,7 @@ SGD = Sgd(learning_rate=0.001, momentum=0.9)
 
 MOST_BATCHES, MOST_IMAGES = 16, 8192
 """Different batches that take turns, fewer where they would be more than so many images."""
-CHECKED_VALUES = 1 << 22
+CHECKED_VALUES = 1 << 19
 """Of layers, in a batch that both sides must agree on: among more of them some are always so close that roundings choose the way
 of a gradient, whatever the start."""
 SECONDS = 8.0

@@ -30,6 +30,14 @@ def transpose(x, y):
     transposed(x, y)
 
 
+@compiled("void(real[:,:], real[:,::1])")
+def first_columns(x, y):
+    """Write y, as many columns of x as it has. The last axis of x is contiguous."""
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            y[i, j] = x[i, j]
+
+
 @compiled("void(real[:,:,:,:], real[:,:,:,::1])")
 def turn_filters(weights, turned):
     """Write turned[k, r, s, c] = weights[c, R-1-r, S-1-s, k]: the filters that carry a convolution's gradient back to its input."""

@@ -34,6 +34,7 @@ KERNELS: tuple[Any, ...] = (
     *(normalization.normalize, normalization.normalize_gradient),
     *(
         order.transpose,
+        order.first_columns,
         order.turn_filters,
         order.drop,
         order.copy,

@@ -9,6 +9,9 @@ from distsgd.kernels import order, pairs, rows, taps
 from distsgd.kernels.vector import LANES
 from distsgd.layers.place import Border, Call, Place, Program, Shape, Tensor, Values
 
+MANY = 1024
+"""Inputs from which a few units are computed as a whole register of them: summing a register for each weight takes longer."""
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -40,9 +43,14 @@ class Dense:
 
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory."""
-        inputs, few = math.prod(shape), self.units < LANES
+        inputs, few = math.prod(shape), self._few(math.prod(shape))
         resting = max(rows.GROUP * max(self.units, inputs), taps.pairs_room(inputs, self.units) if few else 0)
-        return batch * (self.units + inputs) + resting
+        filled = LANES * (batch + inputs) if self.units < LANES and not few else 0
+        return batch * (self.units + inputs) + resting + filled
+
+    def _few(self, inputs: int) -> bool:
+        """Whether units are too few to fill a register: then the batch is the vector."""
+        return self.units < LANES and inputs < MANY
 
     def own(self, shape: Shape, batch: int, first: bool) -> int:
         """None."""
@@ -56,7 +64,7 @@ class Dense:
 
     def backward(self, place: Place) -> Program:
         """The gradients to weights and bias, and dx, from dy."""
-        few = self.units < LANES  # too few to fill a register: then the batch is the vector
+        few = self._few(len(place.x.units))
         program = self._dot_products(place) if few else self._outer_products(place)
         if self.bias:
             program.append((pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1])))
@@ -68,13 +76,19 @@ class Dense:
         return [(pairs.sum_pairs, (place.x.flat, *sums))]
 
     def _outer_products(self, place: Place) -> Program:
-        x, dy = place.x.units, place.dy.units
-        turned, partial = place.scratch[: dy.size].reshape(dy.shape[1], self.units), place.scratch[dy.size :]
+        x, dy, wide = place.x.units, place.dy.units, max(self.units, LANES)
+        turned, rest = (
+            place.scratch[: dy.shape[1] * wide].reshape(-1, wide),
+            place.scratch[dy.shape[1] * wide :],
+        )
         dw = place.gradients[0].reshape(len(x), 1, self.units)
-        return [
-            (order.transpose, (dy, turned)),
-            _sums(turned.reshape(-1), turned.shape, x.T, rows.NO_BIAS, partial, dw),
-        ]
+        if wide == self.units:
+            into, partial, narrowed = dw, rest, []
+        else:
+            filled, partial = rest[: len(x) * wide].reshape(len(x), wide), rest[len(x) * wide :]
+            into, narrowed = filled[:, None], [(order.first_columns, (filled, place.gradients[0]))]
+        sums = _sums(turned.reshape(-1), turned.shape, x.T, rows.NO_BIAS, partial, into)
+        return [(order.transpose, (dy, turned)), sums, *narrowed]
 
     def _to_input(self, place: Place, dx: Values) -> Program:
         dy, inputs, batch = place.dy.units, len(place.weights[0]), place.x.batch

@@ -197,6 +197,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     normalization.normalize: (Way({"x": 1, "y": 1}, ("squares",)),),
     normalization.normalize_gradient: (Way({"x": 1, "dy": 1, "dx": 1}, ("squares", "passed")),),
     order.transpose: (Way({"y": 0, "x": 1}, (), LANES),),
+    order.first_columns: (Way({"y": 0, "x": 0}),),
     order.turn_filters: (Way({"turned": 0, "weights": 3}),),
     order.drop: (Way({"x": 0, "y": 0}, more=_from),),
     order.pass_back: (Way({**_CHANNELS, "gate": 0}), Way({"y": 1, "x": 1, "gate": 1})),
