@@ -1,5 +1,8 @@
 """Convolutions by patches of outputs: the transforms, the choice, and every layer against its oracle."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +15,34 @@ from test_winograd import check, numbers, results, window
 from distsgd.kernels import patches, winograd
 from distsgd.kernels.vector import LANES
 from distsgd.layers import Border, Convolution, Shape, convolution_bands, convolution_patches
+
+FENCED = """
+import ctypes, math, mmap
+import numpy as np
+import test_layers
+from distsgd.layers import Convolution, Values, convolution_patches
+
+def fenced(size):
+    "A vector that ends where a page begins that nobody may touch."
+    pages = -(-size * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + pages
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(memory, np.float32, size, pages - size * 4)
+
+def values(shape, lanes, border, outside):
+    size = (*border.around(shape), lanes)
+    return Values(fenced(math.prod(size)).reshape(size), border)
+
+test_layers.values, test_layers.guarded = values, fenced
+convolution_patches.cost = lambda *shapes: -1
+for size in (3, 5):
+    for length in range(size, 13):
+        for padding in ("valid", "same"):
+            tried = test_layers.bench(Convolution(16, size, padding), (2, length, length), 3)
+            tried.forward()
+            tried.backward()
+"""
 
 by_patches = pytest.mark.usefixtures("near")
 
@@ -143,7 +174,7 @@ def test_the_choice_follows_from_the_shapes_alone() -> None:
     assert not choose(window(2, 512, 3), 512)  # a patch would be mostly zeros
     assert not choose(window(16, 32, 4), 32)
     assert not choose(window(16, 32, 7), 32)
-    assert not choose(window(16, 32, 3, stride=2), 32)
+    assert not choose(window(16, 512, 3, stride=2), 512)
     assert not choose(replace(seen, size=(3, 5)), 32)
     assert [pool for pool in range(1, 7) if choose(seen, 32, pool)] == [1, 2, 4]
     assert not convolution_bands._pairs_by_patches(seen, LANES - 1)
@@ -160,3 +191,8 @@ def test_pieces_cover_every_patch_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for near in (1, 30_000, 60_000, 10**9):
         assert list(patches_of(near)) == list(np.ndindex(4, 5))
+
+
+def test_nothing_beyond_the_end_of_an_array_is_read() -> None:
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", FENCED], check=True, env=surroundings, timeout=120)
