@@ -1,15 +1,53 @@
 """Convolutions by patches of outputs: the transforms, the choice, and every layer against its oracle."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from test_layers import NONE, WIDER
-from test_winograd import check
+import test_layers
+from test_layers import NONE, WIDER, bench
+from test_winograd import check, numbers, results, window
 
 from distsgd.kernels import patches, winograd
-from distsgd.layers import Border, Convolution, convolution_bands, convolution_patches
+from distsgd.kernels.vector import LANES
+from distsgd.layers import Border, Convolution, Shape, convolution_bands, convolution_patches
+
+FENCED = """
+import ctypes, math, mmap
+import numpy as np
+import test_layers
+from distsgd.layers import Convolution, Values, convolution_patches
+
+def fenced(size):
+    "A vector that ends where a page begins that nobody may touch."
+    pages = -(-size * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + pages
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(memory, np.float32, size, pages - size * 4)
+
+def values(shape, lanes, border, outside):
+    size = (*border.around(shape), lanes)
+    return Values(fenced(math.prod(size)).reshape(size), border)
+
+test_layers.values, test_layers.guarded = values, fenced
+convolution_patches.cost = lambda *shapes: -1
+for size in (3, 5):
+    for length in range(size, 13):
+        for padding in ("valid", "same"):
+            tried = test_layers.bench(Convolution(16, size, padding), (2, length, length), 3)
+            tried.forward()
+            tried.backward()
+"""
+
+by_patches = pytest.mark.usefixtures("near")
 
 
-@pytest.fixture(autouse=True, params=[1, 300_000])
+@pytest.fixture(params=[1, 300_000])
 def near(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches wherever they can be had, in small pieces and in large ones."""
     monkeypatch.setattr(convolution_patches, "cost", lambda *shapes: -1)
@@ -35,15 +73,17 @@ def test_filters_are_spread_and_gathered(channels: int, filters: int, size: int)
     np.testing.assert_allclose(gathered, np.einsum("pr,qs,pqck->crsk", matrix, matrix, wanted), atol=1e-5)
 
 
+@by_patches
 @pytest.mark.parametrize("size", patches.SIZES)
 @pytest.mark.parametrize("padding", ["valid", "same", "full", 1])
 @pytest.mark.parametrize("around", [NONE, WIDER])
 def test_any_shape_and_padding(around: Border, padding: int | str, size: int) -> None:
     for number, shape in enumerate(((3, size, 5), (2, 7, 6), (5, 9, 13), (1, 8, 5), (4, 12, 16))):
         layer = Convolution((5, 16, 21)[number % 3], size, padding)
-        check(layer, shape, (3, 16, 40, 64)[number % 4], number % 2 == 0, around)
+        check(layer, shape, (3, 16, 40, 70)[number % 4], number % 2 == 0, around)
 
 
+@by_patches
 @pytest.mark.parametrize("pool", [2, 4])
 @pytest.mark.parametrize("images", [3, 19, 64])
 def test_pooling_in_the_same_pass(images: int, pool: int) -> None:
@@ -51,16 +91,108 @@ def test_pooling_in_the_same_pass(images: int, pool: int) -> None:
         check(Convolution(18, 3, "same", pool=pool), shape, images, True)
 
 
+@by_patches
 def test_groups() -> None:
     for shape in ((4, 9, 10), (8, 6, 7)):
         check(Convolution(32, 3, "same", groups=2), shape, 5, False)
         check(Convolution(8, 3, "valid", groups=2, pool=2), shape, 33, True)
 
 
+@by_patches
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 9), (13, 17), (40, 5), (70, 33)])
 def test_any_number_of_channels(channels: int, filters: int) -> None:
     check(Convolution(filters, 3, "same"), (channels, 7, 6), 18, True)
 
 
-def test_the_choice() -> None:
-    assert convolution_bands._by_patches(__import__("test_winograd").window(16, 32, 3), 32)
+def alone(layer: Convolution, shape: Shape, images: int, rectify: bool) -> np.ndarray:
+    """y, rectified in the same pass or not."""
+    tried = bench(layer, shape, images, rectify)
+    weights = numbers(2, *layer.tensors(shape)[0].shape)
+    tried.give(
+        numbers(1, *shape, images),
+        numbers(4, *layer.output(shape), images),
+        weights,
+        numbers(3, layer.filters),
+    )
+    return tried.forward().copy()
+
+
+@by_patches
+@pytest.mark.parametrize("size", patches.SIZES)
+def test_rectified_in_the_same_pass(size: int) -> None:
+    layer, shape = Convolution(5, size, "same"), (3, 9, 7)
+    plain = alone(layer, shape, 18, False)
+    assert plain.min() < 0
+    np.testing.assert_array_equal(alone(layer, shape, 18, True), np.maximum(plain, 0))
+
+
+MANY = [
+    (Convolution(20, 3, "same"), (3, 9, 14), 70, True),
+    (Convolution(17, 5, 1), (2, 11, 9), 19, False),
+    (Convolution(32, 3, "full", groups=2, pool=2), (4, 8, 13), 66, True),
+]
+
+
+def same_bits(whole: list[list[np.ndarray]]) -> None:
+    for each, wanted in zip(MANY, whole, strict=True):
+        for got, same in zip(results(*each), wanted, strict=True):
+            np.testing.assert_array_equal(got, same)
+
+
+def test_pieces_and_room_for_more_images_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution_patches, "cost", lambda *shapes: -1)
+    whole = [results(*each) for each in MANY]
+    for near, fewest in ((1, 1), (30_000, 1), (1, 200), (10**9, 1)):
+        monkeypatch.setattr(convolution_patches, "NEAR", near)
+        monkeypatch.setattr(convolution_patches, "FEWEST", fewest)
+        same_bits(whole)
+    for lanes in (3 * LANES, 8 * LANES):
+        monkeypatch.setattr(test_layers, "LANES", lanes)
+        same_bits(whole)
+
+
+@by_patches
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_no_number_stays_visible_and_in_its_image(wrong: float) -> None:
+    layer, shape = Convolution(4, 3, "same"), (3, 8, 8)
+    tried, x = bench(layer, shape, 5), numbers(1, *shape, 5)
+    x[1, 3, 3, 2] = wrong
+    tried.give(x, numbers(2, 4, 8, 8, 5), numbers(3, 3, 3, 3, 4), numbers(4, 4))
+    finite = np.isfinite(tried.forward())
+    assert not finite[:, 2:5, 2:5, 2].any()
+    assert finite[..., [0, 1, 3, 4]].all()
+
+
+def test_the_choice_follows_from_the_shapes_alone() -> None:
+    seen, choose = window(16, 32, 3), convolution_bands._by_patches
+    for batch in (16, 64, 1024):
+        of_batch = replace(seen, buffer=(*seen.buffer[:3], batch))
+        assert choose(of_batch, 32)
+        assert convolution_bands._pairs_by_patches(of_batch, 32)
+    assert choose(window(16, 32), 32)
+    assert not choose(window(16, 1, 3), 32)  # transforms would cost more than they save
+    assert not choose(window(2, 512, 3), 512)  # a patch would be mostly zeros
+    assert not choose(window(16, 32, 4), 32)
+    assert not choose(window(16, 32, 7), 32)
+    assert not choose(window(16, 512, 3, stride=2), 512)
+    assert not choose(replace(seen, size=(3, 5)), 32)
+    assert [pool for pool in range(1, 7) if choose(seen, 32, pool)] == [1, 2, 4]
+    assert not convolution_bands._pairs_by_patches(seen, LANES - 1)
+
+
+def test_pieces_cover_every_patch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = replace(window(16, 8, 3), outputs=(14, 19))
+
+    def patches_of(near: int) -> Iterator[tuple[int, int]]:
+        monkeypatch.setattr(convolution_patches, "NEAR", near)
+        for piece in convolution_patches.pieces(seen, 8):
+            for i, j in np.ndindex(piece.bands, piece.columns):
+                yield piece.top // patches.OUTPUTS + i, piece.left // patches.OUTPUTS + j
+
+    for near in (1, 30_000, 60_000, 10**9):
+        assert list(patches_of(near)) == list(np.ndindex(4, 5))
+
+
+def test_nothing_beyond_the_end_of_an_array_is_read() -> None:
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", FENCED], check=True, env=surroundings, timeout=120)

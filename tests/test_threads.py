@@ -29,6 +29,7 @@ from distsgd.layers import (
     Rectifier,
     ResponseNormalization,
     Shape,
+    convolution_patches,
 )
 from distsgd.network import Network, Stage, aligned, plan
 from distsgd.optim import Adam, Optimizer, Sgd
@@ -100,6 +101,40 @@ def test_parts_in_any_order_are_the_whole(name: str, threads: int) -> None:
     cut.lose(cut.class_weights)
     run(cut._programs[0].returning)
     assert cut.gradient.tobytes() == one.gradient.tobytes()
+
+
+def written(call: Any) -> set[int]:
+    """Run a kernel: the addresses of all values that it changed."""
+    arrays = [array for array in call[1] if isinstance(array, np.ndarray)]
+    before = [array.copy() for array in arrays]
+    call[0](*call[1])
+    found: set[int] = set()
+    for array, old in zip(arrays, before, strict=True):
+        changed = np.argwhere((array != old) & ((array == array) | (old == old)))
+        found.update((array.ctypes.data + changed @ array.strides).tolist())
+    return found
+
+
+@pytest.mark.parametrize("shape", [(20, 9, 10), (70, 5, 7)])
+def test_no_two_threads_write_to_the_same_place(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What tests with few threads and a bit of luck do not see: working memory that they share.
+    monkeypatch.setattr(convolution_patches, "cost", lambda *shapes: -1)
+    monkeypatch.setattr(convolution_patches, "NEAR", 30_000)
+    layers = [Convolution(70, 3, "same"), Rectifier(), Convolution(33, 5, "same"), Rectifier(), MaxPool(2)]
+    stages, data, threads = plan([*layers, Dense(CLASSES)], shape), Data(shape), 3
+    network = Network(stages, 23, start(stages))
+    data.fill(network, 3, 23)
+    network.draw[:] = DRAW
+    rooms: list[Any] = [lambda memory: memory, *(Rooms() for _ in range(threads - 1))]
+    for program, then in (
+        (network._programs[0].learning, network.lose),
+        (network._programs[0].returning, lambda _: None),
+    ):
+        for call in program:
+            shared = [written(part) for part in parts(call, threads, rooms) if part]
+            assert len(set().union(*shared)) == sum(map(len, shared)), call[0].__name__
+        then(network.class_weights)
+    assert network.gradient.any()
 
 
 @pytest.mark.parametrize("name", ["cifar", "alexnet-small"])

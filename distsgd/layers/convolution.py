@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distsgd.config import InputError
 from distsgd.layers import convolution_passes as passes
 from distsgd.layers import convolution_phases as phases
+from distsgd.layers import scratch as memory
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor
 from distsgd.layers.pooling import MaxPool
 
@@ -94,10 +95,15 @@ class Convolution:
         return passes.scratch(self, shape, batch)
 
     def own(self, shape: Shape, batch: int, first: bool) -> int:
-        """float32 values for the input's phases, and for the gradient before pooling; the first layer needs only a band of it."""
+        """float32 values for the input's phases, and for the gradient before pooling.
+
+        The first layer needs only a band of that, and the chains of `pairs.sum_pairs`.
+        """
         strided = phases.phases_size(self, shape, batch)
-        if self.pool == 1 or first:
-            return strided + passes.band_size(self, shape, batch)
+        if self.pool == 1:
+            return strided
+        if first:
+            return strided + memory.room(passes.first_shapes(self, shape, batch))
         return strided + math.prod(phases.border_back(self, shape).around(self.convolved(shape))) * batch
 
     def forward(self, place: Place, training: bool) -> Program:

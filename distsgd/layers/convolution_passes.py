@@ -26,9 +26,11 @@ def covered(layer: "Convolution", shape: Shape) -> tuple[int, int]:
     return height * layer.pool, width * layer.pool
 
 
-def band_size(layer: "Convolution", shape: Shape, batch: int) -> int:
-    """float32 values of the rows that one row of windows covers."""
-    return layer.filters * layer.pool * covered(layer, shape)[1] * batch if layer.pool > 1 else 0
+def first_shapes(layer: "Convolution", shape: Shape, batch: int) -> list[tuple[int, ...]]:
+    """What a pooled first layer goes row by row with: chains of sums, and the rows that one row of windows covers."""
+    window, filters = window_forward(layer, shape, batch), layer.filters // layer.groups
+    chains = taps.pairs_room(window.channels * math.prod(window.size), filters)
+    return [(chains,), (layer.filters, layer.pool, covered(layer, shape)[1] * batch)]
 
 
 def forward(layer: "Convolution", place: Place) -> Program:
@@ -85,8 +87,6 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
     channels, filters = shape[0] // layer.groups, layer.filters // layer.groups
     window = window_forward(layer, shape, batch)
     both = max(bands.room(window, filters, layer.pool), bands.pairs_room(window, filters))
-    if layer.pool > 1:  # as the first layer it goes row by row
-        both = max(both, taps.pairs_room(window.channels * math.prod(window.size), filters))
     turned = memory.whole_lines(filters * layer.size**2 * channels)
     if layer.stride == 1:
         ((high, wide),) = phases.all_phases(layer, shape)
@@ -129,16 +129,10 @@ def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None)
         if gradient is not None:
             program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes)
             continue
-        band = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :].reshape(
-            layer.filters, layer.pool, -1
-        )
-        sums = (
-            *taps.pair_taps(window),
-            window.step,
-            band[filters],
-            place.scratch,
-            slopes.reshape(-1, slopes.shape[3]),
-        )
+        own = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :]
+        chains, band = memory.parts(own, first_shapes(layer, place.x.shape, place.x.batch))
+        lists = (*taps.pair_taps(window), window.step)
+        sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]))
         program.append((pairs.sum_pairs, (flat, *sums, place.dy.buffer[filters], place.winners[filters])))
     return program
 
