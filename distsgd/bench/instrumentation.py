@@ -179,7 +179,9 @@ def trained(
     on, off = Clock(), Still(now=float)
     clock = Either(on, off, "now", "phase", "begin_round", "end_round", "switch", "seconds")
     clock.__dict__ |= {"data": 0.0, "average": 0.0, "wait": 0.0, "checkpoint": 0.0}
-    seeing, blind = Watch(ranks, on, True), Watch(ranks, off, False)
+    own = vars(clock)
+    own["computed"] = lambda: on.computed() - own["average"] - own["wait"]
+    seeing, blind = Watch(ranks, cast(Clock, clock), True), Watch(ranks, off, False)
     watch = Either(seeing, blind, "on", "learned", "begin", "look", "judge", "slow")
     training = Training(chosen, ranks, cast(Clock, clock), watch=cast(Watch, watch))
     full = Timeline(off, ranks.size)
