@@ -7,7 +7,6 @@ import numpy as np
 
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
-from distsgd.kernels.vector import LANES
 
 WINDOW, FEWEST, FACTOR = 5, 3, 1.5
 """A rank is slow when it took more than so many times as long for an image as the median rank, in 3 of the last 5 looks."""
@@ -39,28 +38,25 @@ class Watch:
         self._told = self._message[1:].reshape(2, EVERY, ranks.size)
         self._over: deque[dict[int, float]] = deque(maxlen=WINDOW)
         """Of the last looks: the ranks that took longer than FACTOR allows, and how many times as long."""
-        self._looks, self._rounds, self._together = 0, 0, 1
+        self._looks, self.together = 0, 1
+        """together: rounds that a look takes in."""
         self._warm = False
         self._before = 0.0, 0
         self.images = 0
-        """Learned by this rank so far, in whole vectors: what a short batch costs as well."""
+        """Learned by this rank so far, in whole vectors: what a short batch costs as well. Who learns counts."""
         self.slow: dict[int, float] = {}
         """Ranks that were found slow, and how many times as long as others they took."""
-
-    def learned(self, images: int) -> None:
-        """Count a batch."""
-        self.images += -(-images // LANES) * LANES
 
     def begin(self) -> None:
         """What was computed up to now is no round's."""
         self._before = self._clock.computed(), self.images
 
     def look(self) -> np.ndarray | None:
-        """At the end of a round's computing: what is to be told the others now, for `Pause.meet`; they put theirs beside it."""
-        self._rounds += 1
-        if self._rounds < self._together:
-            return None
-        before, self._rounds = self._before, 0
+        """At the end of the computing of `together` rounds: what is to be told the others now, for `Pause.meet`.
+
+        They put theirs beside it.
+        """
+        before = self._before
         self.begin()
         seconds, images = (now - then for now, then in zip(self._before, before, strict=True))
         self._told[0, self._looks, self._rank] = int(seconds * 1e9)
@@ -89,8 +85,8 @@ class Watch:
             self._warm |= bool(compared[look])
         known = [spent for spent, whether in zip(usual, compared, strict=True) if spent and whether]
         if known:  # in integers, so that every rank takes as many rounds together
-            each = max(1, sum(known) // (len(known) * self._together))
-            self._together = min(max(1, SHORTEST // each), MOST_TOGETHER)
+            each = max(1, sum(known) // (len(known) * self.together))
+            self.together = min(max(1, SHORTEST // each), MOST_TOGETHER)
         self._message[:], self._looks = 0, 0
 
     def _name(self, ratios: np.ndarray) -> None:
