@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -41,8 +41,10 @@ def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) ->
             super().__init__(ranks, clock, on)
             self.on = on  # of one rank as well
 
-        def learned(self, images: int) -> None:
-            counted[blocks[0]] = counted.get(blocks[0], 0) + images
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "images" and value:
+                counted[blocks[0]] = counted.get(blocks[0], 0) + value - self.images
+            super().__setattr__(name, value)
 
         def look(self) -> None:
             return None

@@ -12,8 +12,9 @@ from distsgd.cost.averaging import Asked, advice, averaging_estimate, choices, f
 from distsgd.cost.curve import between, nearby
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit, Point, fit
-from distsgd.machine.averaging import Measured, Way
+from distsgd.machine.averaging import Measured
 from distsgd.machine.constants import constants as written
+from distsgd.machine.timed import Way
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8, 64])

@@ -9,9 +9,11 @@ import pytest
 
 from distsgd.clock import Clock
 from distsgd.comm import Alone, Average, Ranks
+from distsgd.training.local import Local
 from distsgd.training.pause import Pause
 from distsgd.training.rounds import Meeting
 from distsgd.training.watch import SHORTEST, Watch
+from distsgd.training.workers import Worker
 
 LONG = 0.02
 
@@ -31,7 +33,7 @@ class Group:
     """The watches of several ranks, which meet after every round as `Pause` makes them."""
 
     def __init__(self, size: int) -> None:
-        self.times = [[0.0] for _ in range(size)]
+        self.unseen, self.times = 0, [[0.0] for _ in range(size)]
         self.watches = [
             Watch(cast(Ranks, Several(rank, size)), clock_of(self.times[rank]), True) for rank in range(size)
         ]
@@ -41,7 +43,10 @@ class Group:
         for watch, time, took, seen in zip(self.watches, self.times, seconds, images, strict=True):
             time[0] += took
             watch.images += seen
-        told = [watch.look() for watch in self.watches]
+        self.unseen += 1
+        if self.unseen < self.watches[0].together:
+            return
+        told, self.unseen = [watch.look() for watch in self.watches], 0
         arrays = [table for table in told if table is not None]
         assert len(arrays) in (0, len(told)), "either all have something to tell, or none"
         if arrays:
@@ -49,7 +54,7 @@ class Group:
             for watch, table in zip(self.watches, arrays, strict=True):
                 table[:] = most
                 watch.judge()
-        assert len({tuple(watch.slow) for watch in self.watches}) == 1
+        assert len({(watch.together, *watch.slow) for watch in self.watches}) == 1
 
     @property
     def slow(self) -> dict[int, float]:
@@ -126,9 +131,13 @@ def test_short_rounds_are_looked_at_together() -> None:
 
 
 def test_a_batch_costs_whole_vectors() -> None:
-    watch = Watch(Alone(), Clock(), True)
-    watch.learned(17)
-    watch.learned(16)
+    watch = Watch(cast(Ranks, Several(0, 2)), Clock(), True)
+    for count in (17, 16):
+        network = SimpleNamespace(learn=lambda *step: None)
+        local = SimpleNamespace(watch=watch, network=network, clock=Clock(), replay=None, seed=0)
+        local.workers = SimpleNamespace(seen=lambda *batch, count=count: count)
+        local.number, local._load = int, lambda *batch: None
+        assert Local.learn(cast(Local, local), cast(Worker, SimpleNamespace(number=0)), 0) == count
     assert watch.images == 48
 
 
@@ -139,4 +148,4 @@ def test_where_it_is_off_nothing_is_told(size: int, on: bool) -> None:
     pause = SimpleNamespace(meet=told.append)
     Meeting(cast(Average, None), cast(Pause, pause), Clock(), watch).wait()
     assert told == [None]
-    assert not watch._rounds
+    assert not watch._looks

@@ -71,6 +71,17 @@ class Either:
         self.__dict__.update({name: getattr(chosen, name) for name in self._names})
 
 
+class Watching:
+    """Whether a watch is on, where it can be."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch, self._can = watch, watch.on
+
+    def turn(self, on: bool) -> None:
+        """See Either."""
+        self._watch.on = on and self._can
+
+
 class _Enough(Exception):
     """There were as many epochs as were wanted."""
 
@@ -81,7 +92,9 @@ class Turns:
     What lies between epochs, and rounds of an epoch that fill no block, count for nobody.
     """
 
-    def __init__(self, ranks: Ranks, instruments: Sequence[Either], now: Callable[[], float]) -> None:
+    def __init__(
+        self, ranks: Ranks, instruments: Sequence[Either | Watching], now: Callable[[], float]
+    ) -> None:
         self._ranks, self._instruments, self._now = ranks, instruments, now
         self._began, self._epochs, self._rounds, self._done = now(), 0, 0, 0
         self._length, self._wanted = 0, 0
@@ -179,14 +192,15 @@ def trained(
     on, off = Clock(), Still(now=float)
     clock = Either(on, off, "now", "phase", "begin_round", "end_round", "switch", "seconds")
     clock.__dict__ |= {"data": 0.0, "average": 0.0, "wait": 0.0, "checkpoint": 0.0}
-    seeing, blind = Watch(ranks, on, True), Watch(ranks, off, False)
-    watch = Either(seeing, blind, "on", "learned", "begin", "look", "judge", "slow")
-    training = Training(chosen, ranks, cast(Clock, clock), watch=cast(Watch, watch))
+    own = vars(clock)
+    own["computed"] = lambda: on.computed() - own["average"] - own["wait"]
+    watch = Watch(ranks, cast(Clock, clock), True)
+    training = Training(chosen, ranks, cast(Clock, clock), watch=watch)
     full = Timeline(off, ranks.size)
     full.full = True
     timeline = Either(training.timeline, full, "full", "begin", "end")
     training.timeline = cast(Timeline, timeline)
-    turns = Turns(ranks, (clock, watch, timeline), now)
+    turns = Turns(ranks, (clock, Watching(watch), timeline), now)
     with suppress(_Enough):
         training.run(turns.after_round, turns.after_epoch)
     return turns.seconds, turns.steps

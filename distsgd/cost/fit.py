@@ -17,8 +17,8 @@ from distsgd.cost.algorithms import Terms
 from distsgd.cost.estimate import NORMAL_90
 
 Doubles = NDArray[np.float64]
-FEWEST = 5
-"""Points that a piece has at least."""
+FEWEST, FEWEST_OF_THREE = 3, 5
+"""Lengths of steps that a piece has at least: for two constants, and for three."""
 WORTH = 0.8
 """A break is found where it lowers the mean error to this part of what it was, and by LEAST at least."""
 LEAST = 0.002
@@ -95,6 +95,11 @@ class _Table:
     terms: Doubles
     wanted: Doubles
 
+    @property
+    def varied(self) -> bool:
+        """Whether some have more startups than others."""
+        return float(np.ptp(self.terms[:, 1] / self.terms[:, 0])) >= 1e-9
+
     def part(self, rows: Any) -> "_Table":
         return _Table(self.steps[rows], self.terms[rows], self.wanted[rows])
 
@@ -131,8 +136,8 @@ def _piece(table: _Table, limit: float | None, rng: np.random.Generator) -> Piec
 
 def _split(table: _Table) -> list[_Table]:
     """Cut in two where that makes the error smallest, if it is worth it; and those again."""
-    count, now = len(table.steps), _error(table)
-    cuts = [n for n in range(FEWEST, count - FEWEST + 1) if table.steps[n - 1] < table.steps[n]]
+    now, fewest = _error(table), FEWEST_OF_THREE if table.varied else FEWEST
+    cuts = np.unique(table.steps, return_index=True)[1].tolist()[fewest : -fewest + 1]
     if not cuts or now < LEAST:
         return [table]
     stride = -(-len(cuts) // CUTS)
@@ -158,8 +163,7 @@ def _error(table: _Table) -> float:
 def _constants(table: _Table) -> Doubles:
     """once, alpha and beta of the least sum of relative errors, not of squares: outliers weigh little. beta is at least zero."""
     terms, weights = table.terms.copy(), np.ones(len(table.steps))
-    startups = terms[:, 1] / terms[:, 0]
-    if np.ptp(startups) < 1e-9:
+    if not table.varied:
         terms[:, 0] = 0
     for _ in range(ROUNDS):
         constants = _least_squares(terms * weights[:, None], table.wanted * weights)

@@ -12,7 +12,8 @@ from distsgd.cost.averaging import BYTES
 from distsgd.cost.fit import Fit, Point, fit
 
 if TYPE_CHECKING:
-    from distsgd.machine.averaging import Measured, Way
+    from distsgd.machine.averaging import Measured
+    from distsgd.machine.timed import Way
 
 FORMAT = 2
 LIKE = ("recursive-doubling", "ring", "rabenseifner", "binomial", "linear")

@@ -10,6 +10,7 @@ import numpy as np
 
 from distsgd.batch import Batch
 from distsgd.clock import Clock
+from distsgd.kernels.vector import LANES
 from distsgd.network import Network
 from distsgd.optim import Steps
 from distsgd.training.pause import Pause
@@ -57,7 +58,7 @@ class Local:
             self.clock.data += self.clock.now() - began
             self.network.learn(self.seed, worker.number, self.number(step))
             if self.watch.on:
-                self.watch.learned(count)
+                self.watch.images += -(-count // LANES) * LANES
         return count
 
     def update(self, step: int) -> None:

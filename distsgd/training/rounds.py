@@ -37,6 +37,8 @@ class Meeting:
     watch: Watch
     expected: np.ndarray | None = None
     """(segments,) the magnitude to expect of what is zero at a round's start."""
+    unseen: int = 0
+    """Rounds since the watch's last look."""
 
     def begin(self, reference: np.ndarray | None, total_weight: int) -> None:
         """Begin a round from what all ranks hold; None: from the last average."""
@@ -70,7 +72,9 @@ class Meeting:
         """Return when all ranks are there, and what the time is then; raises Stopped where one has left the round."""
         began = self.clock.now()
         try:
-            told = self.watch.look() if self.watch.on else None
+            told, self.unseen = None, self.unseen + 1
+            if self.watch.on and self.unseen >= self.watch.together:
+                told, self.unseen = self.watch.look(), 0
             self.pause.meet(told)
             if told is not None:
                 self.watch.judge()

@@ -1,12 +1,12 @@
 """Names ranks that compute slowly: their own seconds of computing tell, not the waiting of those whom they hold up."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
-from distsgd.kernels.vector import LANES
 
 WINDOW, FEWEST, FACTOR = 5, 3, 1.5
 """A rank is slow when it took more than so many times as long for an image as the median rank, in 3 of the last 5 looks."""
@@ -36,62 +36,64 @@ class Watch:
         """on: whether it is to be called."""
         self._message = np.zeros(1 + 2 * EVERY * ranks.size, np.int64)
         self._told = self._message[1:].reshape(2, EVERY, ranks.size)
-        self._ratios, self._seen = np.zeros((WINDOW, ranks.size)), 0
-        self._looks, self._rounds, self._together = 0, 0, 1
+        self._over: deque[dict[int, float]] = deque(maxlen=WINDOW)
+        """Of the last looks: the ranks that took longer than FACTOR allows, and how many times as long."""
+        self._looks, self.together = 0, 1
+        """together: rounds that a look takes in."""
         self._warm = False
         self._before = 0.0, 0
         self.images = 0
-        """Learned by this rank so far, in whole vectors: what a short batch costs as well."""
+        """Learned by this rank so far, in whole vectors: what a short batch costs as well. Who learns counts."""
         self.slow: dict[int, float] = {}
         """Ranks that were found slow, and how many times as long as others they took."""
-
-    def learned(self, images: int) -> None:
-        """Count a batch."""
-        self.images += -(-images // LANES) * LANES
 
     def begin(self) -> None:
         """What was computed up to now is no round's."""
         self._before = self._clock.computed(), self.images
 
     def look(self) -> np.ndarray | None:
-        """At the end of a round's computing: what is to be told the others now, for `Pause.meet`; they put theirs beside it."""
-        self._rounds += 1
-        if self._rounds < self._together:
-            return None
-        before, self._rounds = self._before, 0
+        """At the end of the computing of `together` rounds: what is to be told the others now, for `Pause.meet`.
+
+        They put theirs beside it.
+        """
+        before = self._before
         self.begin()
         seconds, images = (now - then for now, then in zip(self._before, before, strict=True))
-        self._told[:, self._looks, self._rank] = int(seconds * 1e9), images
+        self._told[0, self._looks, self._rank] = int(seconds * 1e9)
+        self._told[1, self._looks, self._rank] = images
         self._looks += 1
         return self._message if self._looks == EVERY else None
 
     def judge(self) -> None:
-        """When all have told: who is slow, the same on every rank."""
+        """When all have told: who is slow, the same on every rank.
+
+        After 20 ms of training no cache holds this: what is called is little, where nobody is slow.
+        """
         spent, images = self._told
         took = spent / np.maximum(images, 1)
-        ratios = took / np.maximum(_middle(took), 1e-9)[:, np.newaxis]
-        usual: list[int] = _middle(spent).tolist()
-        compared = [bool(look.all()) for look in images]  # or a rank's workers had no images left
-        for look, most in enumerate(ratios.max(axis=1).tolist()):
+        ordered, at = np.sort(took), (took.shape[1] - 1) // 2  # of two each is held against the other
+        usual: list[int] = np.sort(spent)[:, at].tolist()
+        compared = images.min(axis=1).tolist()  # 0 where a rank's workers had no images left
+        for look, (middle, most) in enumerate(
+            zip(ordered[:, at].tolist(), ordered[:, -1].tolist(), strict=True)
+        ):
             # the first round is everywhere as slow as it likes
             if compared[look] and self._warm and usual[look] >= SHORTEST // 2:
-                self._ratios[self._seen % WINDOW] = ratios[look]
-                self._seen += 1
-                if most > FACTOR:
-                    self._name()
-            self._warm |= compared[look]
+                self._over.append({})
+                if most > FACTOR * middle:
+                    self._name(took[look] / max(middle, 1e-9))
+            self._warm |= bool(compared[look])
         known = [spent for spent, whether in zip(usual, compared, strict=True) if spent and whether]
         if known:  # in integers, so that every rank takes as many rounds together
-            each = max(1, sum(known) // (len(known) * self._together))
-            self._together = min(max(1, SHORTEST // each), MOST_TOGETHER)
+            each = max(1, sum(known) // (len(known) * self.together))
+            self.together = min(max(1, SHORTEST // each), MOST_TOGETHER)
         self._message[:], self._looks = 0, 0
 
-    def _name(self) -> None:
-        over = self._ratios > FACTOR
-        for rank in np.flatnonzero(over.sum(0) >= FEWEST).tolist():
-            self.slow.setdefault(rank, float(np.median(self._ratios[over[:, rank], rank])))
-
-
-def _middle(values: np.ndarray) -> np.ndarray:
-    """The median over ranks, the last axis; of an even number the lower one: of two each is held against the other."""
-    return np.sort(values)[..., (values.shape[-1] - 1) // 2]
+    def _name(self, ratios: np.ndarray) -> None:
+        self._over[-1].update(
+            (rank, float(ratios[rank])) for rank in np.flatnonzero(ratios > FACTOR).tolist()
+        )
+        for rank in self._over[-1]:
+            times = [over[rank] for over in self._over if rank in over]
+            if len(times) >= FEWEST:
+                self.slow.setdefault(rank, float(np.median(times)))

@@ -1,52 +1,54 @@
 """What ranks on emulated hosts run: `averages.py calibrate|held-out FILE SECONDS SEED [RANKS...]`; rank 0 writes the file.
 
-held-out: on the first so many of the ranks, one number after another.
+Averages of other sizes, on the first so many of the ranks, are measured by turns with those of the calibration: what a machine is
+slower in some minutes than in others, in all that it does, is not taken for an error of what is predicted.
 """
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distsgd.comm import Ranks, world
-from distsgd.machine.averaging import CALLS, measure, on_these
+from distsgd.comm import world
+from distsgd.machine.averaging import Sizes, by_turns, concluded, of_layouts, sizes_of
+from distsgd.machine.timed import CALLS
 
 SIZES = 8
 
 
-def held_out(ranks: Ranks, seconds: float, seed: int, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Averages of random sizes on each of these numbers of ranks: what each was, and seconds of its calls."""
-    found = []
-    for count in counts:
-        part = ranks.first(count)
-        if part:
-            found += _averages(part, seconds / len(counts), seed + count)
-            part.close()
-        ranks.barrier()
-    return found
-
-
-def _averages(ranks: Ranks, seconds: float, seed: int) -> list[dict[str, Any]]:
-    return [
-        {**vars(one.way), "values": values, "ranks": one.layout.ranks, "hosts": one.layout.hosts}
-        | {"last": last, **dict(zip(CALLS, map(float, mean), strict=True))}
-        for one in on_these(ranks, seconds, np.random.default_rng([seed, 1000]), SIZES)
-        for values, mean, last in zip(one.values, one.mean, one.last, strict=True)
-    ]
+def averages(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """What each was, seconds of its calls, and `twice`, the seconds of all calls by every other repeat and by the rest."""
+    found = sizes.found(), sizes.found(slice(None, None, 2)), sizes.found(slice(1, None, 2))
+    for one, *halves in zip(*found, strict=True):
+        for number, values in enumerate(one.values):
+            yield {
+                **vars(one.way),
+                "values": values,
+                "ranks": one.layout.ranks,
+                "hosts": one.layout.hosts,
+                "last": one.last[number],
+                **dict(zip(CALLS, one.mean[number].tolist(), strict=True)),
+                "twice": [float(half.mean[number][:-1].sum()) for half in halves],
+            }
 
 
 def main(what: str, file: str, seconds: str, seed: str, *counts: str) -> None:
     ranks = world(os.environ)
-    if what == "calibrate":
-        found: Any = measure(ranks, float(seconds), int(seed))
-    else:
-        found = held_out(ranks, float(seconds), int(seed), [int(count) for count in counts])
+    calibrated = of_layouts(ranks, float(seconds), int(seed)) if what == "calibrate" else []
+    each = float(seconds) / 2 / len(counts)
+    held_out = [
+        sizes_of(ranks, int(count), each, np.random.default_rng([int(seed), 1000, int(count)]), SIZES)
+        for count in counts
+    ]
+    by_turns(ranks, [*calibrated, *held_out])
+    found = [average for sizes in held_out if sizes for average in averages(sizes)]
+    messages = concluded(ranks, calibrated) if calibrated else {}
     if ranks.rank == 0:
-        Path(file).write_text(json.dumps(found))
+        Path(file).write_text(json.dumps({"messages": messages, "averages": found}))
 
 
 if __name__ == "__main__":

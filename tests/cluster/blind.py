@@ -46,21 +46,28 @@ class Scored:
     predicted: float
     low: float
     high: float
+    twice: tuple[float, float]
+    """What every other repeat comes to, and the rest of them."""
 
     @property
     def error(self) -> float:
         return self.predicted / self.measured - 1
+
+    @property
+    def repeated(self) -> float:
+        """The error of predicting these by those."""
+        return self.twice[0] / self.twice[1] - 1
 
 
 def on(
     hosts: Cluster, count: int, launch: "Launch", what: str, seconds: float, seed: int,
     ranks_per_host: int = 1, counts: Sequence[int] = (),
 ) -> Any:  # fmt: skip
-    """What averages.py writes, run on so many of the hosts: held-out by the first so many ranks, not given all of them."""
+    """What averages.py writes, run on so many of the hosts; other sizes on all of these hosts, if no numbers of hosts are given."""
     file = hosts.agent.with_name(f"{what}-{count}-{seed}.json")
     some = replace(hosts, hosts=hosts.hosts[:count])
-    held_out = counts or [count * ranks_per_host]
-    arguments = [PROGRAM, what, str(file), str(seconds), str(seed), *map(str, held_out)]
+    ranks = [number * ranks_per_host for number in counts or [count]]
+    arguments = [PROGRAM, what, str(file), str(seconds), str(seed), *map(str, ranks)]
     done = some.mpirun(launch, ranks_per_host, *arguments, timeout=10 * seconds + 60)
     assert done.rc == 0, done.stderr
     return json.loads(file.read_text())
@@ -116,19 +123,26 @@ def scored(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> tuple[li
             continue
         measured = sum(one[call] for call in ("begin", "add", "again", "exchange", "finish"))
         low, high = estimate.whole.interval
-        found.append(Scored(way, one["ranks"], one["values"], measured, estimate.whole.seconds, low, high))
+        seconds = measured, estimate.whole.seconds, low, high
+        found.append(Scored(way, one["ranks"], one["values"], *seconds, tuple(one["twice"])))
     return found, unknown
 
 
 def summary(scores: Sequence[Scored]) -> dict[str, float]:
-    """Of the errors: median and 95th percentile of their size, bias, and how many intervals hold what was measured."""
+    """Of the errors: median and 95th percentile of their size, bias, and how many intervals hold what was measured.
+
+    repeated_...: of predicting by the same measurement.
+    """
     errors = np.array([one.error for one in scores])
+    repeated = np.abs([one.repeated for one in scores])
     inside = [one.low <= one.measured <= one.high for one in scores]
     return {
         "median": float(np.median(np.abs(errors))),
         "p95": float(np.quantile(np.abs(errors), 0.95)),
         "bias": float(np.median(errors)),
         "coverage": float(np.mean(inside)),
+        "repeated_median": float(np.median(repeated)),
+        "repeated_p95": float(np.quantile(repeated, 0.95)),
         "count": len(scores),
     }
 
@@ -169,15 +183,18 @@ def blind(
         cluster(max((*seen, *unseen)), Path(folder), megabits) as hosts,
     ):
         streams = stream_betas(hosts)
-        messages = on(hosts, max(seen), launch, "calibrate", seconds, seed, ranks_per_host)
-        known, counted = [], {}
-        for count in (*seen, *unseen):
-            averages = on(hosts, count, launch, "held-out", seconds / 2, seed + count, ranks_per_host)
-            scores, unknown = scored(messages, averages)
-            counted[count] = {**summary(scores), "unpredicted": unknown}
-            known += scores if count in seen else []
-            if count == max(seen):
-                advice = advised(messages, averages)
+        found = on(hosts, max(seen), launch, "calibrate", seconds, seed, ranks_per_host, seen)
+        messages, averages = found["messages"], found["averages"]
+        known, _ = scored(messages, averages)
+        advice = advised(messages, [one for one in averages if one["hosts"] == max(seen)])
+        for count in unseen:
+            averages += on(hosts, count, launch, "held-out", seconds, seed + count, ranks_per_host)[
+                "averages"
+            ]
+    counted = {}
+    for count in (*seen, *unseen):
+        scores, unknown = scored(messages, [one for one in averages if one["hosts"] == count])
+        counted[count] = {**summary(scores), "unpredicted": unknown}
     beta, true = betas(messages), true_beta(megabits)
     return {
         "megabits": megabits,

@@ -29,7 +29,7 @@ MESSAGES = ("--prtemca", "prte_if_include", f"{NETWORK}.0/24", "--mca", "pml", "
 MESSAGES += ("--mca", "btl", "tcp,self,sm", "--mca", "btl_tcp_if_include", f"{NETWORK}.0/24")
 FRAME, PAYLOAD = 1514, 1448
 """Bytes of an Ethernet frame as the kernel counts them, and of a message in it: the rest are headers."""
-LATE = 250
+LATE = 100
 """Microseconds."""
 QUEUE = 64 * 2**20
 ENTER = 'hostname "$0"; exec "$@"'
