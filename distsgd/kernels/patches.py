@@ -81,7 +81,7 @@ def gather_filters(spread, matrix, first, room, weights):
 
 @inlined
 def fill_up(x, at, line, count, length, edge):
-    """Write edge: `count` rows of x, `line` apart, then zeros."""
+    """Write edge: `length` values of `count` rows of x, from `at` on and `line` apart, then rows of zeros."""
     edge[count:] = 0
     one = tile.zeros(1, 1)
     for r in range(count):
@@ -148,9 +148,7 @@ def multiply_points(spread, point, taps, strips, one, weights, partial, products
     "void(real[:,:,:], int64, int64, int64, real[::1], real[:,::1], real[:,::1], real[:,:,:], real[:,:,:], boolean, int64,"
     " real[:,:,:], uint8[:,:,:,:])"
 )
-def gather_patches(
-    products, bands, columns, batch, bias, room, edge, y, gate, rectify, pool, pooled, winner
-):  # fmt: skip
+def gather_patches(products, bands, columns, batch, bias, room, edge, y, gate, rectify, pool, pooled, winner):
     """Write what `rows.sum_rows` writes, the rows of a piece, from products (points, filters, bands x columns x batch).
 
     bias, y, gate, rectify, pooled, winner: as there, but with `winner` y has as many rows as the piece. pool: the side of a window
@@ -230,10 +228,8 @@ def spread_slopes(turned, bands, columns, batch, room, slopes):
     for patch in range(bands * columns):
         i, j = patch // columns, patch % columns
         for image in range(batch):
-            at, to = (
-                i * OUTPUTS * line + (j * OUTPUTS * batch + image) * pixel,
-                (patch * batch + image) * deep,
-            )
+            at = i * OUTPUTS * line + (j * OUTPUTS * batch + image) * pixel
+            to = (patch * batch + image) * deep
             if rows == 6:
                 spread_image(six, at, to)
             else:

@@ -50,8 +50,7 @@ def _from_points(builder: Any, matrix: np.ndarray, cells: Sequence[Any]) -> list
     cells, matrix = list(cells), matrix.copy()
     for p in _opposite(matrix.T):
         cells[p : p + 2] = (of(*cells[p : p + 2]) for of in (builder.fadd, builder.fsub))
-        halves = matrix[:, p : p + 2] @ [[0.5, 0.5], [0.5, -0.5]]
-        matrix[:, p : p + 2] = halves
+        matrix[:, p : p + 2] = matrix[:, p : p + 2] @ [[0.5, 0.5], [0.5, -0.5]]
     return [_linear(builder, row, cells) for row in matrix]
 
 
@@ -63,7 +62,7 @@ def _along_columns(way: Any, matrix: np.ndarray, tile: Tile, builder: Any, value
 
 
 def _matrices(outputs: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Those of outputs and inputs of `winograd.transforms`, in float64."""
+    """Those of outputs and inputs of `winograd.transforms`, in float64; inputs follow from the number of points alone."""
     of_outputs, _, of_inputs = winograd.transforms(outputs, points - outputs + 1)
     return of_outputs.astype(np.float64), of_inputs.astype(np.float64)
 

@@ -255,10 +255,9 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
     parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
     seen, made = _Seen(*parts[:3]), _Paired(*parts[3:])
     program: Program = []
+    batch = window.buffer[3]
     for number, piece in enumerate(pieces(window, count)):
-        program.append(_spread(x, window, piece, seen))
-        program += _slopes(dy, window, piece, made)
-        batch = window.buffer[3]
+        program += [_spread(x, window, piece, seen), *_slopes(dy, window, piece, made)]
         places = np.arange(piece.bands * piece.columns * batch) * made.pixels.shape[2]
         slopes, inputs = ((part.reshape(-1), part.shape[1]) for part in (made.slopes, seen.spread))
         program.append((patches.pair_points, (*slopes, places, batch, *inputs, made.total, number == 0)))
@@ -268,7 +267,10 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
 
 
 def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Program:
-    """A piece's at all points, their filters innermost; patches that reach beyond the outputs see zeros there."""
+    """A piece's at all points, their filters innermost; patches that reach beyond the outputs see zeros there.
+
+    What lies behind the last filter, up to a whole register, is whatever was there: nothing is made of it.
+    """
     batch = window.buffer[3]
     slopes = dy[:, piece.lines(window), piece.lanes(window)]
     _, high, lanes = slopes.shape
