@@ -14,7 +14,7 @@ from distsgd.kernels.vector import LANES, STRIP
 from distsgd.layers import convolution_patches as patches
 from distsgd.layers import convolution_products as matrices
 from distsgd.layers import scratch as memory
-from distsgd.layers.place import Call, Program
+from distsgd.layers.place import Call, Program, Target
 
 HEIGHTS = (2, 3, 4)
 """Rows of a band: with more, the transforms lose digits."""
@@ -97,54 +97,31 @@ def sums(
     filters: np.ndarray,
     bias: np.ndarray,
     scratch: np.ndarray,
-    y: np.ndarray,
-    gate: np.ndarray,
-    rectify: bool,
-    pool: int,
-    pooled: np.ndarray,
-    winner: np.ndarray,
+    target: Target,
 ) -> Program:
     """What `rows.sum_rows` says, by it, by bands of rows or by patches.
 
-    x: flat, from the first output's window on. filters: (channels, row, column, filters), contiguous. With pool > 1, y is not
-    looked at: maxima go to `pooled`.
+    x: flat, from the first output's window on. filters: (channels, row, column, filters), contiguous. With pool > 1 the
+    target's y is not looked at.
     """
-    tall, count = height(window, filters.shape[3], pool), filters.shape[3]
+    count, pool = filters.shape[3], target.pool
+    tall = height(window, count, pool)
     if _by_patches(window, count, pool):
-        return patches.sums(x, window, filters, bias, scratch, y, gate, rectify, pool, pooled, winner)
+        return patches.sums(x, window, filters, bias, scratch, target)
     partial, band, *parts = memory.parts(scratch, _sum_shapes(window, count, pool))
     if pool > 1:
-        y = band
+        target = target._replace(y=band)
     if tall == 1:
         taken = (*taps.row_taps(window), window.step, filters.reshape(-1, count), bias, partial)
-        return [(rows.sum_rows, (x, *taken, y, gate, rectify, pooled, winner))]
+        return [(rows.sum_rows, (x, *taken, *target[:3], *target[4:]))]
     _, of_filters, _ = winograd.transforms(tall, window.size[0])
     program: Program = [(band_rows.spread_filters, (filters, of_filters, parts[0]))]
-    batch, made = window.buffer[3], (y, gate, rectify, pool, pooled, winner)
+    (high, _), batch = window.outputs, window.buffer[3]
     for first, last in _pieces(window, count, tall, pool):
-        target = _columns(first, last, batch, *made)
-        program.append(
-            _bands(x[first * batch :], window.of_columns(first, last), tall, bias, partial, parts, target)
-        )
+        part = target.part(slice(0, high), slice(first, last), batch)
+        seen = x[first * batch :], window.of_columns(first, last)
+        program.append(_bands(*seen, tall, bias, partial, parts, part))
     return program
-
-
-def _columns(
-    first: int,
-    last: int,
-    batch: int,
-    y: np.ndarray,
-    gate: np.ndarray,
-    rectify: bool,
-    pool: int,
-    pooled: np.ndarray,
-    winner: np.ndarray,
-) -> tuple[object, ...]:
-    """Where the columns first..last of outputs go; before pooling they only need room."""
-    lanes, low, until = slice(first * batch, last * batch), first // pool, last // pool
-    rows_of_y = y[..., lanes] if pool == 1 else y[..., : (last - first) * batch]
-    maxima = pooled[..., low * batch : until * batch], winner[:, :, low:until]
-    return rows_of_y, gate[..., lanes], rectify, pool, *maxima
 
 
 def _bands(
@@ -154,7 +131,7 @@ def _bands(
     bias: np.ndarray,
     partial: np.ndarray,
     parts: list[np.ndarray],
-    target: tuple[object, ...],
+    target: Target,
 ) -> Call:
     """What `band_rows.sum_bands` makes of a piece of columns. parts: room, as `_sum_shapes` has it for all of them."""
     (outputs, _, inputs), one_row = winograd.transforms(tall, window.size[0]), window.of_one_row(1)

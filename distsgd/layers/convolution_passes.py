@@ -14,7 +14,7 @@ from distsgd.kernels.taps import Window
 from distsgd.layers import convolution_bands as bands
 from distsgd.layers import convolution_phases as phases
 from distsgd.layers import scratch as memory
-from distsgd.layers.place import Call, Place, Program, Shape, Values
+from distsgd.layers.place import Call, Place, Program, Shape, Target, Values
 
 if TYPE_CHECKING:
     from distsgd.layers.convolution import Convolution
@@ -40,8 +40,8 @@ def forward(layer: "Convolution", place: Place) -> Program:
     for group, (channels, filters) in enumerate(_groups(layer, place.x.shape)):
         weights, bias = _filters(layer, place.weights[0], group), place.weights[1][filters]
         y = place.y.rows[filters]
-        target = (y, rows.NO_ROWS, place.rectify, layer.pool, y, place.winners[filters])
-        program += bands.sums(x[channels].reshape(-1), window, weights, bias, place.scratch, *target)
+        target = Target(y, rows.NO_ROWS, place.rectify, layer.pool, y, place.winners[filters])
+        program += bands.sums(x[channels].reshape(-1), window, weights, bias, place.scratch, target)
     return program
 
 
@@ -168,8 +168,8 @@ def _to_phase(
     if layer.stride == 1:
         window, seen = _seen_back(layer, place, dy.buffer[filters], high, wide)
         gate = place.gate[channels] if place.rectified else gate
-        last = (whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
-        return bands.sums(seen, window, turned, rows.NO_BIAS, rest, *last)
+        last = Target(whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
+        return bands.sums(seen, window, turned, rows.NO_BIAS, rest, last)
     target = phases.every(whole.inside, layer.stride, high, wide)
     if high.taps * wide.taps * target.size == 0:
         return [(order.clear, (target,))]

@@ -13,7 +13,7 @@ from distsgd.kernels.patches import OUTPUTS, SIZES
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import scratch as memory
-from distsgd.layers.place import Call, Program
+from distsgd.layers.place import Call, Program, Target
 
 MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
@@ -66,10 +66,9 @@ class Piece(NamedTuple):
         """Its rows of outputs."""
         return slice(self.top, min(self.top + self.bands * OUTPUTS, window.outputs[0]))
 
-    def lanes(self, window: Window) -> slice:
-        """The lanes of a row that its outputs take."""
-        last, batch = min(self.left + self.columns * OUTPUTS, window.outputs[1]), window.buffer[3]
-        return slice(self.left * batch, last * batch)
+    def across(self, window: Window) -> slice:
+        """Its columns of outputs."""
+        return slice(self.left, min(self.left + self.columns * OUTPUTS, window.outputs[1]))
 
 
 def _largest(window: Window, filters: int) -> tuple[int, int]:
@@ -159,47 +158,22 @@ def sums(
     filters: np.ndarray,
     bias: np.ndarray,
     scratch: np.ndarray,
-    y: np.ndarray,
-    gate: np.ndarray,
-    rectify: bool,
-    pool: int,
-    pooled: np.ndarray,
-    winner: np.ndarray,
+    target: Target,
 ) -> Program:
     """What `convolution_bands.sums` says."""
     count = filters.shape[3]
-    shapes = _Seen.shapes(window, count), _Made.shapes(window, count, pool)
+    shapes = _Seen.shapes(window, count), _Made.shapes(window, count, target.pool)
     parts = memory.parts(scratch, shapes[0] + shapes[1])
     seen, made = _Seen(*parts[:3]), _Made(*parts[3:])
+    if target.pool > 1:
+        target = target._replace(y=made.before)
     of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
     rows_of_filters = made.products.reshape(-1)[: window.size[0] * count].reshape(-1, count)
     program: Program = [(patches.spread_filters, (filters, of_filters, 0, rows_of_filters, made.weights))]
     for piece in pieces(window, count):
-        target = _target(piece, window, made.before, y, gate, rectify, pool, pooled, winner)
-        program += _of_piece(x, window, piece, seen, made, bias, target)
+        part = target.part(piece.lines(window), piece.across(window), window.buffer[3])
+        program += _of_piece(x, window, piece, seen, made, bias, part)
     return program
-
-
-def _target(
-    piece: Piece,
-    window: Window,
-    before: np.ndarray,
-    y: np.ndarray,
-    gate: np.ndarray,
-    rectify: bool,
-    pool: int,
-    pooled: np.ndarray,
-    winner: np.ndarray,
-) -> tuple[object, ...]:
-    """Where the outputs of a piece go; before pooling they only need room."""
-    lines, lanes, batch = piece.lines(window), piece.lanes(window), window.buffer[3]
-    if pool == 1:
-        return y[:, lines, lanes], gate[:, lines, lanes], rectify, pool, pooled, winner
-    down = slice(lines.start // pool, lines.stop // pool)
-    across = slice(piece.left // pool, lanes.stop // batch // pool)
-    maxima = pooled[:, down, across.start * batch : across.stop * batch], winner[:, down, across]
-    high, wide = lines.stop - lines.start, lanes.stop - lanes.start
-    return before[:, :high, :wide], gate, rectify, pool, *maxima
 
 
 def _of_piece(
@@ -209,7 +183,7 @@ def _of_piece(
     seen: _Seen,
     made: _Made,
     bias: np.ndarray,
-    target: tuple[object, ...],
+    target: Target,
 ) -> Program:
     """Its inputs at all points, there the products, and its outputs."""
     batch = window.buffer[3]
@@ -272,7 +246,8 @@ def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Prog
     What lies behind the last filter, up to a whole register, is whatever was there: nothing is made of it.
     """
     batch = window.buffer[3]
-    slopes = dy[:, piece.lines(window), piece.lanes(window)]
+    across = piece.across(window)
+    slopes = dy[:, piece.lines(window), across.start * batch : across.stop * batch]
     _, high, lanes = slopes.shape
     pixels = made.pixels[: piece.bands * OUTPUTS, : piece.columns * OUTPUTS * batch]
     program: Program = [(order.transpose, (slopes[:, i], pixels[i, :lanes])) for i in range(high)]

@@ -6,6 +6,7 @@ Shapes are (channels, height, width); values lie in memory as (channels, height,
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -83,6 +84,28 @@ class Values:
     def units(self) -> np.ndarray:
         """All values of an image down a column, (units, batch): for buffers without a border."""
         return self.buffer.reshape(-1, self.buffer.shape[3])
+
+
+class Target(NamedTuple):
+    """Where the outputs of a convolution go, in the order in which its kernels take them; see `rows.sum_rows`."""
+
+    y: np.ndarray
+    gate: np.ndarray
+    rectify: bool
+    pool: int
+    """The side of a window; above 1 y is only room for outputs before pooling, and maxima go to `pooled`."""
+    pooled: np.ndarray
+    winner: np.ndarray
+
+    def part(self, lines: slice, columns: slice, batch: int) -> "Target":
+        """Some rows and columns of outputs, in whole windows."""
+        lanes = slice(columns.start * batch, columns.stop * batch)
+        if self.pool == 1:
+            return self._replace(y=self.y[:, lines, lanes], gate=self.gate[:, lines, lanes])
+        down, across = (slice(each.start // self.pool, each.stop // self.pool) for each in (lines, columns))
+        pooled = self.pooled[:, down, across.start * batch : across.stop * batch]
+        room = self.y[:, : lines.stop - lines.start, : lanes.stop - lanes.start]
+        return self._replace(y=room, pooled=pooled, winner=self.winner[:, down, across])
 
 
 @dataclass(frozen=True)
