@@ -245,6 +245,7 @@ Local.learn = slow
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("kind", "name"), [("epoch", "openmpi"), ("epoch", "mpich"), ("once", "openmpi")])
 def test_a_signal_to_one_rank_ends_a_long_round_of_all(
     kind: str, name: str, request: pytest.FixtureRequest, whole: Path, tmp_path: Path
