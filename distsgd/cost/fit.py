@@ -24,6 +24,8 @@ WORTH = 0.8
 LEAST = 0.002
 CUTS, ROUNDS, BOOTSTRAPS = 12, 10, 40
 """How many places for a break are tried, how often points are weighed anew, and how often they are drawn anew for errors."""
+SAME, RIDGE = 1e-9, 1e-12 * np.eye(3)
+"""Startups that differ by less; what keeps equations solvable whose terms, of size 1, say the same."""
 UNKNOWN = 0.5
 """The spread where there are too few points to tell."""
 
@@ -95,11 +97,6 @@ class _Table:
     terms: Doubles
     wanted: Doubles
 
-    @property
-    def varied(self) -> bool:
-        """Whether some have more startups than others."""
-        return float(np.ptp(self.terms[:, 1] / self.terms[:, 0])) >= 1e-9
-
     def part(self, rows: Any) -> "_Table":
         return _Table(self.steps[rows], self.terms[rows], self.wanted[rows])
 
@@ -130,55 +127,83 @@ def _pieces(table: _Table, rng: np.random.Generator) -> tuple[Piece, ...]:
 def _piece(table: _Table, limit: float | None, rng: np.random.Generator) -> Piece:
     count = len(table.steps)
     draws = rng.integers(count, size=(BOOTSTRAPS, count))
-    errors = np.std([_constants(table.part(draw)) for draw in draws], axis=0)
-    return Piece(limit, *map(float, _constants(table)), *map(float, errors))
+    drawn = np.array([np.bincount(draw, minlength=count) for draw in draws])
+    errors = np.std(_constants(table, drawn), axis=0)
+    return Piece(limit, *map(float, _constant(table)), *map(float, errors))
 
 
 def _split(table: _Table) -> list[_Table]:
     """Cut in two where that makes the error smallest, if it is worth it; and those again."""
-    now, fewest = _error(table), FEWEST_OF_THREE if table.varied else FEWEST
-    cuts = np.unique(table.steps, return_index=True)[1].tolist()[fewest : -fewest + 1]
-    if not cuts or now < LEAST:
+    now, fewest = float(_errors(table, np.ones((1, len(table.steps))))[0]), _fewest(table)
+    cuts = np.unique(table.steps, return_index=True)[1][fewest : -fewest + 1]
+    if not len(cuts) or now < LEAST:
         return [table]
     stride = -(-len(cuts) // CUTS)
-    near = int(np.argmin([_cut_error(table, cut) for cut in cuts[::stride]])) * stride
+    near = int(_cut_errors(table, cuts[::stride]).argmin()) * stride
     around = cuts[max(near - stride + 1, 0) : near + stride]
-    errors = [_cut_error(table, cut) for cut in around]
-    best = around[int(np.argmin(errors))]
-    if min(errors) > min(WORTH * now, now - LEAST):
+    errors = _cut_errors(table, around)
+    if errors.min() > min(WORTH * now, now - LEAST):
         return [table]
+    best = int(around[errors.argmin()])
     return [*_split(table.part(slice(best))), *_split(table.part(slice(best, None)))]
 
 
-def _cut_error(table: _Table, cut: int) -> float:
-    first, rest = table.part(slice(cut)), table.part(slice(cut, None))
-    return (_error(first) * cut + _error(rest) * len(rest.steps)) / len(table.steps)
+def _cut_errors(table: _Table, cuts: NDArray[np.int64]) -> Doubles:
+    first = np.arange(len(table.steps)) < cuts[:, np.newaxis]
+    share, both = first.mean(axis=1), _errors(table, np.concatenate([first, ~first]))
+    return np.asarray(share * both[: len(cuts)] + (1 - share) * both[len(cuts) :])
 
 
-def _error(table: _Table) -> float:
-    """The mean relative error of these points' own fit."""
-    return float(np.mean(np.abs(table.errors(_constants(table)))))
+def _fewest(table: _Table) -> int:
+    startups = table.terms[:, 1] / table.terms[:, 0]
+    return FEWEST_OF_THREE if np.ptp(startups) >= SAME else FEWEST
 
 
-def _constants(table: _Table) -> Doubles:
-    """once, alpha and beta of the least sum of relative errors, not of squares: outliers weigh little. beta is at least zero."""
-    terms, weights = table.terms.copy(), np.ones(len(table.steps))
-    if not table.varied:
-        terms[:, 0] = 0
+def _errors(table: _Table, counts: NDArray[Any]) -> Doubles:
+    """(choices,) the mean relative error of each choice's own fit; see _constants."""
+    away = np.abs(_constants(table, counts) @ table.terms.T - table.wanted)
+    return np.asarray((away * counts).sum(axis=1) / counts.sum(axis=1))
+
+
+def _constant(table: _Table) -> Doubles:
+    """Of all points."""
+    return np.asarray(_constants(table, np.ones((1, len(table.steps))))[0])
+
+
+def _constants(table: _Table, counts: NDArray[Any]) -> Doubles:
+    """(choices, 3): once, alpha and beta of the least sum of relative errors, not of squares: outliers weigh little.
+
+    counts: (choices, points) how often each point counts. beta is at least zero; once is, where all have as many startups.
+    """
+    startups = table.terms[:, 1] / table.terms[:, 0]
+    most = np.where(counts > 0, startups, -np.inf).max(axis=1)
+    least = np.where(counts > 0, startups, np.inf).min(axis=1)
+    free = np.ones((len(counts), 3))
+    free[:, 0] = most - least >= SAME
+    weights, terms = counts.astype(np.float64), table.terms
+    products = (terms[:, :, np.newaxis] * terms[:, np.newaxis]).reshape(-1, 9)
+    sides = terms * table.wanted[:, np.newaxis]
     for _ in range(ROUNDS):
-        constants = _least_squares(terms * weights[:, None], table.wanted * weights)
-        weights = 1 / np.sqrt(np.maximum(np.abs(terms @ constants - table.wanted), 1e-3))
+        constants = _least_squares((weights @ products).reshape(-1, 3, 3), weights @ sides, free)
+        weights = counts / np.maximum(np.abs(constants @ terms.T - table.wanted), 1e-3)
     return constants
 
 
-def _least_squares(terms: Doubles, wanted: Doubles) -> Doubles:
-    scale = np.sqrt((terms * terms).sum(0))
-    scale[scale == 0] = 1
-    constants = np.linalg.lstsq(terms / scale, wanted, rcond=None)[0] / scale
-    if constants[2] < 0:
-        constants[2] = 0
-        constants[:2] = np.linalg.lstsq(terms[:, :2] / scale[:2], wanted, rcond=None)[0] / scale[:2]
-    return np.asarray(constants)
+def _least_squares(products: Doubles, sides: Doubles, free: Doubles) -> Doubles:
+    """From normal equations, a choice each. free: (choices, 3), 0 for constants that are zero."""
+    constants = _solved(products, sides, free)
+    below = constants[:, 2] < 0
+    if below.any():
+        constants[below] = _solved(products[below], sides[below], free[below] * [1, 1, 0])
+    return constants
+
+
+def _solved(products: Doubles, sides: Doubles, free: Doubles) -> Doubles:
+    """The constants of normal equations; of terms that say the same each gets a part."""
+    sizes = np.sqrt(products[:, [0, 1, 2], [0, 1, 2]])
+    scale = free / np.where(sizes > 0, sizes, 1)
+    scaled = products * scale[:, :, None] * scale[:, None] + RIDGE
+    return np.asarray(np.linalg.solve(scaled, (sides * scale)[..., None])[..., 0] * scale)
 
 
 def _spread(table: _Table, rng: np.random.Generator) -> float:
@@ -189,7 +214,7 @@ def _spread(table: _Table, rng: np.random.Generator) -> float:
         known, left_out = table.part(groups != group), table.part(groups == group)
         if len(known.steps) > 1:
             parts = _split(known)
-            fitted = [_constants(part) for part in parts]
+            fitted = [_constant(part) for part in parts]
             errors += [
                 _nearest_error(parts, fitted, left_out.part([row])) for row in range(len(left_out.steps))
             ]

@@ -28,6 +28,8 @@ such a part of the seconds reaches.
 """
 TURNS, ALL = 4, slice(None)
 FEWEST_VALUES, MOST_VALUES = 2048, 4 * 2**20
+LARGE, MUCH_LARGER, BRIEF = 8, 32, 0.05
+"""By what the smallest size is multiplied, to see how large the largest can be; once more where that takes a brief part of all."""
 KINDS = {"exact": np.int64, "fast": np.float32}
 
 
@@ -184,14 +186,18 @@ def _plan(
 ) -> tuple[list[int], list[int]]:
     """So many sizes, as large as there is time for, and how often to measure each; on all ranks alike; in random order."""
     few = _some(ways, 0)
-    small, large = (_seconds_of(ranks, few, values, rng) for values in (FEWEST_VALUES, 8 * FEWEST_VALUES))
-    per_value = max((large - small) / (7 * FEWEST_VALUES), 1e-10)
+    small, large = (_seconds_of(ranks, few, values, rng) for values in (FEWEST_VALUES, LARGE * FEWEST_VALUES))
+    reach = LARGE
+    if MUCH_LARGER * large < BRIEF * seconds:  # what no cache holds takes longer
+        reach *= MUCH_LARGER
+        large = _seconds_of(ranks, few, reach * FEWEST_VALUES, rng)
+    per_value = max((large - small) / ((reach - 1) * FEWEST_VALUES), 1e-10)
 
     def takes(most: float, repeats: int) -> float:
         sizes = _spread(most, np.full(count, 0.5))
         return float((_repeats(sizes, repeats) + 1) @ (small + per_value * sizes))
 
-    largest = np.geomspace(MOST_VALUES, 8 * FEWEST_VALUES, 100)
+    largest = np.geomspace(MOST_VALUES, LARGE * FEWEST_VALUES, 100)
     most = next((most for most in largest if takes(most, REPEATS) <= seconds), largest[-1])
     often = [n for n in range(FEWEST_REPEATS, MOST_REPEATS + 1) if takes(most, n) <= seconds]
     agreed = np.array([most, max(often, default=min(FEWEST_REPEATS, MOST_REPEATS))], np.int64)
