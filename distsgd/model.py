@@ -11,6 +11,7 @@ from distsgd import config, data, network, zoo
 from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.data.layout import check_image_shape
+from distsgd.kernels.vector import aligned
 from distsgd.layers import Shape
 from distsgd.metrics import ByClass, Score, Tally, by_class, score
 from distsgd.network import Network, Stage
@@ -157,7 +158,7 @@ def load(run: str | Path) -> Model:
     stored = read_model(Path(run).expanduser())
     plan, about = _plan(stored), stored.about
     scaling = np.array(about.scaling, np.float32)
-    parameters = network.aligned(stored.parameters.size)
+    parameters = aligned(stored.parameters.size)
     np.copyto(parameters, stored.parameters)
     return Model(plan, parameters, scaling, about.class_names, about.image_shape)
 

@@ -14,7 +14,7 @@ from distsgd.config import InputError
 from distsgd.kernels import confusion, loss
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.rows import NO_WINNERS
-from distsgd.kernels.vector import LANES
+from distsgd.kernels.vector import LANES, aligned
 from distsgd.layers import (
     Border,
     Convolution,
@@ -35,16 +35,6 @@ START = 3
 """Part of the key of the random streams of weights; data.shards has 1 and 2."""
 DRAWN = 1 << 16
 """Weights drawn at a time, in the cache: a large layer's at once would take more memory than a step."""
-ALIGNMENT = 64
-"""Bytes: a cache line, and the widest register."""
-
-
-def aligned(shape: int | tuple[int, ...], dtype: type = FLOAT) -> np.ndarray:
-    """Zeros that begin at a cache line, so that no register's load spans two."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -149,16 +139,19 @@ class Network:
         parameters: np.ndarray,
         batches: int = 1,
         team: Team | None = None,
+        gradient: np.ndarray | None = None,
     ) -> None:
         """`parameters`: float32, as many as `tensors` say; read at every step and never written.
 
         batches: 2 if one is to be filled while the network computes with the other (`turn`). team: whose threads share out the
-        work; not given: the thread that calls does all.
+        work; not given: the thread that calls does all. gradient: where to write it, from a cache line on; not given: in memory
+        of the network's own.
         """
         self._team = team or Team()
         self.stages, self.batch = list(stages), batch
         self.lanes = -(-batch // LANES) * LANES
-        self.parameters, self.gradient = parameters, aligned(parameters.size)
+        self.parameters = parameters
+        self.gradient = aligned(parameters.size) if gradient is None else gradient
         self.draw = np.zeros(3, np.uint64)
         self.totals = np.zeros(len(loss.TOTALS), np.int64)
         self._work = aligned((4, self.lanes))

@@ -5,8 +5,9 @@ import pytest
 from oracle import assert_close, fill, fill_windows, windows
 
 from distsgd.kernels import batch
+from distsgd.kernels.vector import aligned
 from distsgd.layers import Dense
-from distsgd.network import Network, aligned, plan
+from distsgd.network import Network, plan
 
 CANARY = np.float32(-12345.678)
 

@@ -24,9 +24,9 @@ from conftest import clean_environment, end, finish
 import distsgd.kernels
 from distsgd.kernels import compiled, update
 from distsgd.kernels.batch import draw_windows
-from distsgd.kernels.vector import FUSED, VECTOR
+from distsgd.kernels.vector import FUSED, VECTOR, aligned
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
-from distsgd.network import Network, aligned, initialize, plan, tensors
+from distsgd.network import Network, initialize, plan, tensors
 from distsgd.optim import Adam, Sgd
 from distsgd.threads import Team
 

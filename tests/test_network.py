@@ -11,6 +11,7 @@ from distsgd import zoo
 from distsgd.config import InputError
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.loss import LOSS_UNIT
+from distsgd.kernels.vector import aligned
 from distsgd.layers import (
     AveragePool,
     Convolution,
@@ -22,7 +23,7 @@ from distsgd.layers import (
     ResponseNormalization,
     Shape,
 )
-from distsgd.network import Network, Stage, aligned, initialize, plan, tensors
+from distsgd.network import Network, Stage, initialize, plan, tensors
 from distsgd.optim import Adam
 
 Layers = Sequence[Layer | Rectifier]

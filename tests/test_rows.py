@@ -1,13 +1,13 @@
 """Sums of rows against the equation at the head of the module, one row, tap and channel at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from oracle import assert_close, rounding
 
 from distsgd.kernels import rows
-from distsgd.kernels.rows import CHUNK, GROUP, NO_BIAS, NO_ROWS, NO_WINNERS
+from distsgd.kernels.rows import CHUNK, GROUP, NEAR, NEXT, NO_BIAS, NO_ROWS, NO_WINNERS
 from distsgd.kernels.vector import STRIP
 
 LENGTHS = sorted({16, 17, 31, 32, 48, STRIP - 1, STRIP, STRIP + 1, 80, 128, 200, GROUP - 1, GROUP, GROUP + 1})
@@ -105,6 +105,19 @@ def test_many_channels(channels: int) -> None:
     tried = case(channels, CHUNK + 3, channels, GROUP + 20, lines=1)
     np.testing.assert_array_equal(tried.run(), tried.expected())
     assert (tried.outside() == CANARY).all()
+
+
+@pytest.mark.parametrize("turned", [0, 1], ids=["channels side by side", "taps side by side"])
+@pytest.mark.parametrize("channels", [1, 3, 5, 17, NEXT + 2, 3 * NEXT + 1, NEAR + 3])
+def test_more_weights_than_the_cache_holds_give_the_same_bits(channels: int, turned: int) -> None:
+    taps, last = NEAR // channels + 1, slice(channels - 1, channels)
+    for length in (16, 48, STRIP + 16) if channels < NEAR else (16,):
+        many = case(2 * (3 * channels + length) + turned, taps, channels, length, whole=False, lines=1)
+        weights, bias, y = many.weights[:, last], many.bias[last], np.empty_like(many.y[last])
+        few = replace(many, weights=weights, bias=bias, y=y)
+        np.testing.assert_array_equal(many.run()[last], few.run())
+        assert_close(few.y, few.expected(), rounding(taps) * few.magnitudes())
+        assert (many.outside() == CANARY).all()
 
 
 @pytest.mark.parametrize("channels", [1, 4, 7])

@@ -20,6 +20,7 @@ from distsgd.comm import Alone, Ranks, World
 from distsgd.config import Config, InputError
 from distsgd.kernels import threads as native
 from distsgd.kernels.compiled import FLOAT
+from distsgd.kernels.vector import aligned
 from distsgd.layers import (
     AveragePool,
     Convolution,
@@ -31,7 +32,7 @@ from distsgd.layers import (
     Shape,
     convolution_patches,
 )
-from distsgd.network import Network, Stage, aligned, plan
+from distsgd.network import Network, Stage, plan
 from distsgd.optim import Adam, Optimizer, Sgd
 from distsgd.plan.memory import memory
 from distsgd.plan.work import Job

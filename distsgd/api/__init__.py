@@ -15,8 +15,8 @@ from distsgd.api.running import Running
 from distsgd.api.start import Start
 from distsgd.clock import Clock
 from distsgd.config import Config, InputError
+from distsgd.kernels.vector import aligned
 from distsgd.model import Evaluation, Model, load
-from distsgd.network import aligned
 from distsgd.training import Diverged, Result, Training
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from distsgd.bench.pytorch_layers import alike
 from distsgd.bench.timed import Timed
 from distsgd.bench.training import SGD, as_json, check_folder
 from distsgd.comm import Alone
-from distsgd.kernels.vector import VECTOR
+from distsgd.kernels.vector import VECTOR, aligned
 from distsgd.machine.operations import Operation, operations
 from distsgd.machine.where import processor
-from distsgd.network import Network, Stage, aligned
+from distsgd.network import Network, Stage
 from distsgd.optim import SgdSteps
 from distsgd.plan.layers import FORWARD, TO_DATA, TO_WEIGHTS
 from distsgd.record import write_whole

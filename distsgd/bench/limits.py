@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distsgd.kernels import probe
-from distsgd.kernels.vector import STRIP
-from distsgd.network import aligned
+from distsgd.kernels.vector import STRIP, aligned
 
 SIZES = tuple(1 << power for power in range(14, 27))
 """Bytes of what is copied, both sides together: from inside the first level's cache to beyond the last one's."""

@@ -18,6 +18,8 @@ from distsgd.kernels.windows import REGISTERS
 
 CHUNK = 256
 """Lanes of a row that take their turn: `size` channels of them, forward and back, fit the level-1 cache."""
+NEXT = 2
+"""Channels from the one in use to the one that is fetched meanwhile: its chunk is on another page, which no processor foresees."""
 DIGITS = 24
 """Binary digits behind the point of an exponent."""
 
@@ -136,6 +138,8 @@ def normalize(x, size, share, k, digits, squares, y):
     def finish(c, at, to, lanes):
         """Channel c of a chunk of lanes."""
         for j in range(0, lanes, LANES):
+            vector.fetch(x, at + (c + ahead + NEXT) * x_plane + j)
+            vector.fetch(y, to + (c + NEXT) * y_plane + j)
             power = _power(_inverse_scale(squares, size, share, k, j), digits)
             value = tile.load(power, x, at + c * x_plane + j, 0)
             tile.store(_multiply(value, power), y, to + c * y_plane + j, 0)
@@ -181,6 +185,9 @@ def normalize_gradient(x, dy, size, share, k, beta, digits, gated, squares, pass
             return
         at, given, to = at + c * x_plane, given + c * dy_plane, to + c * plane
         for j in range(0, lanes, LANES):
+            vector.fetch(x, at + (ahead + NEXT) * x_plane + j)
+            vector.fetch(dy, given + NEXT * dy_plane + j)
+            vector.fetch(dx, to + NEXT * plane + j)
             inverse = _inverse_scale(squares, size, share, k, j)
             slope = _multiply(tile.load(inverse, dy, given + j, 0), _power(inverse, digits))
             tile.store(slope, dx, to + j, 0)

@@ -17,8 +17,10 @@ def max_pool(x, size, stride, y, winner):
     y: (channels, out height, out width x batch), last axis contiguous.
     """
     plane, line = x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
-    for i in range(winner.shape[1]):
-        pool_row(x, i * stride * line, plane, line, size, stride, y, winner, i)
+    for c in range(winner.shape[0]):
+        one = slice(c, c + 1)
+        for i in range(winner.shape[1]):
+            pool_row(x, c * plane + i * stride * line, plane, line, size, stride, y[one], winner[one], i)
 
 
 @compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, real[:,:,:], boolean, real[:,:,:])")

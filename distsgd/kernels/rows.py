@@ -11,7 +11,7 @@ import numpy as np
 
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
-from distsgd.kernels.vector import COLUMNS, STRIP, VECTOR
+from distsgd.kernels.vector import COLUMNS, LANES, STRIP, VECTOR, fetch
 from distsgd.kernels.windows import pool_row
 
 TALL = {16: 8, 8: 4, 4: 8}[VECTOR]
@@ -22,6 +22,10 @@ FAR = 16
 """So many times as many where weights lie tap by tap: each row is on a page of its own, which the processor fetches ahead."""
 GROUP = 256 // STRIP * STRIP
 """Lanes that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""
+NEAR = 1 << 16
+"""Weights that the level-2 cache holds beside all else. Of more, those that are next are fetched while others are used."""
+NEXT = 32
+"""Channels, two lines of the cache, from those in use to those that are fetched."""
 
 
 def strip_width(length: int) -> int:
@@ -60,14 +64,36 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
     for s in range(strips.shape[0]):
         widest = max(widest, strips[s, 1])
 
+    def next_weights(total, k, first, last):
+        """Where in `weights` those are that come after these; and from one row of theirs to the next, where each is a line."""
+        if tap < row:
+            return (k + tile.rows(total)) * row, row
+        if k + NEXT < channels:
+            return (k + NEXT) * row, 0
+        return (k + NEXT - channels) * row + (last - first) * tap, 0
+
+    def sum_taps(total, k, at, first, last):
+        """The sum so far of channels k.. plus taps first..last."""
+        # Where channels lie side by side, one tile of a line's LANES channels fetches for all of them.
+        if weights.size > NEAR and (tap < row or k % LANES < tile.rows(total)):
+            ahead, line_apart = next_weights(total, k, first, last)
+            # Else a tile's rows take turns: a line holds the weights of several taps.
+            turns = TALL - 1 if tile.rows(total) == TALL else 3
+            for t in range(first, last):
+                fetch(weights, ahead + taps[1, t] * tap + (t & turns) * line_apart)
+                total = tile.multiply_add(total, x, at, taps, t, weights, k * row + taps[1, t] * tap, row)
+        else:
+            for t in range(first, last):
+                total = tile.multiply_add(total, x, at, taps, t, weights, k * row + taps[1, t] * tap, row)
+        return total
+
     def sum_tile(total, k, at, first, last, ends, rest, out, seen):
         """Channels k.. of a strip: the sum so far plus taps first..last, put to rest in `partial` or finished in y."""
         if first > ends[0]:
             total = tile.load(total, partial, rest + k * STRIP, STRIP)
         elif bias.size > 0:
             total = tile.add_rows(total, bias, k)
-        for t in range(first, last):
-            total = tile.multiply_add(total, x, at, taps, t, weights, k * row + taps[1, t] * tap, row)
+        total = sum_taps(total, k, at, first, last)
         if last < ends[1]:
             tile.store(total, partial, rest + k * STRIP, STRIP)
         else:

@@ -5,10 +5,12 @@
 
 import os
 
+import numpy as np
 from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
-from distsgd.kernels.compiled import LLVM_FLOAT, REAL, SHIFT, processor_features
+from distsgd.kernels.compiled import FLOAT, LLVM_FLOAT, REAL, SHIFT, processor_features
 
 _FEATURES = set(processor_features().split(","))
 LANES = 16
@@ -29,6 +31,18 @@ FUSED = bool(_FEATURES & {"+fma", "+avx512f", "+neon"})
 VALUE, INDEX = LLVM_FLOAT, ir.IntType(32)
 REGISTER = ir.VectorType(VALUE, VECTOR)
 ZERO = ir.Constant(REGISTER, [0.0] * VECTOR)
+
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest register."""
+
+
+def aligned(shape: int | tuple[int, ...], dtype: type = FLOAT) -> np.ndarray:
+    """Zeros that begin at a cache line, so that no register's load spans two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def address(context, builder, array_type, array, place):
@@ -89,6 +103,21 @@ def sum_halves(builder, vector, width):
         )
         vector = builder.fadd(low, high)
     return builder.extract_element(vector, ir.Constant(INDEX, 0))
+
+
+@intrinsic
+def fetch(typing, array, place):
+    """Tell the processor that the array's element at `place` is wanted soon, in the level-2 cache; it need not exist."""
+
+    def generate(context, builder, signature, args):
+        pointer = address(context, builder, array, args[0], args[1])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(function, [builder.bitcast(pointer, byte), *(ir.Constant(number, n) for n in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.none(array, place), generate
 
 
 @intrinsic

@@ -5,9 +5,12 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 
 from distsgd.kernels import tile, tile_bytes
 from distsgd.kernels.compiled import FLOAT, SHIFT, inlined
-from distsgd.kernels.vector import LANES, VECTOR
+from distsgd.kernels.vector import LANES, VECTOR, fetch
 
 REGISTERS = LANES // VECTOR
+SOON = 4096
+"""Values from those in use to those that are fetched meanwhile, where windows overlap: others mostly lie in the cache, as what a
+convolution is about to pool does."""
 
 
 @inlined
@@ -26,6 +29,8 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
                 for r in range(size):
                     for s in range(size):
                         value = tile.load(shape, x, at + r * line + s * batch, 0)
+                        if stride < size:
+                            fetch(x, at + SOON + r * line + s * batch)
                         place = tile.where_greater(value, best, tile.fill(shape, number), place)
                         best = tile.where_greater(value, best, value, best)
                         number += FLOAT(1)

@@ -8,10 +8,11 @@ import numpy as np
 
 from distsgd import network
 from distsgd.cost.machine import Operation
+from distsgd.kernels.vector import aligned
 from distsgd.machine.networks import CLASSES, plan_of
 from distsgd.machine.operations import Operation as Pass
 from distsgd.machine.operations import operations
-from distsgd.network import Network, Stage, aligned
+from distsgd.network import Network, Stage
 from distsgd.optim import Adam, Optimizer, Sgd
 from distsgd.plan import layers
 from distsgd.plan.layers import LOSS, UPDATE

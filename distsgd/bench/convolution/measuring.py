@@ -11,8 +11,9 @@ from distsgd.bench.images import Images
 from distsgd.bench.pytorch import Contestant
 from distsgd.bench.training import Task
 from distsgd.data import Description
+from distsgd.kernels.vector import aligned
 from distsgd.metrics import Tally, score
-from distsgd.network import Network, aligned
+from distsgd.network import Network
 
 FEWEST_STEPS = 3
 LONGEST_EPOCH = 120.0
