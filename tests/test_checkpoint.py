@@ -315,6 +315,18 @@ def test_no_good_one_is_told(stopped: Path, capsys: pytest.CaptureFixture[str]) 
     assert "has no good checkpoint to go on from; begin again with: distsgd train" in said
 
 
+def test_one_of_another_version_is_not_called_damaged(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in checkpoint.saved(stopped / "checkpoints"):
+        path.write_bytes(path.read_bytes().replace(checkpoint.FORMAT.encode(), b"distsgd-checkpoint-1", 1))
+    said = refused(stopped, capsys)
+    told = (
+        f"is of another version: it is a distsgd-checkpoint-1, wanted: {checkpoint.FORMAT}; the version that"
+    )
+    assert (said.count(told), said.count("is damaged")) == (3, 0)
+
+
 def test_only_what_changes_no_number_may_change(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(stopped, capsys, "train.seed=1", "optimizer.name=sgd", "train.epochs=0")
     assert "train.epochs = 0: must be" in said

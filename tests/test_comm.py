@@ -14,7 +14,18 @@ import pytest
 from conftest import ROOT, Launch
 from numpy.typing import DTypeLike, NDArray
 
-from distsgd.comm import MOST_WIDENINGS, Allreduce, Alone, Average, Exact, Fast, Master, Verdict, world
+from distsgd.comm import (
+    MOST_WIDENINGS,
+    Allreduce,
+    Alone,
+    Average,
+    Exact,
+    Fast,
+    Master,
+    Single,
+    Verdict,
+    world,
+)
 from distsgd.comm.shared import there_is_room
 from distsgd.config import InputError
 
@@ -72,6 +83,19 @@ def states(count: int) -> list[NDArray[np.float32]]:
         np.float32(rng.normal(size=sum(SEGMENTS)) * 10.0 ** rng.integers(-6, 2, sum(SEGMENTS)))
         for _ in range(count)
     ]
+
+
+@pytest.mark.parametrize("from_own", [True, False])
+@pytest.mark.parametrize("to_mean", [True, False])
+def test_one_workers_average_is_its_state_wherever_it_lies(from_own: bool, to_mean: bool) -> None:
+    average, state = Single(SEGMENTS), states(1)[0]
+    vector, out = average.own if from_own else state.copy(), average.mean if to_mean else np.zeros_like(state)
+    vector[:] = state
+    average.begin(None, 1)
+    average.add(vector, 1, last=True)
+    average.exchange()
+    assert average.finish(out) is Verdict.OK
+    np.testing.assert_array_equal(out, state)
 
 
 def averaged(average: Average, workers: Sequence[int]) -> NDArray[np.float32]:

@@ -129,7 +129,7 @@ def constants(alpha: float, beta: float) -> dict[str, Any]:
 
 
 def entry(algorithm: str, topology: str, beta: float, fits: list[dict[str, Any]]) -> dict[str, Any]:
-    conversion = {name: constants(0, 1e-9) for name in ("begin", "add", "again", "finish", "several")}
+    conversion = {name: constants(0, 1e-9) for name in ("begin", "add", "again", "finish", "kept", "several")}
     way = {"topology": topology, "algorithm": algorithm, "reduction": "exact"}
     return {**way, "shares": [[2, 2, 1.0], [4, 4, 0.5]], "conversion": conversion, "fits": fits}
 
@@ -168,6 +168,16 @@ def test_an_estimate_is_made_of_conversion_and_exchange() -> None:
     assert (found.exchange.seconds * found.latest, found.latest) == (pytest.approx(last), 2.0)
     assert found.exchange.deviation == pytest.approx(0.03 * found.exchange.seconds)
     assert found.whole == total([found.conversion, found.exchange])
+
+
+def test_an_average_that_is_kept_costs_no_copy() -> None:
+    measured = entry("ring", "allreduce", 1e-8, [fitted("ring", BOTH, 1e-8)])
+    measured["conversion"]["kept"] = constants(0, 1e-10)
+    messages = {**MESSAGES, "exchanges": [measured]}
+    copied, kept = (averaging_estimate(messages, asked(kept=kept)) for kept in (False, True))
+    assert copied.finish.seconds == pytest.approx(10000 * 1e-9)
+    assert kept.finish.seconds == pytest.approx(10000 * 1e-10)
+    assert dataclasses.replace(kept, finish=copied.finish) == copied
 
 
 def test_ranks_that_were_measured_have_their_own_fit() -> None:
@@ -240,7 +250,7 @@ def test_a_conversion_takes_as_long_whichever_of_our_algorithms_runs() -> None:
             "library" if algorithm == "library" else algorithm,
         )
         for values in np.exp(chance.uniform(np.log(2e3), np.log(4e6), 6)).astype(int).tolist():
-            times = np.full(6, values * (1e-9 if values < 1e5 else 2e-9)) * chance.normal(1, 0.02, 6)
+            times = np.full(7, values * (1e-9 if values < 1e5 else 2e-9)) * chance.normal(1, 0.02, 7)
             one.values.append(values)
             one.mean.append(times)
             one.last.append(float(times[3]))

@@ -140,7 +140,16 @@ def test_a_file_of_another_version_stops_nobody(measured: Path, home: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), ("nothing", "no machine file"), ("{}", "no machine file")]
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        ("nothing", "no machine file"),
+        ("{}", "no machine file"),
+        (
+            '{"format": "distsgd-machine-2"}',
+            "this version: format: Input should be 'distsgd-machine-3'; make",
+        ),
+    ],
 )
 def test_what_is_no_machine_file_is_told(content: str | None, said: str, tmp_path: Path) -> None:
     path = tmp_path / "machine.json"

@@ -21,10 +21,11 @@ from distsgd.plan import layers
 from distsgd.plan.compute import computing
 from distsgd.plan.curve import curve, remedies
 from distsgd.plan.ladder import fastest, printed, rungs
-from distsgd.plan.rounds import predict_round
+from distsgd.plan.rounds import asked_of, predict_round
 from distsgd.plan.runs import predict_run
 from distsgd.plan.work import Job, Link, network_text
 from distsgd.training import check
+from distsgd.training.algorithm import asked
 
 LANES = (16, 32, 64)
 PER_FLOP, START, WHOLE = 1e-11, 2e-6, 1.1
@@ -195,7 +196,7 @@ def averages(ranks: int) -> dict[str, Any]:
         **{"topology": "allreduce", "algorithm": "library", "reduction": "exact", "ran": "shared"},
         "shares": [(ranks, 1, 1.0)],
         "conversion": {
-            **{name: fit(1e-10) for name in ("begin", "add", "again", "finish")},
+            **{name: fit(1e-10) for name in ("begin", "add", "again", "finish", "kept")},
             "several": fit(0.0),
         },
         "fits": [{"formula": "whole", "layouts": [[ranks, 1]], "bytes": [1e3, 1e8], **fit(2e-10)}],
@@ -225,6 +226,29 @@ def test_gradients_are_averaged_before_the_update() -> None:
     found = predict_round(made, job("garg", 2, workers=4, what="gradients"))
     update = 2 * 4 * job("garg").parameters * 1e-10
     assert found.phases["compute"].seconds == pytest.approx(2 * (2e-3 - update) + update)
+
+
+@pytest.mark.parametrize("what", ["gradients", "parameters"])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (2, 2), (2, 5)])
+def test_a_plan_asks_for_the_average_that_a_run_makes(what: str, ranks: int, workers: int) -> None:
+    averaging = {"what": what, "workers": workers}
+    sections = {"network": {"name": "garg"}, "train": {"batch": 32}, "averaging": averaging}
+    made = asked(check(Config.model_validate(sections), ranks, []), ranks, 1)
+    assert made == asked_of(job("garg", ranks, **averaging))
+    assert made.kept == (what == "gradients")
+
+
+def test_only_an_average_of_parameters_is_copied() -> None:
+    def seconds(what: str, ranks: int, copy: float) -> float:
+        messages = averages(2)
+        messages["exchanges"][0]["conversion"]["finish"] = fit(copy)
+        made = machine("garg").model_copy(update={"averaging": messages})
+        one = job("garg", ranks, what=what, workers=ranks, period=1)
+        return predict_round(made, one).phases["average"].seconds
+
+    assert seconds("gradients", 1, 1e-10) == 0 < seconds("parameters", 1, 1e-10)
+    assert seconds("gradients", 2, 1e-10) == seconds("gradients", 2, 2e-10)
+    assert seconds("parameters", 2, 1e-10) < seconds("parameters", 2, 2e-10)
 
 
 def test_a_run_has_the_phases_of_the_clock() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from distsgd import data, network
 from distsgd.clock import PHASES, Clock
-from distsgd.comm import Alone, World
+from distsgd.comm import Alone, Exact, Single, Verdict, World
 from distsgd.config import Config, InputError
+from distsgd.kernels.vector import aligned
 from distsgd.metrics import Score
-from distsgd.network import Network, aligned
+from distsgd.network import Network
 from distsgd.optim import Steps
 from distsgd.plan.memory import memory
 from distsgd.plan.work import Job
@@ -783,12 +784,63 @@ def test_fewer_test_images_than_ranks(
     assert (result.last.test.samples, result.last.train.samples) == (2, 38)
 
 
+@pytest.mark.parametrize("what", ["gradients", "parameters"])
+@pytest.mark.parametrize(("workers", "kind"), [(1, Single), (3, Exact)])
+def test_workers_compute_where_the_average_wants_their_vectors(
+    run: Callable[..., Run],
+    workers: int,
+    kind: type[Single | Exact],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is copied on the way there; and of gradients nothing on the way back."""
+    places: list[tuple[bool, bool]] = []
+    add, finish = kind.add, kind.finish
+
+    def adding(average: Any, vector: np.ndarray, weight: int, last: bool = False) -> None:
+        places.append((vector is average.own, True))
+        add(average, vector, weight, last)
+
+    def finishing(average: Any, out: np.ndarray) -> Verdict:
+        places.append((True, (out is average.mean) == (what == "gradients")))
+        return finish(average, out)
+
+    monkeypatch.setattr(kind, "add", adding)
+    monkeypatch.setattr(kind, "finish", finishing)
+    run(averaging={"what": what, "workers": workers, "period": 1}, train={"epochs": 1})
+    assert len(places) > 3
+    assert set(places) == {(True, True)}
+
+
 def job(experiment: Experiment, ranks: int) -> Job:
     stages = tuple(experiment.stages)
     return Job(stages, experiment.config, experiment.images, experiment.workers, ranks, ranks)
 
 
-@pytest.mark.parametrize(("topology", "arrays"), [("allreduce", 3 - 1 / 2), ("master", 1)])
+@pytest.mark.parametrize(
+    ("what", "ranks", "workers", "reduction", "wanted"),
+    [
+        # Parameters and momentum; where nothing is said of it a gradient is the network's.
+        ("gradients", 1, 1, "exact", 4 * 2),
+        ("gradients", 1, 2, "exact", 4 * 2 + 4 + 8),  # the average, and its message
+        ("gradients", 2, 2, "exact", 4 * 2 + 4 + 8 + 4 / 2),  # and the part of the other's gradient
+        ("gradients", 2, 4, "exact", 4 * 2 + 4 + 8 + 8 / 2),  # of its sums
+        ("gradients", 2, 2, "fast", 4 * 2 + 4 + 4 * 2 + 4 / 2),
+        ("parameters", 1, 1, "exact", 2 * 4 * 2),  # the worker's, and those at the round's start
+        ("parameters", 1, 2, "exact", 2 * (4 * 2 + 8)),
+        ("parameters", 2, 2, "exact", 2 * (4 * 2 + 4 + 8 + 4 / 2)),
+        ("parameters", 2, 4, "exact", 2 * (4 * 2 + 4 + 8 + 8 / 2)),
+    ],
+)
+def test_memory_of_a_parameter(
+    images: Path, what: str, ranks: int, workers: int, reduction: str, wanted: float
+) -> None:
+    averaging = {"what": what, "workers": workers, "reduction": reduction}
+    experiment = check(settings(images, averaging=averaging, optimizer={"name": "sgd"}), ranks, [])
+    assert memory(job(experiment, ranks), 2, 0).state == wanted * sum(experiment.segments)
+
+
+@pytest.mark.parametrize(("topology", "arrays"), [("allreduce", 2 - 1 / 2), ("master", 1)])
 def test_memory_counts_the_sum_that_ranks_share(images: Path, topology: str, arrays: float) -> None:
     experiment = check(settings(images, averaging={"what": "gradients", "topology": topology}), 1, [])
     alone, together = (memory(job(experiment, ranks), 2, 0).state for ranks in (1, 2))

@@ -156,7 +156,8 @@ def _last_good(folder: Path, ranks: int, warn: Callable[[str], None]) -> tuple[P
         try:
             facts = checkpoint.read_facts(path)
         except checkpoint.Damaged as error:
-            warn(f"{path} is damaged: {error}")
+            what = "of another version" if isinstance(error, checkpoint.OtherVersion) else "damaged"
+            warn(f"{path} is {what}: {error}")
             damaged.append(path)
             continue
         for other in damaged:

@@ -21,13 +21,13 @@ from distsgd import data, network, zoo
 from distsgd.bench import pytorch
 from distsgd.bench.images import Images, images_for
 from distsgd.bench.pytorch import Contestant, Peer
-from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Verdict
+from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Single, Verdict
 from distsgd.config import InputError
-from distsgd.kernels.vector import VECTOR
+from distsgd.kernels.vector import VECTOR, aligned
 from distsgd.layers import Dropout
 from distsgd.machine.where import processor
 from distsgd.metrics import score
-from distsgd.network import Network, Stage, aligned
+from distsgd.network import Network, Stage
 from distsgd.optim import Optimizer, Sgd
 from distsgd.record import write_whole
 from distsgd.threads import Team
@@ -70,13 +70,14 @@ class Ours:
         self.parameters = state[: start.size]
         self.parameters[:] = start
         self._batch = task.batch
-        self._network = Network(task.stages, max(task.batch, task.room), self.parameters, 1, team)
         self._images, self._scaling = task.images, task.images.scaling()
         self._order = np.arange(len(task.images.labels))
         self._ranks = task.ranks
         sizes = [tensor.size for tensor in network.tensors(task.stages)]
-        self._average = Exact(Allreduce(task.ranks), sizes)
-        self.gradient = aligned(start.size) if task.ranks.size > 1 else self._network.gradient
+        self._average = Exact(Allreduce(task.ranks), sizes) if task.ranks.size > 1 else Single(sizes)
+        room, own = max(task.batch, task.room), self._average.own
+        self._network = Network(task.stages, room, self.parameters, 1, team, own)
+        self.gradient = self._average.mean
         self._optimizer = task.optimizer.bind(state, self.gradient, team=team)
 
     def step(self, number: int) -> None:
@@ -91,14 +92,14 @@ class Ours:
         self._optimizer.step(number + 1)
 
     def _meet(self) -> None:
-        """Average the gradients of all ranks; the average before is what the scales are taken from."""
+        """Average the gradients of all ranks; scales are taken from how large the average before was."""
         average, batch = self._average, self._batch
         for _ in range(MOST_WIDENINGS + 1):
             average.begin(None, batch * self._ranks.size)
             average.add(self._network.gradient, batch, last=True)
             average.exchange()
             verdict = average.finish(self.gradient)
-            if verdict != Verdict.OVERFLOW:  # an overflow leaves the average before as it was
+            if verdict != Verdict.OVERFLOW:  # an overflow leaves the magnitudes of the average before
                 break
             average.widen()
         if verdict != Verdict.OK:

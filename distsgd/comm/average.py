@@ -10,6 +10,7 @@ These are separate calls so that a caller can time conversion, waiting (its own 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from distsgd.comm.ranks import Ranks
 from distsgd.comm.shared import MeanMemory, SharedMemory
 from distsgd.kernels import fixedpoint
 from distsgd.kernels.fixedpoint import Floats
+from distsgd.kernels.vector import aligned
 
 HEADROOM = 8
 """Bits by which a value may outgrow its segment's largest at the start before a round is done again."""
@@ -107,11 +109,23 @@ class Master:
 class Average(Protocol):
     """A weighted average over all workers."""
 
+    magnitudes: Floats
+    """(segments,) The largest ones of the last average that was OK, if the next one asks for them; zeros before the first."""
+
+    @property
+    def own(self) -> Floats:
+        """An array, zeros at first, for the state that a rank adds last: of another one other ranks would need a copy."""
+
+    @property
+    def mean(self) -> Floats:
+        """An array, zeros at first, to `finish` into without a copy. An average stays in it until the next `exchange`, which may
+        leave anything there; of one worker, whose state is the average, only until `own` is written: they are one array."""
+
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Begin a round.
 
-        reference: a state that is equal on all ranks; it is not kept. None: the last average of this object that was OK, zeros
-        before the first, which saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to
+        reference: a state that is equal on all ranks; it is not kept. None: one of the `magnitudes`, the last average of this
+        object that was OK, which saves reading it. total_weight: of all workers of all ranks. floor: (segments,) the magnitude to
         expect where a segment of the reference is all zero, also equal on all ranks.
         """
 
@@ -136,15 +150,27 @@ class Exact:
     """
 
     def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
-        self._largest, self._ended = np.zeros((2, len(segments)), np.float32)
+        self._largest, self.magnitudes = np.zeros((2, len(segments)), np.float32)
         self._scales, self._headroom = Scales(segments), HEADROOM
-        memory = topology.memory(segments)
-        self._sums: Sums = SharedSums(memory, self._scales) if memory else Message(topology, self._scales)
+        self._memory, self._size = topology.memory(segments), sum(segments)
+        self._sums: Sums = (
+            SharedSums(self._memory, self._scales) if self._memory else Message(topology, self._scales)
+        )
+
+    @cached_property
+    def own(self) -> Floats:
+        """See Average."""
+        return self._memory.own if self._memory else aligned(self._size)
+
+    @cached_property
+    def mean(self) -> Floats:
+        """See Average."""
+        return self._memory.mean if self._memory else aligned(self._size)
 
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Set the scales; see Average.begin."""
         if reference is None:
-            np.copyto(self._largest, self._ended)
+            np.copyto(self._largest, self.magnitudes)
         else:
             fixedpoint.largest_magnitudes(reference, self._scales.segments, self._largest)
         if floor is not None:
@@ -169,7 +195,7 @@ class Exact:
         self._headroom = HEADROOM  # a round must not depend on what came before its start
         if not fixedpoint.all_finite(self._largest):
             return Verdict.NOT_FINITE
-        np.copyto(self._ended, self._largest)
+        np.copyto(self.magnitudes, self._largest)
         return Verdict.OK
 
     def widen(self) -> None:
@@ -183,7 +209,17 @@ class Fast:
     def __init__(self, topology: Topology, segments: Sequence[int]) -> None:
         self._topology = topology
         self._message, self._sum = topology.room(sum(segments), np.float32)
-        self._total_weight = 1
+        self._total_weight, self.magnitudes = 1, np.zeros(len(segments), np.float32)
+
+    @cached_property
+    def own(self) -> Floats:
+        """See Average."""
+        return aligned(self._message.size)
+
+    @cached_property
+    def mean(self) -> Floats:
+        """See Average."""
+        return aligned(self._message.size)
 
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Zero the sum. Neither reference nor floor is needed."""
@@ -211,21 +247,24 @@ class Single:
     """The average over one worker: its state, to the bit. Fixed point would round it."""
 
     def __init__(self, segments: Sequence[int]) -> None:
-        self._state = np.zeros(sum(segments), np.float32)
+        self.own = self.mean = aligned(sum(segments))
+        self.magnitudes = np.zeros(len(segments), np.float32)
 
     def begin(self, reference: Floats | None, total_weight: int, floor: Floats | None = None) -> None:
         """Nothing to prepare."""
 
     def add(self, vector: Floats, weight: int, last: bool = False) -> None:
         """Take the worker's state."""
-        np.copyto(self._state, vector)
+        if vector is not self.own:
+            np.copyto(self.own, vector)
 
     def exchange(self) -> None:
         """Nobody to exchange with."""
 
     def finish(self, out: Floats) -> Verdict:
         """Write the state to `out`."""
-        np.copyto(out, self._state)
+        if out is not self.mean:
+            np.copyto(out, self.mean)
         return Verdict.OK if fixedpoint.all_finite(out) else Verdict.NOT_FINITE
 
     def widen(self) -> None:

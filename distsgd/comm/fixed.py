@@ -136,8 +136,9 @@ class SharedSums:
         memory.meet()
 
     def finish(self, out: Floats, largest: Floats) -> Verdict:
-        """Copy what all have averaged."""
-        refused = together.take(self._memory.words, self._memory.mean, largest, out)
+        """Copy what all have averaged, but to where it is."""
+        mean = self._memory.mean
+        refused = together.take(self._memory.words, mean, largest, out[:0] if out is mean else out)
         if refused:
             return Verdict.NOT_FINITE if refused >= fixedpoint.INFINITY else Verdict.OVERFLOW
         return Verdict.OK

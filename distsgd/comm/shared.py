@@ -94,7 +94,7 @@ class MeanMemory:
         self.rows = self.words, self.words.view(np.float32), rank
         self._own = self.words[rank]
         self.sums = self._own[sums_at : sums_at + size]
-        self._values = self._own[width - average :].view(np.float32)
+        self.own: NDArray[np.float32] = self._own[width - average :].view(np.float32)[:size]
         self._meetings = 0
         self._own[:], self.mean[first:last] = 0, 0  # there from now on, whoever fills the rest
         communicator.Barrier()  # before anybody is counted
@@ -104,10 +104,10 @@ class MeanMemory:
         self._own[together.KIND], self._own[together.WEIGHT] = kind, weight
 
     def show(self, vector: NDArray[np.float32]) -> None:
-        """Let the other ranks see their parts of a vector."""
-        first, last, *_ = self.part
-        self._values[:first] = vector[:first]
-        self._values[last : vector.size] = vector[last:]
+        """Let the other ranks see their parts of a vector, which they do where it is `own`."""
+        if vector is not self.own:
+            first, last, *_ = self.part
+            self.own[:first], self.own[last:] = vector[:first], vector[last:]
 
     def meet(self) -> None:
         """Return when all ranks have called: what each wrote before, the others see now.

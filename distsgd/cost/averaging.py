@@ -21,7 +21,10 @@ FURTHER = 0.5
 
 @dataclass(frozen=True)
 class Asked:
-    """One averaging: how it is done, how many values, on what, and how many workers' states a rank adds."""
+    """One averaging: how it is done, how many values, on what, and how many workers' states a rank adds.
+
+    kept: the average stays where it is made, as a gradient's does, and nothing is copied.
+    """
 
     topology: str
     algorithm: str
@@ -30,6 +33,7 @@ class Asked:
     ranks: int
     hosts: int
     workers_per_rank: float = 1.0
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,9 @@ class Averaging:
 def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
     """Predict one averaging. LookupError where nothing like it was measured: it says what was."""
     entry = _entry(messages, asked)
-    conversion = {
-        name: _conversion(entry["conversion"][name], asked.values)
-        for name in ("begin", "add", "again", "finish", "several")
-    }
+    calls = {name: name for name in ("begin", "add", "again", "finish", "several")}
+    calls["finish"] = "kept" if asked.kept else "finish"
+    conversion = {name: _conversion(entry["conversion"][call], asked.values) for name, call in calls.items()}
     share = _share(entry, Layout(asked.ranks, asked.hosts))
     exchange = _exchange(messages, entry, asked).times(share)
     return Averaging(

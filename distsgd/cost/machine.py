@@ -6,7 +6,7 @@ from pydantic import Field
 
 from distsgd.config.section import Section
 
-FORMAT: Literal["distsgd-machine-2"] = "distsgd-machine-2"
+FORMAT: Literal["distsgd-machine-3"] = "distsgd-machine-3"
 
 
 class Where(Section):
@@ -115,7 +115,7 @@ class Filling(Section):
 class Machine(Section):
     """A machine file."""
 
-    format: Literal["distsgd-machine-2"] = FORMAT
+    format: Literal["distsgd-machine-3"] = FORMAT
     version: str
     where: Where
     steps: tuple[Step, ...] = Field(strict=False, min_length=1)

@@ -10,6 +10,7 @@ from distsgd.comm import Ranks
 from distsgd.cost.algorithms import FORMULAS, Layout, Terms
 from distsgd.cost.averaging import BYTES
 from distsgd.cost.fit import Fit, Point, fit
+from distsgd.machine.timed import CALLS
 
 if TYPE_CHECKING:
     from distsgd.machine.averaging import Measured
@@ -127,10 +128,8 @@ def _fit(formula: str, measured: Sequence["Measured"], adding: dict[str, float])
 
 
 def _conversion(measured: Sequence["Measured"]) -> dict[str, Any]:
-    return {
-        name: _conversion_fit(measured, call).to_json()
-        for call, name in ((0, "begin"), (1, "add"), (2, "again"), (4, "finish"), (5, "several"))
-    }
+    names = [name for name in CALLS if name != "exchange"]
+    return {name: _conversion_fit(measured, CALLS.index(name)).to_json() for name in names}
 
 
 def _conversion_fit(measured: Sequence["Measured"], call: int) -> Fit:

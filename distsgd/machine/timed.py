@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks
 
-CALLS = ("begin", "add", "again", "exchange", "finish", "several")
+CALLS = ("begin", "add", "again", "exchange", "finish", "kept", "several")
 LEFT_OUT = 1 / 8
 """Of repeats, at either end, when their mean is taken; one at least."""
 
@@ -38,6 +38,9 @@ class Timed:
         self._averages = {way: way.average(ranks, values) for way in ways}
         self._states, self._out = states[:, :values], np.ones(values, np.float32)
         self._wish = np.zeros(1, np.int64)
+        for average, ran in self._averages.values():
+            if ran == "shared":
+                average.own[:] = self._states[1]
         self._times: dict[Way, list[list[int]]] = {way: [] for way in ways}
         """Nanoseconds of this rank, for each repeat those of CALLS."""
         self._cold = True
@@ -96,15 +99,17 @@ def _once(
 ) -> list[int]:
     """Nanoseconds of each call of an averaging of one worker, on this rank, and what a further worker's state takes.
 
-    Ranks meet as a round does before they exchange. shared: in memory, where a rank with several workers leaves sums, which take
-    longer than a state: how much is the last number.
+    Ranks meet as a round does before they exchange. shared: in memory, where workers compute in the average's own array, a
+    gradient's average stays where it is made, and a rank with several workers leaves sums, which take longer than a state: how
+    much is the last number.
     """
     now = time.perf_counter_ns
+    vectors = (average.own, average.own) if shared else states
     average.begin(reference, 4)
     began = now()
-    average.add(states[0], 1)
+    average.add(vectors[0], 1)
     first = now()
-    average.add(states[1], 1, last=True)
+    average.add(vectors[1], 1, last=True)
     both, sums = now(), 0
     if shared:
         ranks.maximum(wish)
@@ -115,7 +120,7 @@ def _once(
     began = now()
     average.begin(reference, 2)
     begun = now()
-    average.add(states[0], 1, last=True)
+    average.add(vectors[0], 1, last=True)
     added = now()
     ranks.maximum(wish)
     met = now()
@@ -123,5 +128,8 @@ def _once(
     exchanged = now()
     average.finish(out)
     finished = now()
+    if shared:
+        average.finish(average.mean)
+    kept = now() - finished if shared else finished - exchanged
     several = (sums - (added - begun) - (finished - met)) * shared
-    return [begun - began, added - begun, both - first, exchanged - met, finished - exchanged, several]
+    return [begun - began, added - begun, both - first, exchanged - met, finished - exchanged, kept, several]

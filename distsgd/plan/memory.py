@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from distsgd.batch import prefetches
-from distsgd.network import Network, aligned
+from distsgd.kernels.vector import aligned
+from distsgd.network import Network
 from distsgd.plan.work import STATES, Job
 from distsgd.threads import Team
 
@@ -53,25 +54,29 @@ def _network(job: Job, cores: int) -> int:
 
 
 def _copies(job: Job) -> int:
-    """Values a parameter that rounds work with (`training.rounds`), the average's message apart."""
+    """Values a parameter that rounds work with (`training.rounds`), the average's message apart. Where there is one worker, it
+    has its own gradient's average."""
     averaging, state = job.config.averaging, STATES[job.config.optimizer.name]
     if averaging.what == "gradients":
-        return state + 1
+        return state + (job.workers > 1)
     return (3 + max(job.hosted)) * state if averaging.rounds_of == "once" else 2 * state
 
 
 def _message(job: Job) -> float:
     """Bytes a parameter: the moments travel too, but for gradients. Where ranks share memory, what each touches is counted for it,
-    as the system does: its own arrays, the sum or the average, and its part of what the others add."""
+    as the system does: its own sums, the sum or the average, and its part of what the others add."""
     averaging = job.config.averaging
+    if job.workers == 1:
+        return 0
     values = 1 if averaging.what == "gradients" else STATES[job.config.optimizer.name]
-    kind = FIXED if job.workers > 1 and averaging.reduction == "exact" else FLOAT
+    kind = FIXED if averaging.reduction == "exact" else FLOAT
     if job.ranks == 1 or averaging.algorithm != "library":
         return values * kind * (1 + SCRATCH.get(averaging.algorithm, 0.0))
     if averaging.topology == "master" or job.nodes > 1:
         return values * kind
     others = 1 - 1 / job.ranks
-    if kind == FIXED:  # sums, values as they are, and the average
-        alone = job.workers == job.ranks
-        return values * (FIXED + FLOAT + FLOAT + (FLOAT if alone else FIXED) * others)
+    # Where a worker computes, and where a gradient's average stays, is among the copies.
+    if kind == FIXED:
+        mean = FLOAT * (averaging.what == "parameters")
+        return values * (FIXED + mean + (FLOAT if job.workers == job.ranks else FIXED) * others)
     return values * kind * (2 + others)

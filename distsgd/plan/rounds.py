@@ -100,7 +100,7 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     asked = asked_of(job)
     computed = flops_of(job.stages) * job.batch * job.period * asked.workers_per_rank
     if job.workers == 1:
-        single = _copied(machine, asked.values, computed)
+        single = 0.0 if asked.kept else _copied(machine, asked.values, computed)
         return Estimate(single, 0.2 * single), 0.0
     found = _exchanged(machine, asked, job.link)
     whole = found.whole.times(_in_place(machine, asked, computed) if job.nodes == 1 else 1.0)
@@ -113,7 +113,8 @@ def asked_of(job: Job) -> Asked:
     averaging = job.config.averaging
     values = job.parameters if averaging.what == "gradients" else job.state
     way = averaging.topology, averaging.algorithm, averaging.reduction
-    return Asked(*way, values, job.ranks, job.nodes, job.workers / job.ranks)
+    kept = averaging.what == "gradients"
+    return Asked(*way, values, job.ranks, job.nodes, job.workers / job.ranks, kept)
 
 
 def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:

@@ -12,7 +12,7 @@ import numpy as np
 
 from distsgd.record.files import beside, hdf5, sha256
 
-FORMAT = "distsgd-checkpoint-1"
+FORMAT = "distsgd-checkpoint-2"
 HEAD = 512
 NAME = re.compile(r"checkpoint-\d{4,}-\d{6,}\.h5")
 
@@ -22,6 +22,10 @@ Take = Callable[[str, np.ndarray], None]
 
 class Damaged(Exception):
     """A checkpoint that can't be gone on from; says why."""
+
+
+class OtherVersion(Damaged):
+    """A checkpoint that another version of distsgd wrote, and can go on from."""
 
 
 def write(
@@ -66,12 +70,22 @@ def read_facts(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             head = file.read(HEAD)
         if head != _head(path):
-            raise Damaged("another format" if not head.startswith(FORMAT.encode()) else "its SHA-256 differs")
+            raise _unlike(head)
         with h5py.File(path, "r", locking="best-effort") as file:
             facts: dict[str, Any] = json.loads(_dataset(file, "facts")[:].tobytes())
         return facts
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise Damaged(str(error).partition("\n")[0]) from error
+
+
+def _unlike(head: bytes) -> Damaged:
+    """Why a checkpoint of such a head, which is not that of its content, can't be read."""
+    form = head.partition(b"\n")[0]
+    if form == FORMAT.encode():
+        return Damaged("its SHA-256 differs")
+    if re.fullmatch(rb"distsgd-checkpoint-\d+", form):
+        return OtherVersion(f"it is a {form.decode()}, wanted: {FORMAT}; the version that wrote it can go on")
+    return Damaged("another format")
 
 
 @contextlib.contextmanager

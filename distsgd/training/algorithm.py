@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from distsgd.comm import Ranks, hosts
+from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single, hosts
 from distsgd.cost.averaging import Asked, fastest
 from distsgd.training.experiment import Experiment
 
@@ -23,13 +23,25 @@ def chosen(experiment: Experiment, ranks: Ranks, messages: Mapping[str, Any] | N
     return name, why
 
 
+def averaging(
+    experiment: Experiment, ranks: Ranks, algorithm: str, segments: list[int]
+) -> tuple[Average, str]:
+    """The experiment's average over all workers, of vectors of such segments, and what adds."""
+    if experiment.workers == 1:
+        return Single(segments), algorithm
+    settings = experiment.config.averaging
+    topology = (Master if settings.topology == "master" else Allreduce)(ranks, algorithm)
+    average = (Exact if settings.reduction == "exact" else Fast)(topology, segments)
+    return average, topology.ran
+
+
 def asked(experiment: Experiment, ranks: int, hosts: int) -> Asked:
     """What an averaging of this experiment is, on so many ranks."""
     averaging = experiment.config.averaging
-    tensors = 1 if averaging.what == "gradients" else 1 + len(experiment.optimizer.powers)
-    values = sum(experiment.segments) * tensors
+    kept = averaging.what == "gradients"
+    values = sum(experiment.segments) * (1 if kept else 1 + len(experiment.optimizer.powers))
     way = averaging.topology, averaging.algorithm, averaging.reduction
-    return Asked(*way, values, ranks, hosts, experiment.workers / ranks)
+    return Asked(*way, values, ranks, hosts, experiment.workers / ranks, kept)
 
 
 def _fastest(

@@ -9,11 +9,12 @@ import numpy as np
 
 from distsgd import network
 from distsgd.clock import Clock
-from distsgd.comm import Allreduce, Average, Exact, Fast, Master, Ranks, Single
+from distsgd.comm import Average, Ranks
+from distsgd.kernels.vector import aligned
 from distsgd.metrics import ByClass, Score, Tally, by_class, score
-from distsgd.network import Network, aligned
+from distsgd.network import Network
 from distsgd.threads import Team
-from distsgd.training.algorithm import chosen
+from distsgd.training.algorithm import averaging, chosen
 from distsgd.training.evaluation import Best, EpochEnd, Part, for_test, for_validation
 from distsgd.training.experiment import Experiment
 from distsgd.training.local import Local
@@ -89,23 +90,28 @@ class Training:
         self._best = Best()
         segments, optimizer = experiment.segments, experiment.optimizer
         self._size = sum(segments)
-        state = aligned(self._size * (1 + optimizer.moments))
+        self.algorithm, self.why_algorithm = chosen(experiment, ranks, messages)
+        """By which sums over ranks are made; and what to tell of that, if anything."""
+        gradients = experiment.config.averaging.what == "gradients"
+        powers = (0,) if gradients else (0, *optimizer.powers)
+        average, self.algorithm = averaging(experiment, ranks, self.algorithm, segments * len(powers))
+        state = aligned(self._size * (1 + optimizer.moments)) if gradients else average.own
         network.initialize(state[: self._size], experiment.stages, experiment.config.train.seed)
         self._prefetches = prefetching(experiment, ranks.on_node()[1])
         batches = 1 + self._prefetches
         self._team = Team(experiment.config.train.threads)
         parameters = state[: self._size]
-        self._network = Network(experiment.stages, self._workers.batch, parameters, batches, self._team)
+        own = average.own if gradients else None
+        self._network = Network(experiment.stages, self._workers.batch, parameters, batches, self._team, own)
         self._network.class_weights[:] = self._workers.class_weights()
-        changing = state, self._network.gradient, experiment.decayed, self.learning_rate
+        gradient = average.mean if gradients else self._network.gradient
+        changing = state, gradient, experiment.decayed, self.learning_rate
         steps = optimizer.bind(*changing, self._team)
         seed = experiment.config.train.seed
         windows = Windows(experiment, self._workers.batch)
         working = self._network, state, steps, self._workers, self.scaling, windows, seed, clock, self._pause
         self._local = Local(*working, self._watch)
-        self.algorithm, self.why_algorithm = chosen(experiment, ranks, messages)
-        """By which sums over ranks are made; and what to tell of that, if anything."""
-        self._rounds = self._kind_of_rounds(segments, (0, *optimizer.powers))
+        self._rounds = self._kind_of_rounds(average, powers)
         replay = experiment.config.train.replay
         self._local.replay = read_replay(replay, seed) if replay else None
         self._tally = Tally(experiment.images.classes)
@@ -116,33 +122,19 @@ class Training:
         """That of the step of that number in the experiment, counted from 1."""
         return self.experiment.learning_rate(number, self._workers.steps)
 
-    def _kind_of_rounds(self, segments: list[int], powers: tuple[int, ...]) -> Rounds:
-        averaging = self.experiment.config.averaging
+    def _kind_of_rounds(self, average: Average, powers: tuple[int, ...]) -> Rounds:
+        averaging, segments = self.experiment.config.averaging, self.experiment.segments
         self._workers.begin(0)
-        exact, clipped = averaging.reduction == "exact", averaging.what == "parameters"
-        of = self._local, segments, self._ranks, clipped
+        exact, states = averaging.reduction == "exact", averaging.what == "parameters"
+        of = self._local, segments, self._ranks, states
         gradient = gradient_magnitudes(*of) if exact else np.ones(len(segments))
-        if averaging.what == "gradients":
-            return GradientRounds(self._local, self._meeting(segments, gradient))
         # Parameters that start at zero, the biases, are expected around one.
-        expected = np.concatenate([gradient**power if power else 0 * gradient for power in powers])
-        meeting = self._meeting(segments * len(powers), expected)
-        kind = OneRound if averaging.rounds_of == "once" else ParameterRounds
-        return kind(self._local, meeting)
-
-    def _meeting(self, segments: list[int], expected: np.ndarray) -> Meeting:
-        expected = expected.astype(np.float32)
-        return Meeting(self._average(segments), self._pause, self._clock, self._watch, expected)
-
-    def _average(self, segments: list[int]) -> Average:
-        averaging = self.experiment.config.averaging
-        if self.experiment.workers == 1:
-            return Single(segments)
-        kind = Master if averaging.topology == "master" else Allreduce
-        topology = kind(self._ranks, self.algorithm)
-        average = (Exact if averaging.reduction == "exact" else Fast)(topology, segments)
-        self.algorithm = topology.ran
-        return average
+        of_states = [gradient**power if power else 0 * gradient for power in powers]
+        expected = np.concatenate(of_states if states else [gradient]).astype(np.float32)
+        meeting = Meeting(average, self._pause, self._clock, self._watch, expected)
+        if not states:
+            return GradientRounds(self._local, meeting)
+        return (OneRound if averaging.rounds_of == "once" else ParameterRounds)(self._local, meeting)
 
     def place(self) -> dict[str, Any]:
         """Where the run is: epochs, steps of the next one and rounds done, this epoch's totals over all ranks, the best epoch."""

@@ -14,7 +14,7 @@ import numpy as np
 from distsgd.clock import Clock
 from distsgd.comm import MOST_WIDENINGS, Average, Ranks, Verdict
 from distsgd.kernels.fixedpoint import largest_magnitudes
-from distsgd.network import aligned
+from distsgd.kernels.vector import aligned
 from distsgd.training.local import Local
 from distsgd.training.pause import Pause, Stopped
 from distsgd.training.watch import Watch
@@ -187,8 +187,8 @@ class GradientRounds:
 
     def __init__(self, local: Local, meeting: Meeting) -> None:
         self._local, self._meeting, self.state = local, meeting, local.state
-        self._last = np.zeros_like(local.network.gradient)
-        self._reference: np.ndarray | None = self._last
+        self._mean = meeting.average.mean
+        """Of the last step: what the optimizer is bound to."""
 
     def round(self, first: int, last: int) -> None:
         """The steps first..last of the epoch."""
@@ -199,34 +199,31 @@ class GradientRounds:
         totals = self._local.network.totals.copy()
         for _ in range(MOST_WIDENINGS + 1):
             if self._attempt(step):
-                self._reference = None
-                np.copyto(self._last, self._local.network.gradient)
                 self._local.update(step)
                 return
             np.copyto(self._local.network.totals, totals)
         raise Diverged
 
     def _attempt(self, step: int) -> bool:
-        self._meeting.begin(self._reference, self._local.workers.all_seen(step, step + 1))
+        self._meeting.begin(None, self._local.workers.all_seen(step, step + 1))
         workers = self._local.workers.hosted
         for worker in workers:
             count = self._local.learn(worker, step)
             self._meeting.add(self._local.network.gradient, count, worker is workers[-1])
-        return self._meeting.end(self._local.network.gradient)
+        return self._meeting.end(self._mean)
 
     def settle(self) -> None:
         """The state is the same everywhere already."""
 
     def arrays(self, ranks: Ranks) -> Iterator[tuple[str, np.ndarray]]:
-        """The state, and the last gradient, from which the next one's scales come."""
+        """The state, and how large the last gradient was, from which the next one's scales come."""
         yield "state", self.state
-        yield "last", self._last
+        yield "magnitudes", self._meeting.average.magnitudes
 
     def restore(self, take: Take) -> None:
-        """The state and the last gradient."""
+        """The state, and how large the last gradient was."""
         take("state", self.state)
-        take("last", self._last)
-        self._reference = self._last
+        take("magnitudes", self._meeting.average.magnitudes)
 
 
 Rounds = ParameterRounds | OneRound | GradientRounds

@@ -19,6 +19,7 @@ from distsgd.comm import (
     Fast,
     Master,
     Ranks,
+    Single,
     Verdict,
     shared,
     wrap,
@@ -366,6 +367,51 @@ def test_a_rank_that_adds_one_vector_adds_the_same(mpi_ranks: int, comm: "MPI.In
                 seen.append(alone_on_ranks(average, ranks, with_a_value(bad, worker, place)))
                 expected.append(verdict)
     assert seen == expected
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3])
+def test_an_average_in_its_own_arrays_is_the_same(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """It is there until the next exchange, whatever is written meanwhile to where the next vector will be."""
+    ranks, one = wrap(comm), np.float32([1])
+    kinds = [
+        Exact(Allreduce(ranks), SEGMENTS),
+        Exact(Master(ranks), SEGMENTS),
+        Fast(Allreduce(ranks), SEGMENTS),
+    ]
+    for average in [*kinds, *([Single(SEGMENTS)] if mpi_ranks == 1 else [])]:
+        for turn in range(3):
+            vectors = [state(worker + turn) for worker in range(mpi_ranks)]
+            mean = np.average(np.float64(vectors), axis=0, weights=WEIGHTS[:mpi_ranks])
+            average.own[:] = vectors[ranks.rank]
+            average.begin(start(), sum(WEIGHTS[:mpi_ranks]))
+            average.add(average.own, WEIGHTS[ranks.rank], last=True)
+            average.exchange()
+            assert average.finish(average.mean) is Verdict.OK
+            if average.mean is not average.own:
+                average.own[:] = np.nan
+            ranks.maximum(one)
+            np.testing.assert_allclose(average.mean, mean, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.mpi(ranks=[1, 2])
+def test_a_round_done_again_begins_from_the_last_average(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """And not from what a refused one left where it is made; so does another object that was told how large it was."""
+    ranks, found = wrap(comm), []
+    for average in exact_averages(ranks):
+        one_round(average, ranks)
+        told = Exact(Allreduce(ranks), SEGMENTS)
+        told.magnitudes[:] = average.magnitudes
+        for each, widened in ((average, False), (average, True), (told, True)):
+            if widened:
+                each.widen()
+            each.begin(None, sum(WEIGHTS))
+            each.own[:] = with_a_value(1e6, 0)(ranks.rank)
+            each.add(each.own, WEIGHTS[ranks.rank], last=True)
+            each.exchange()
+            verdict = each.finish(each.mean)
+            found.append((verdict, digest(each.mean) if verdict is Verdict.OK else ""))
+    assert [verdict for verdict, _ in found] == 2 * [Verdict.OVERFLOW, Verdict.OK, Verdict.OK]
+    assert len({bits for _, bits in found}) == 2
 
 
 @pytest.mark.mpi(ranks=3)
