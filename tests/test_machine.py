@@ -18,7 +18,7 @@ from distsgd.kernels import threads as native
 from distsgd.machine import where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
-from distsgd.machine.steps import LEAST_DEVIATION, Seconds, drift, experiment, quiet
+from distsgd.machine.steps import LEAST_DEVIATION, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
 
 SMALL = {
@@ -87,6 +87,21 @@ def test_drift_is_what_sweeps_differ_by_as_a_whole() -> None:
     assert drift([]) == LEAST_DEVIATION
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_ranks_that_are_slower_in_turn_are_apart(ranks: int) -> None:
+    """However much all of them differ from one sweep to the next, and though none is slower in the mean.
+
+    Of two ranks the middle one of what the last takes longer is 0.8 of the mean that `last_of` tells.
+    """
+    chance = np.random.default_rng(0)
+    seconds = np.exp(0.05 * chance.standard_normal((ranks, 500, 2)) + chance.standard_normal((1, 500, 2)))
+    assert apart(seconds) == pytest.approx({2: 0.04}.get(ranks, 0.05), rel=0.1)
+    assert apart(np.stack([seconds[0]] * ranks)) == 0
+    in_turn = np.array([[[1.0, 1.1]] * 3, [[1.1, 1.0]] * 3])
+    assert apart(in_turn) == pytest.approx(0.5 * np.log(1.1) / 0.589, rel=0.01)
+    assert apart(seconds[:1]) == 0
+
+
 def test_a_machine_file_is_read_as_it_was_written(measured: Path) -> None:
     found = where.read(measured)
     again = Machine.model_validate_json(found.model_dump_json(), strict=False)
@@ -147,7 +162,7 @@ def test_a_file_of_another_version_stops_nobody(measured: Path, home: Path) -> N
         ("{}", "no machine file"),
         (
             '{"format": "distsgd-machine-2"}',
-            "this version: format: Input should be 'distsgd-machine-3'; make",
+            "this version: format: Input should be 'distsgd-machine-4'; make",
         ),
     ],
 )

@@ -401,9 +401,9 @@ def test_the_process_goes_through_what_it_knows() -> None:
 def test_the_first_turn_after_an_average_takes_longer(what: str) -> None:
     """By what was measured between steps, in place of what a turn takes more on one rank; further turns as there."""
     one, cooled, turn = machine("garg"), 5e-3, 2e-3
-    measured = InPlace(
-        topology="allreduce", reduction="exact", ranks=2, values=1000, flops=1e6, factor=1.0, cooled=cooled
-    )
+    sizes = {"ranks": 2, "values": 1000, "flops": 1e6}
+    kept = what == "gradients"
+    measured = InPlace(topology="allreduce", reduction="exact", kept=kept, **sizes, factor=1.0, cooled=cooled)
     steps = tuple(step.model_copy(update={"turn": turn}) for step in one.steps)
     before = one.model_copy(update={"steps": steps, "averaging": averages(2)})
     after = before.model_copy(update={"in_place": (measured,)})
@@ -416,3 +416,18 @@ def test_the_first_turn_after_an_average_takes_longer(what: str) -> None:
     for workers in (2, 4):
         assert computed(after, 2, workers) - computed(before, 2, workers) == pytest.approx(cooled - instead)
     assert computed(after, 1, 2) == computed(before, 1, 2)
+
+
+def test_averages_between_steps_are_as_those_of_their_kind() -> None:
+    """What gradients' averages take longer there says nothing of states', which are copied, nor the reverse."""
+    one = machine("garg").model_copy(update={"averaging": averages(2)})
+    sizes = {"ranks": 2, "values": 100_000, "flops": 1e8}
+    entries = [
+        InPlace(topology="allreduce", reduction="exact", kept=kept, **sizes, factor=factor)
+        for kept, factor in ((False, 2.0), (True, 3.0))
+    ]
+    between_steps = one.model_copy(update={"in_place": tuple(entries)})
+    for what, factor in (("parameters", 2.0), ("gradients", 3.0)):
+        settings = job("garg", 2, workers=2, what=what, period=1)
+        times = [predict_round(of, settings).phases["average"].seconds for of in (one, between_steps)]
+        assert times[1] / times[0] == pytest.approx(factor)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 NORMAL_90 = 1.6449
 """Standard deviations to each side of the middle that hold 90 % of a normal distribution."""
@@ -46,3 +47,10 @@ def total(parts: Iterable[Estimate]) -> Estimate:
     """One behind the other, each erring by itself."""
     parts = list(parts)
     return Estimate(sum(part.seconds for part in parts), math.hypot(*(part.deviation for part in parts)))
+
+
+def last_of(ranks: int) -> float:
+    """Standard deviations by which the last of so many ranks is later than their mean: the expected largest of as many normal
+    numbers (Blom 1958).
+    """
+    return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))

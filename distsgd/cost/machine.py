@@ -6,7 +6,7 @@ from pydantic import Field
 
 from distsgd.config.section import Section
 
-FORMAT: Literal["distsgd-machine-3"] = "distsgd-machine-3"
+FORMAT: Literal["distsgd-machine-4"] = "distsgd-machine-4"
 
 
 class Where(Section):
@@ -46,7 +46,7 @@ class Step(Section):
     passing: float
     """Of the logarithm of a round's seconds around their median, for one step: rounds of n steps have 1/sqrt(n) of it."""
     lasting: float
-    """Of the logarithm of the ranks' medians."""
+    """Of the logarithm of what ranks take at the same time, over many rounds: what they differ by for good, and for a while."""
 
 
 class Operation(Section):
@@ -84,6 +84,8 @@ class InPlace(Section):
 
     topology: str
     reduction: str
+    kept: bool
+    """Whether it stays where it is made, as a gradient's does."""
     ranks: int
     values: int
     flops: float
@@ -115,7 +117,7 @@ class Filling(Section):
 class Machine(Section):
     """A machine file."""
 
-    format: Literal["distsgd-machine-3"] = FORMAT
+    format: Literal["distsgd-machine-4"] = FORMAT
     version: str
     where: Where
     steps: tuple[Step, ...] = Field(strict=False, min_length=1)

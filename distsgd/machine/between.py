@@ -56,9 +56,7 @@ def in_place(
     states: list[tuple[str, int, int, dict[str, str]]] = [
         (name, lanes, count, {}) for name in some for lanes, count in ((FEW, 1), (MANY, _much(name, ranks)))
     ]
-    gradients = [
-        (name, lanes, 1, {"what": "gradients"}) for name in (ordered[0], ordered[-1]) for lanes in (16, 128)
-    ]
+    gradients = [(name, lanes, 1, {"what": "gradients"}) for name in some for lanes in (16, 128)]
     for name, lanes, period, what in (*states, *gradients):
         for topology, reduction in WAYS if ranks.size > 1 else WAYS[:2]:
             ranks.barrier()
@@ -94,6 +92,7 @@ def _one(
         yield InPlace(
             topology=way["topology"],
             reduction=way["reduction"],
+            kept=average.kept,
             ranks=ranks.size,
             values=average.values,
             flops=flops_of(made.stages) * lanes * way["period"] * workers / ranks.size,

@@ -11,6 +11,7 @@ import numpy as np
 
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config
+from distsgd.cost.estimate import last_of
 from distsgd.cost.machine import Copying, Filling, Step
 from distsgd.machine.networks import LANES, plan_of
 from distsgd.machine.rounds import timed_rounds
@@ -135,8 +136,19 @@ def steps_of(
             deviation=deviation,
             turn=float(np.mean([quiet(rank.turn[name]) for rank in of_ranks])),
             passing=float(np.median([np.median(rank.passing[key]) for rank in of_ranks for key in keys])),
-            lasting=float(np.log(calm).mean(axis=1).std()),
+            lasting=apart(np.array([[rank.compute[key] for key in keys] for rank in of_ranks])),
         )
+
+
+def apart(seconds: np.ndarray) -> float:
+    """By how much ranks differ while they measure the same (ranks, measurements, sweeps): the deviation of the logarithm.
+
+    By the middle one of what the last rank takes longer than all in the mean, see `distsgd.cost.estimate.last_of`: a core is slower
+    than others for seconds, and means over all sizes and sweeps would not show that.
+    """
+    logs = np.log(seconds)
+    later = logs.max(axis=0) - logs.mean(axis=0)
+    return float(np.median(later)) / last_of(len(seconds)) if len(seconds) > 1 else 0.0
 
 
 def quiet(sweeps: Sequence[float]) -> float:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 from distsgd.cost import Estimate
 from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.averaging import BYTES, Asked, Averaging, averaging_estimate, fastest
 from distsgd.cost.curve import between, nearby
-from distsgd.cost.estimate import total
+from distsgd.cost.estimate import last_of, total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing
 from distsgd.plan.measured import check_threads, nearest
@@ -68,7 +67,7 @@ def _computed(found: Computing, job: Job, hosted: int, length: int, first: Estim
 def _cooled(machine: Machine, job: Job, found: Computing) -> Estimate:
     """What a round's first turn takes more than its steps, as the average before leaves it other caches."""
     gradients, asked = job.config.averaging.what == "gradients", asked_of(job)
-    alike = [one for one in machine.in_place if one.cooled and one.ranks > 1]
+    alike = [one for one in machine.in_place if one.cooled and one.ranks > 1 and one.kept == gradients]
     if job.ranks == 1 or not alike:
         return Estimate(0.0) if gradients else found.turn
     places = [(float(one.values),) for one in alike]
@@ -146,7 +145,8 @@ def _in_place(machine: Machine, asked: Asked, flops: float) -> float:
     topology = (
         asked.topology if asked.ranks > 1 else "allreduce"
     )  # alone it makes no difference, and one was measured
-    alike = [f for f in machine.in_place if (f.topology, f.reduction) == (topology, asked.reduction)]
+    wanted = topology, asked.reduction, asked.kept
+    alike = [f for f in machine.in_place if (f.topology, f.reduction, f.kept) == wanted]
     alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
     if not alike:
         return 1.0
@@ -164,8 +164,7 @@ def _copied(machine: Machine, values: int, flops: float) -> float:
 def _waiting(busy: Mapping[int, float], found: Computing, length: int, job: Job, late: float) -> Estimate:
     """Until the last rank is there: for those that have more to do, and for chance.
 
-    Of P ranks whose seconds differ by a standard deviation s, the last needs s times the expected maximum of P normal numbers
-    (Blom 1958) more than their mean.
+    Of P ranks whose seconds differ by a standard deviation s, the last needs s times `last_of(P)` more than their mean.
     """
     if job.ranks == 1:
         return Estimate(0.0)
@@ -173,6 +172,6 @@ def _waiting(busy: Mapping[int, float], found: Computing, length: int, job: Job,
     mean = sum(seconds * job.hosted[hosted] for hosted, seconds in busy.items()) / job.ranks
     steps = length * max(job.hosted)
     spread = math.hypot(found.passing / math.sqrt(max(steps, 1)), found.lasting) * last
-    most = NormalDist().inv_cdf((job.ranks - 0.375) / (job.ranks + 0.25))
+    most = last_of(job.ranks)
     waits = last - mean + most * spread + late
     return Estimate(waits, 0.3 * most * spread)
