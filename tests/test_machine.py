@@ -91,11 +91,11 @@ def test_drift_is_what_sweeps_differ_by_as_a_whole() -> None:
 def test_ranks_that_are_slower_in_turn_are_apart(ranks: int) -> None:
     """However much all of them differ from one sweep to the next, and though none is slower in the mean.
 
-    Of two ranks the middle one of what the last takes longer is 0.8 of the mean that `last_of` tells.
+    Of few ranks the middle one of what the last takes longer is less than the mean, which `last_of` tells.
     """
     chance = np.random.default_rng(0)
     seconds = np.exp(0.05 * chance.standard_normal((ranks, 500, 2)) + chance.standard_normal((1, 500, 2)))
-    assert apart(seconds) == pytest.approx({2: 0.04}.get(ranks, 0.05), rel=0.1)
+    assert apart(seconds) == pytest.approx({2: 0.0384, 3: 0.0446}.get(ranks, 0.05), rel=0.1)
     assert apart(np.stack([seconds[0]] * ranks)) == 0
     in_turn = np.array([[[1.0, 1.1]] * 3, [[1.1, 1.0]] * 3])
     assert apart(in_turn) == pytest.approx(0.5 * np.log(1.1) / 0.589, rel=0.01)
