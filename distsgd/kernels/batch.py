@@ -88,9 +88,25 @@ def _value(context, builder, array_type, array, place):
 
 
 def _splat(builder, scalar):
-    undefined = ir.Constant(_vector(_FLOAT), ir.Undefined)
+    undefined = ir.Constant(_vector(scalar.type), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(_vector(_INT), [0] * LANES))
+
+
+@intrinsic
+def _keep(typing, used, x, place):
+    """Make zero what is beyond the first `used` of LANES values of x, a flat array, from `place` on; used may be negative."""
+
+    def generate(context, builder, signature, args):
+        number = ir.Constant(_vector(ir.IntType(64)), list(range(LANES)))
+        kept = builder.icmp_signed("<", number, _splat(builder, args[0]))
+        there = _at(context, builder, x, args[1], args[2], _FLOAT)
+        zeros = ir.Constant(_vector(_FLOAT), None)
+        values = builder.select(kept, builder.load(there, align=1 << SHIFT), zeros)
+        builder.store(values, there, align=1 << SHIFT)
+        return context.get_dummy_value()
+
+    return types.none(used, x, place), generate
 
 
 @inlined
@@ -136,12 +152,11 @@ def fill(images, labels, order, first, count, scaling, x, starts, block, places,
                     _store_scaled(block, scales, at, x, places, i * row + lane)
     else:
         _fill_narrow(images, count, x, starts, places, scales)
-    if count < batch:
+    for lane in range(count // LANES * LANES, batch, LANES):
         for c in range(channels):
             for i in range(height):
                 for j in range(x.shape[2] // batch):
-                    for n in range(count, batch):
-                        x[c, i, j * batch + n] = FLOAT(0)
+                    _keep(count - lane, x, c * plane + i * row + j * batch + lane)
 
 
 @intrinsic(prefer_literal=True)
