@@ -401,7 +401,7 @@ def test_the_process_goes_through_what_it_knows() -> None:
 def test_the_first_turn_after_an_average_takes_longer(what: str) -> None:
     """By what was measured between steps, in place of what a turn takes more on one rank; further turns as there."""
     one, cooled, turn = machine("garg"), 5e-3, 2e-3
-    sizes = {"ranks": 2, "values": 1000, "flops": 1e6}
+    sizes = {"hosted": 1, "ranks": 2, "values": 1000, "flops": 1e6}
     kept = what == "gradients"
     measured = InPlace(topology="allreduce", reduction="exact", kept=kept, **sizes, factor=1.0, cooled=cooled)
     steps = tuple(step.model_copy(update={"turn": turn}) for step in one.steps)
@@ -419,15 +419,21 @@ def test_the_first_turn_after_an_average_takes_longer(what: str) -> None:
 
 
 def test_averages_between_steps_are_as_those_of_their_kind() -> None:
-    """What gradients' averages take longer there says nothing of states', which are copied, nor the reverse."""
+    """States, which are copied, or gradients; of one worker a rank, or of several. Where one was not measured, as the other."""
     one = machine("garg").model_copy(update={"averaging": averages(2)})
-    sizes = {"ranks": 2, "values": 100_000, "flops": 1e8}
-    entries = [
-        InPlace(topology="allreduce", reduction="exact", kept=kept, **sizes, factor=factor)
-        for kept, factor in ((False, 2.0), (True, 3.0))
-    ]
-    between_steps = one.model_copy(update={"in_place": tuple(entries)})
-    for what, factor in (("parameters", 2.0), ("gradients", 3.0)):
-        settings = job("garg", 2, workers=2, what=what, period=1)
-        times = [predict_round(of, settings).phases["average"].seconds for of in (one, between_steps)]
-        assert times[1] / times[0] == pytest.approx(factor)
+    factors = {("parameters", 1): 2.0, ("gradients", 1): 3.0, ("parameters", 2): 5.0, ("gradients", 2): 7.0}
+
+    def times_as_long(measured: tuple[InPlace, ...], what: str, hosted: int) -> float:
+        settings = job("garg", 2, workers=2 * hosted, what=what, period=1)
+        machines = one, one.model_copy(update={"in_place": measured})
+        before, after = (predict_round(each, settings).phases["average"].seconds for each in machines)
+        return after / before
+
+    way = {"topology": "allreduce", "reduction": "exact", "ranks": 2, "values": 100_000, "flops": 1e8}
+    measured = tuple(
+        InPlace(**way, kept=what == "gradients", hosted=hosted, factor=factor)
+        for (what, hosted), factor in factors.items()
+    )
+    for (what, hosted), factor in factors.items():
+        assert times_as_long(measured, what, hosted) == pytest.approx(factor)
+    assert times_as_long(measured[:2], "parameters", 2) == pytest.approx(2.0)

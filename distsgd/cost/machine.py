@@ -86,6 +86,8 @@ class InPlace(Section):
     reduction: str
     kept: bool
     """Whether it stays where it is made, as a gradient's does."""
+    hosted: int
+    """Workers of a rank."""
     ranks: int
     values: int
     flops: float

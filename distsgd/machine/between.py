@@ -6,6 +6,7 @@ ten milliseconds not even the interpreter's own memory is near.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,35 +54,52 @@ def in_place(
     found: list[InPlace] = []
     ordered = sorted(names, key=lambda name: sum(tensor.size for tensor in network.tensors(plan_of(name))))
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
-    states: list[tuple[str, int, int, dict[str, str]]] = [
-        (name, lanes, count, {}) for name in some for lanes, count in ((FEW, 1), (MANY, _much(name, ranks)))
-    ]
-    gradients = [(name, lanes, 1, {"what": "gradients"}) for name in some for lanes in (16, 128)]
-    for name, lanes, period, what in (*states, *gradients):
-        for topology, reduction in WAYS if ranks.size > 1 else WAYS[:2]:
+    for name in some:
+        for way in _ways_of(name, ranks.size):
             ranks.barrier()
-            way = {"topology": topology, "reduction": reduction, "period": period, **what}
-            found += _one(make, name, lanes, way, messages, steps, ranks)
+            found += _one(make, name, way, messages, steps, ranks)
     return found
 
 
-def _much(name: str, ranks: Ranks) -> int:
+@dataclass(frozen=True)
+class _Way:
+    """How a network is averaged: by so many workers of each rank, after so many steps on batches with room for so many images."""
+
+    hosted: int
+    what: str
+    lanes: int
+    period: int
+    topology: str
+    reduction: str
+
+
+def _ways_of(name: str, ranks: int) -> Iterator[_Way]:
+    """After little computing and after much; by several workers of a rank, which add sums, after much of states and little of
+    gradients, as there is little time. One rank alone has several, or there would be nothing to average.
+    """
+    for hosted in (1, 2) if ranks > 1 else (2,):
+        after = [
+            ("parameters", FEW, 1),
+            ("parameters", MANY, _much(name, hosted * ranks)),
+            ("gradients", FEW, 1),
+            ("gradients", 2 * MANY, 1),
+        ]
+        for what, lanes, period in after[1:3] if hosted > 1 and ranks > 1 else after:
+            for topology, reduction in WAYS if ranks > 1 else WAYS[:2]:
+                yield _Way(hosted, what, lanes, period, topology, reduction)
+
+
+def _much(name: str, workers: int) -> int:
     """Steps between two averages, as many as are much, or as a worker has."""
     wanted = round(MUCH / (flops_of(plan_of(name)) * MANY))
-    return max(1, min(wanted, IMAGES // (max(2, ranks.size) * MANY)))
+    return max(1, min(wanted, IMAGES // (workers * MANY)))
 
 
 def _one(
-    make: Make,
-    name: str,
-    lanes: int,
-    way: dict[str, Any],
-    messages: dict[str, Any],
-    steps: Sequence[Step],
-    ranks: Ranks,
+    make: Make, name: str, way: _Way, messages: dict[str, Any], steps: Sequence[Step], ranks: Ranks
 ) -> Iterator[InPlace]:
-    workers = max(2, ranks.size)
-    made = make(name, lanes, {"workers": workers, **way})
+    settings = {name: getattr(way, name) for name in ("what", "period", "topology", "reduction")}
+    made = make(name, way.lanes, {"workers": way.hosted * ranks.size, **settings})
     rounds = timed_rounds(made, ranks, SECONDS)
     own = {phase: float(np.median(rounds[phase])) for phase in ("average", "compute")}
     of_ranks = [json.loads(part) for part in ranks.gather_bytes(json.dumps(own).encode())]
@@ -89,15 +107,17 @@ def _one(
         average = asked(made, ranks.size, 1)
         expected = averaging_estimate(messages, average).whole.seconds
         computed = float(np.mean([rank["compute"] for rank in of_ranks]))
+        single = way.period == way.hosted == 1
         yield InPlace(
-            topology=way["topology"],
-            reduction=way["reduction"],
+            topology=way.topology,
+            reduction=way.reduction,
             kept=average.kept,
+            hosted=way.hosted,
             ranks=ranks.size,
             values=average.values,
-            flops=flops_of(made.stages) * lanes * way["period"] * workers / ranks.size,
+            flops=flops_of(made.stages) * way.lanes * way.period * way.hosted,
             factor=float(np.mean([rank["average"] for rank in of_ranks])) / expected,
-            cooled=_cooled(made, computed, lanes, steps, ranks) if way["period"] == 1 else None,
+            cooled=_cooled(made, computed, way.lanes, steps, ranks) if single else None,
         )
 
 
