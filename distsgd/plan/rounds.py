@@ -150,9 +150,7 @@ def _in_place(machine: Machine, asked: Asked, flops: float) -> float:
     alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
     if not alike:
         return 1.0
-    several = (
-        asked.workers_per_rank > 1
-    )  # in memory that ranks share they add sums, a single worker's state as it is
+    several = asked.workers_per_rank > 1  # whose sums are added, and not a state as it is
     alike = [f for f in alike if (f.hosted > 1) == several] or alike
     few = min((abs(math.log(f.ranks / asked.ranks)), f.ranks) for f in alike)[1]
     near = [f for f in alike if f.ranks == few]
