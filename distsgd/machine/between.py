@@ -98,7 +98,7 @@ def _much(name: str, workers: int) -> int:
 def _one(
     make: Make, name: str, way: _Way, messages: dict[str, Any], steps: Sequence[Step], ranks: Ranks
 ) -> Iterator[InPlace]:
-    settings = {name: getattr(way, name) for name in ("what", "period", "topology", "reduction")}
+    settings = {part: getattr(way, part) for part in ("what", "period", "topology", "reduction")}
     made = make(name, way.lanes, {"workers": way.hosted * ranks.size, **settings})
     rounds = timed_rounds(made, ranks, SECONDS)
     own = {phase: float(np.median(rounds[phase])) for phase in ("average", "compute")}

@@ -141,10 +141,11 @@ def steps_of(
 
 
 def apart(seconds: np.ndarray) -> float:
-    """By how much ranks differ while they measure the same (ranks, measurements, sweeps): the deviation of the logarithm.
+    """By how much ranks differ while they measure the same (ranks, measurements, sweeps): of the logarithm, such that `last_of`
+    times it is the middle one of what the last rank takes longer than all in the mean.
 
-    By the middle one of what the last rank takes longer than all in the mean, see `distsgd.cost.estimate.last_of`: a core is slower
-    than others for seconds, and means over all sizes and sweeps would not show that.
+    Of few ranks that is less than the deviation (0.8 of it for two), and what passes within SECONDS is in it. A core is slower than
+    others for seconds: means over all sizes and sweeps would not show that.
     """
     logs = np.log(seconds)
     later = logs.max(axis=0) - logs.mean(axis=0)

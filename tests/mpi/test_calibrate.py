@@ -53,7 +53,10 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
     if machine:
         assert [step.together for step in machine.steps] == [1]
         assert machine.steps[0].lasting > 0
-        assert {one.ranks for one in machine.in_place} == {1}
+        assert {(one.ranks, one.hosted, one.kept) for one in machine.in_place} == {
+            (1, 2, False),
+            (1, 2, True),
+        }
 
 
 def larger(ranks: int, workers: int) -> Job:
