@@ -46,7 +46,9 @@ class Step(Section):
     passing: float
     """Of the logarithm of a round's seconds around their median, for one step: rounds of n steps have 1/sqrt(n) of it."""
     lasting: float
-    """Of the logarithm of what ranks take at the same time: what they differ by for good, and for a while, see machine.steps.apart."""
+    """Of the logarithm of what ranks take at the same time: what they differ by for good, and for a while; see
+    machine.steps.apart.
+    """
 
 
 class Operation(Section):
