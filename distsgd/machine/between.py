@@ -74,17 +74,16 @@ class _Way:
 
 
 def _ways_of(name: str, ranks: int) -> Iterator[_Way]:
-    """After little computing and after much; by several workers of a rank, which add sums, after much of states and little of
-    gradients, as there is little time. One rank alone has several, or there would be nothing to average.
+    """After little computing and after much; by one worker of a rank, and by several, which add sums. One rank alone has
+    several, or there would be nothing to average.
     """
     for hosted in (1, 2) if ranks > 1 else (2,):
-        after = [
+        for what, lanes, period in (
             ("parameters", FEW, 1),
             ("parameters", MANY, _much(name, hosted * ranks)),
             ("gradients", FEW, 1),
             ("gradients", 2 * MANY, 1),
-        ]
-        for what, lanes, period in after[1:3] if hosted > 1 and ranks > 1 else after:
+        ):
             for topology, reduction in WAYS if ranks > 1 else WAYS[:2]:
                 yield _Way(hosted, what, lanes, period, topology, reduction)
 

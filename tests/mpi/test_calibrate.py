@@ -59,6 +59,25 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
         }
 
 
+@pytest.mark.mpi(ranks=[2], timeout=300)
+def test_averages_between_steps_are_of_all_kinds(
+    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one rank and of both, of states and of gradients, of one worker a rank and of several, after little and much."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"distsgd.machine.{name}", value)
+    machine = Calibration(wrap(comm), ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
+    assert (machine is None) == (comm.rank > 0)
+    if machine is None:
+        return
+    kinds = {(1, 2), (2, 1), (2, 2)}
+    found = [(one.ranks, one.hosted, one.kept, one.flops) for one in machine.in_place]
+    assert {of[:3] for of in found} == {(*kind, kept) for kind in kinds for kept in (False, True)}
+    assert len(set(found)) == 2 * 2 * len(kinds)
+    cooled = {(one.ranks, one.hosted, one.kept) for one in machine.in_place if one.cooled}
+    assert cooled == {(2, 1, False), (2, 1, True)}
+
+
 def larger(ranks: int, workers: int) -> Job:
     """A network that is larger than all that is measured."""
     settings = {"network": {"name": "chavan-5-100-500"}, "averaging": {"workers": workers}}
