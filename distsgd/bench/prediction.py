@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from distsgd.bench.draws import UNSEEN, Draw, draw
 from distsgd.bench.training import as_json, check_folder
+from distsgd.bench.visits import Rounds, Run, Visits
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config, InputError
 from distsgd.cost.machine import Machine
@@ -24,11 +26,8 @@ from distsgd.record import write_whole
 from distsgd.training import Experiment, check
 
 Predicted = tuple[float, tuple[float, float], dict[str, float], dict[str, float]]
-Rounds = dict[str, np.ndarray]
-"""Seconds of each phase of ROUND, one a round, in the mean over ranks."""
-
-VISITS, SECONDS = 3, 0.1
-"""How often a configuration is run, with all others in between, and for how long: what passes by slows one visit, not all."""
+SECONDS = 0.1
+"""For which a configuration is run, each time."""
 LARGE_SHARE = 0.05
 """Of a round, from which on a phase is scored by itself."""
 
@@ -74,19 +73,24 @@ def prediction(
         files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
         predicted = [_predicted(machine, each, files[images_of(each.network)], ranks) for each in draws]
         repeats = np.random.default_rng(seed).permutation(len(draws))[: len(draws) // 3].tolist()
-        visits: dict[str, dict[int, list[Rounds]]] = {"runs": {}, "runs again": {}}
-        for name, order in (("runs", range(len(draws))), ("runs again", repeats)):
-            for visit in range(VISITS):
-                say(f"{len(order)} {name}, {visit + 1} of {VISITS}")
-                for number in order:
-                    found = _measured(draws[number], files[images_of(draws[number].network)], ranks)
-                    visits[name].setdefault(number, []).append(found)
+        runs = {
+            number: Run(
+                partial(_measured, one, files[images_of(one.network)], ranks), one.ranks == ranks.size
+            )
+            for number, one in enumerate(draws)
+        }
+        near = machine.where.nearness if machine.where.ranks == ranks.size else None
+        first, again = Visits(ranks, near, say), Visits(ranks, near, say)
+        first.make("runs", runs)
+        again.make("runs again", {number: runs[number] for number in repeats})
     if ranks.rank == 0:
-        runs, again = (
-            {number: _medians(found) for number, found in each.items()} for each in visits.values()
-        )
-        scored = [_scored(one, predicted[n], runs[n], again.get(n)) for n, one in enumerate(draws)]
-        summary = summarized(scored)
+        once, twice = _medians(first), _medians(again)
+        scored = [_scored(one, predicted[n], once[n], twice.get(n)) for n, one in enumerate(draws)]
+        visits = {
+            "elsewhere": first.repeated() + again.repeated(),
+            "not_repeated": first.left() + again.left(),
+        }
+        summary = {**summarized(scored), "visits": visits}
         for line in table(summary):
             say(line)
         if json_path:
@@ -133,8 +137,12 @@ def _measured(drawn: Draw, path: Path, ranks: Ranks) -> Rounds:
     return found
 
 
-def _medians(visits: Sequence[Rounds]) -> dict[str, float]:
-    """Over the rounds of all visits: of each phase, and of the whole round."""
+def _medians(visits: Visits) -> dict[int, dict[str, float]]:
+    """By a configuration's number, over the rounds of all its visits: of each phase, and of the whole round."""
+    return {number: _median_round(found) for number, found in visits.rounds().items()}
+
+
+def _median_round(visits: Sequence[Rounds]) -> dict[str, float]:
     rounds = {name: np.concatenate([visit[name] for visit in visits]) for name in ROUND}
     rounds["round"] = np.sum(list(rounds.values()), axis=0)
     return {name: float(np.median(seconds)) for name, seconds in rounds.items()}
@@ -241,6 +249,11 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
             again = "" if floor is None else f"; the same run again {100 * floor:.1f}%"
             rounds = f"in {phase['rounds']} configurations{again}"
             yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  {rounds}"
+    if summary.get("visits", {}).get("elsewhere"):
+        yield (
+            f"cores lay elsewhere than at calibration in {summary['visits']['elsewhere']} visits, which do not count; "
+            f"{summary['visits']['not_repeated']} configurations had no other"
+        )
 
 
 def _line(found: Mapping[str, float]) -> str:

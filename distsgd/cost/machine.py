@@ -23,6 +23,8 @@ class Where(Section):
     """Of each rank; files older than this line are of one."""
     memory: int | None = None
     """Bytes of a node that ranks may share; None: the file is older than this line, or the system does not tell."""
+    nearness: float | None = None
+    """Seconds of the ranks' smallest exchange, see machine.nearness; None: not to be told, or the file is older than this line."""
 
 
 class Step(Section):
@@ -95,6 +97,10 @@ class InPlace(Section):
     flops: float
     """Forward, of what a rank computes from one average to the next."""
     factor: float
+    latest: float = 1.0
+    """By what factor the last rank's takes longer than all in the mean: over it ranks wait for each other in the next round. Files
+    older than this line do not tell.
+    """
     cooled: float | None = None
     """Seconds that the first worker's turn takes more than its steps, as an average leaves it other caches; None: not measured."""
 

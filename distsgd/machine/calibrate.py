@@ -18,6 +18,7 @@ from distsgd.cost.curve import between
 from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
 from distsgd.machine.between import in_place
+from distsgd.machine.nearness import nearness
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
@@ -61,6 +62,8 @@ class Calibration:
         self._filling: list[Filling] = []
         self._in_place: list[InPlace] = []
         self._copying: list[Copying] = []
+        self._near: float | None = None
+        """How near to each other ranks lie of which the file tells, see nearness."""
 
     def machine(self, seconds: Mapping[str, float]) -> Machine | None:
         """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
@@ -75,15 +78,16 @@ class Calibration:
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
                     self._together(side, partial(self._sweep, found[side], files))
-            self._say("averages between steps")
             shape, path = next(iter(files.items()))
             for side in sides:
+                self._together(side, partial(self._settled, found[side], files))
                 self._together(side, partial(self._told, found[side], files, side))
+            self._say("averages between steps")
             between_steps = partial(self._between, path, self._of(shape), messages)
             self._alone(between_steps)
             if self._here > 1:
                 self._together(self._here, between_steps)
-            place = where(self._ranks, self._threads)
+            place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
             times = {**once(path, int(np.prod(shape))), **seconds}
@@ -121,9 +125,17 @@ class Calibration:
         for shape, path in files.items():
             found[shape].sweep(path, self._of(shape), ranks, self._threads)
 
+    def _settled(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
+        """What a file tells is of ranks that lie as they do now; where nothing was measured of them, it is now."""
+        self._near = nearness(ranks)
+        if any(one.elsewhere(self._near) for one in found.values()):
+            self._say("steps of training once more, as cores lie elsewhere now")
+            self._sweep(found, files, ranks)
+
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
-            self._in_place += in_place(path, names, messages, self._steps, ranks, self._threads)
+            near = self._near if ranks.size > 1 else None
+            self._in_place += in_place(path, names, messages, self._steps, ranks, self._threads, near)
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
         self._say("passes of layers")
@@ -135,7 +147,7 @@ class Calibration:
     def _told(self, found: Mapping[Shape, Seconds], files: Files, together: int, ranks: Ranks) -> None:
         """What the sweeps come to."""
         of_shapes = {
-            shape: [Seconds(**content) for content in _gathered(ranks, asdict(one))]
+            shape: [Seconds(**content) for content in _gathered(ranks, asdict(one.there(self._near)))]
             for shape, one in found.items()
         }
         deviation = drift(itertools.chain(*of_shapes.values()))

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from distsgd.comm import Alone, Ranks
 from distsgd.config import Config
 from distsgd.cost.estimate import last_of
 from distsgd.cost.machine import Copying, Filling, Step
+from distsgd.machine.nearness import alike, nearness
 from distsgd.machine.networks import LANES, plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import STATES, flops_of, network_text
 from distsgd.training import Experiment, check
 
-SECONDS = 0.03
+SECONDS = 0.025
 """For each network and batch, each time."""
 COPIED_AT = (LANES[0], LANES[3], LANES[-1])
 WINDOWS_AT = (32, 128)
@@ -78,16 +80,33 @@ class Seconds:
     """Of one worker's average, which copies its state, by network and lanes."""
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
+    near: dict[str, list[tuple[float | None, float | None]]] = field(default_factory=dict)
+    """How near ranks lay before and after, by network."""
 
     def sweep(self, path: Path, names: Sequence[str], ranks: Ranks, threads: int) -> None:
         """Measure all once; ranks, of so many threads, begin each measurement together."""
         make = partial(experiment, path, threads=threads)
         for name in names:
+            before = nearness(ranks)
             for lanes in LANES:
                 self._steps(make, name, lanes, ranks.barrier)
             self._turn(make, name, 32, ranks.barrier)
-        for lanes in WINDOWS_AT:
-            self._windows(make, names[0], lanes, ranks.barrier)
+            for lanes in WINDOWS_AT if name == names[0] else ():
+                self._windows(make, name, lanes, ranks.barrier)
+            self.near.setdefault(name, []).append((before, nearness(ranks)))
+
+    def elsewhere(self, near: float | None) -> list[str]:
+        """Networks that were never measured while ranks lay so near."""
+        return [name for name, times in self.near.items() if not any(alike(near, *each) for each in times)]
+
+    def there(self, near: float | None) -> "Seconds":
+        """The sweeps in which ranks lay so near; all those of a network that has none."""
+        kept = {name: [alike(near, *each) for each in times] for name, times in self.near.items()}
+
+        def of(lists: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            return {key: list(compress(all_, kept[key.split()[0]])) or all_ for key, all_ in lists.items()}
+
+        return Seconds(**{part.name: of(getattr(self, part.name)) for part in fields(self)})
 
     def _steps(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         steps, key = period(flops_of(plan_of(name)), lanes), f"{name} {lanes}"

@@ -13,6 +13,7 @@ from distsgd.comm import Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine, Where
 from distsgd.kernels.vector import VECTOR
+from distsgd.machine.nearness import nearness
 from distsgd.plan.measured import check_threads
 from distsgd.record import write_whole
 
@@ -35,6 +36,7 @@ def where(ranks: Ranks, threads: int = 1) -> Where:
         mpi=ranks.mpi_library(),
         threads=threads,
         memory=memory(),
+        nearness=nearness(ranks),
     )
 
 

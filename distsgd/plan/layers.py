@@ -109,9 +109,17 @@ def _features(operation: Operation | Measured, lanes: int, together: int, tile: 
     """Logarithms of what a pass's time follows from."""
     amounts = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
     shapes = operation.inputs, operation.outputs, float(together)
-    # A tile that is not full takes as long as a full one.
-    filled = 4 * math.log(lanes / (-(-lanes // tile) * tile))
-    return *(math.log(number + 1) for number in (*amounts, *shapes)), filled
+    units = operation.outputs if (operation.kind, operation.what) == (Dense.__name__, TO_WEIGHTS) else 0
+    return (
+        *(math.log(number + 1) for number in (*amounts, *shapes)),
+        _filled(lanes, tile),
+        _filled(units, tile),
+    )
+
+
+def _filled(columns: float, tile: int) -> float:
+    """Which part of tiles is wanted: one that is not full takes as long as a full one."""
+    return 4 * math.log(columns / (math.ceil(columns / tile) * tile)) if columns else 0.0
 
 
 @lru_cache(maxsize=64)

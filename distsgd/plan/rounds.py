@@ -102,8 +102,11 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
         single = 0.0 if asked.kept else _copied(machine, asked.values, computed)
         return Estimate(single, 0.2 * single), 0.0
     found = _exchanged(machine, asked, job.link)
-    whole = found.whole.times(_in_place(machine, asked, computed) if job.nodes == 1 else 1.0)
-    late = (found.latest - 1) * found.exchange.seconds
+    whole, late = found.whole, (found.latest - 1) * found.exchange.seconds
+    if job.nodes == 1:
+        factor, latest = _in_place(machine, asked, computed)
+        whole = whole.times(factor)
+        late = max(late, (latest - 1) * whole.seconds)
     return Estimate(whole.seconds, math.hypot(whole.deviation, AGAIN * whole.seconds)), late
 
 
@@ -140,8 +143,10 @@ def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
     )
 
 
-def _in_place(machine: Machine, asked: Asked, flops: float) -> float:
-    """How much longer an average takes between steps, which leave it the caches as they need them, than one after another."""
+def _in_place(machine: Machine, asked: Asked, flops: float) -> tuple[float, float]:
+    """How much longer an average takes between steps, which leave it the caches as they need them, than one after another; and
+    how much longer the last rank's takes than all in the mean.
+    """
     topology = (
         asked.topology if asked.ranks > 1 else "allreduce"
     )  # alone it makes no difference, and one was measured
@@ -149,12 +154,13 @@ def _in_place(machine: Machine, asked: Asked, flops: float) -> float:
     alike = [f for f in machine.in_place if (f.topology, f.reduction, f.kept) == wanted]
     alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
     if not alike:
-        return 1.0
+        return 1.0, 1.0
     several = asked.workers_per_rank > 1  # whose sums are added, and not a state as it is
     alike = [f for f in alike if (f.hosted > 1) == several] or alike
     few = min((abs(math.log(f.ranks / asked.ranks)), f.ranks) for f in alike)[1]
     near = [f for f in alike if f.ranks == few]
-    return nearby([(f.values, f.flops) for f in near], [f.factor for f in near], (asked.values, flops))
+    places, here = [(f.values, f.flops) for f in near], (asked.values, flops)
+    return nearby(places, [f.factor for f in near], here), nearby(places, [f.latest for f in near], here)
 
 
 def _copied(machine: Machine, values: int, flops: float) -> float:
