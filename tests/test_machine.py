@@ -8,8 +8,11 @@ import pytest
 
 import distsgd
 from distsgd import cli
+from distsgd.api.foreseen import _elsewhere
+from distsgd.bench import visits
 from distsgd.bench.draws import UNSEEN, draw
 from distsgd.bench.prediction import Scored, prediction, summarized, table
+from distsgd.bench.visits import VISITS, Run, Visits
 from distsgd.clock import PHASES
 from distsgd.comm import Alone
 from distsgd.config import InputError
@@ -17,6 +20,7 @@ from distsgd.cost.machine import Machine
 from distsgd.kernels import threads as native
 from distsgd.machine import where
 from distsgd.machine.calibrate import Calibration
+from distsgd.machine.nearness import alike, nearness
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.machine.steps import LEAST_DEVIATION, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
@@ -100,6 +104,75 @@ def test_ranks_that_are_slower_in_turn_are_apart(ranks: int) -> None:
     in_turn = np.array([[[1.0, 1.1]] * 3, [[1.1, 1.0]] * 3])
     assert apart(in_turn) == pytest.approx(0.5 * np.log(1.1) / 0.589, rel=0.01)
     assert apart(seconds[:1]) == 0
+
+
+def test_cores_that_did_not_move_are_alike() -> None:
+    assert alike(7e-7, 7.3e-7, 7.1e-7)
+    assert not alike(7e-7, 7.1e-7, 9e-7)
+    assert alike(7e-7, None)
+    assert alike(None, 7e-7)
+    assert not alike(9e-7, None, 7e-7)
+    assert nearness(Alone()) is None
+
+
+def test_sweeps_count_in_which_cores_lay_as_they_do_now() -> None:
+    """Not those in which they moved; of a network that has none, all."""
+    near, apart_ = 7e-7, 9e-7
+    found = Seconds(
+        compute={"garg 16": [1.0, 2.0, 3.0], "garg 32": [4.0, 5.0, 6.0], "lenet5 16": [7.0, 8.0]},
+        data={"garg 16 False": [1.0, 2.0, 3.0]},
+        turn={"garg": [1.0, 2.0, 3.0]},
+        near={"garg": [(near, near), (near, apart_), (apart_, apart_)], "lenet5": [(near, near)] * 2},
+    )
+    there = found.there(apart_)
+    assert there.compute == {"garg 16": [3.0], "garg 32": [6.0], "lenet5 16": [7.0, 8.0]}
+    assert (there.data, there.turn) == ({"garg 16 False": [3.0]}, {"garg": [3.0]})
+    assert found.there(near).compute["garg 16"] == [1.0]
+    assert found.there(None).compute["garg 16"] == [1.0, 3.0]
+    assert (found.elsewhere(apart_), found.elsewhere(near), found.elsewhere(None)) == (["lenet5"], [], [])
+
+
+class Wandering(Alone):
+    """A rank of two whose cores lie as a list says, look after look."""
+
+    size = 2
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_runs_are_repeated_where_cores_lay_elsewhere(back: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two is: its first visit began near and ended apart, and later ones lay apart until all were done."""
+    near, apart_ = 7e-7, 9e-7
+    first_turn, other_turns = [near] * 3 + [apart_], [near, near, apart_, apart_]
+    places = iter(first_turn + other_turns * (VISITS - 1))
+    monkeypatch.setattr(visits, "nearness", lambda ranks: next(places, near if back else apart_))
+    monkeypatch.setattr(visits, "PATIENCE", 0.3)
+    monkeypatch.setattr(visits, "PAUSE", 0.1)
+    counted = {number: iter(range(100)) for number in range(3)}
+    said: list[str] = []
+
+    def run(number: int, by_all: bool) -> Run:
+        return Run(lambda: {"compute": np.array([100.0 * number + next(counted[number])])}, by_all)
+
+    made = Visits(Wandering(), near, said.append)
+    made.make("runs", {0: run(0, True), 1: run(1, True), 2: run(2, False)})
+    rounds = {n: [float(visit["compute"][0]) for visit in of] for n, of in made.rounds().items()}
+    once = range(VISITS)
+    assert rounds[0] == [*once]
+    assert rounds[2] == [200.0 + n for n in once]  # it is of fewer ranks
+    assert rounds[1] == [100.0 + n for n in (range(VISITS, 2 * VISITS) if back else once)]
+    assert (made.repeated(), made.left()) == (VISITS, 0 if back else 1)
+    assert said[VISITS:] == ["1 runs, once more: cores lay elsewhere than at calibration"]
+
+
+def test_a_run_says_where_cores_lie_now() -> None:
+    there = where.where(Alone()).model_copy(update={"ranks": 2, "nearness": 9e-7})
+    assert _elsewhere(there, there) == ""
+    nearer = _elsewhere(there, there.model_copy(update={"nearness": 7e-7}))
+    assert "cores lie nearer to each other" in nearer
+    assert "takes 0.70 us, then 0.90): large batches may take longer" in nearer
+    assert "farther" in _elsewhere(there.model_copy(update={"nearness": 7e-7}), there)
+    assert _elsewhere(there, there.model_copy(update={"nearness": None})) == ""
+    assert _elsewhere(there, there.model_copy(update={"nearness": 7e-7, "ranks": 4})) == ""
 
 
 def test_a_machine_file_is_read_as_it_was_written(measured: Path) -> None:

@@ -437,3 +437,18 @@ def test_averages_between_steps_are_as_those_of_their_kind() -> None:
     for (what, hosted), factor in factors.items():
         assert times_as_long(measured, what, hosted) == pytest.approx(factor)
     assert times_as_long(measured[:2], "parameters", 2) == pytest.approx(2.0)
+
+
+def test_ranks_wait_for_those_that_leave_an_average_last() -> None:
+    """By what an average between steps took the last of them longer."""
+    one = machine("garg").model_copy(update={"averaging": averages(2)})
+    way = {"topology": "allreduce", "reduction": "exact", "ranks": 2, "values": 100_000, "flops": 1e8}
+    latest = InPlace(**way, kept=False, hosted=1, factor=2.0, latest=1.25)
+    settings = job("garg", 2, workers=2, period=1)
+    machines = (
+        one.model_copy(update={"in_place": (latest.model_copy(update={"latest": n}),)}) for n in (1.0, 1.25)
+    )
+    before, after = (predict_round(each, settings).phases for each in machines)
+    assert after["average"] == before["average"]
+    late = after["wait"].seconds - before["wait"].seconds
+    assert late == pytest.approx(0.25 * after["average"].seconds, rel=0.2)

@@ -11,6 +11,7 @@ from distsgd.config import Config
 from distsgd.cost.averaging import advice
 from distsgd.cost.machine import Machine, Where
 from distsgd.machine import where
+from distsgd.machine.nearness import alike
 from distsgd.plan.rounds import asked_of
 from distsgd.plan.runs import Run, predict_run
 from distsgd.plan.work import Job
@@ -70,7 +71,20 @@ def _elsewhere(there: Where, here: Where) -> str:
     if here.ranks == 1:
         differs = [name for name in differs if name != "mpi"]
     told = " and ".join(f"{getattr(there, name)}, here is {getattr(here, name)}" for name in differs)
-    return f"; the machine file is of {told}" if told else ""
+    return (f"; the machine file is of {told}" if told else "") + _wandered(there, here)
+
+
+def _wandered(there: Where, here: Where) -> str:
+    """What follows where cores lie otherwise than when they were measured."""
+    if there.nearness is None or here.nearness is None or there.ranks != here.ranks:
+        return ""
+    if alike(there.nearness, here.nearness):
+        return ""
+    nearer, longer = ("nearer", "longer") if here.nearness < there.nearness else ("farther", "shorter")
+    return (
+        f"; cores lie {nearer} to each other than when they were measured (the smallest exchange takes "
+        f"{1e6 * here.nearness:.2f} us, then {1e6 * there.nearness:.2f}): large batches may take {longer}"
+    )
 
 
 def _faster(machine: Machine, job: Job, run: Run) -> str:

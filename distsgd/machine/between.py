@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from distsgd import network
 from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.curve import between
 from distsgd.cost.machine import InPlace, Step
 from distsgd.machine.nearness import alike, nearness
-from distsgd.machine.networks import plan_of
+from distsgd.machine.networks import parameters_of, plan_of
 from distsgd.machine.rounds import IMAGES, timed_rounds
 from distsgd.machine.steps import Make, experiment
 from distsgd.plan.work import flops_of, network_text
 from distsgd.training import Experiment
 from distsgd.training.algorithm import asked
 
-SECONDS = 0.03
+SECONDS = 0.02
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
 """One rank alone does the same in either topology."""
 FEW, MANY = 16, 64
@@ -56,7 +55,7 @@ def in_place(
     """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
     found: list[InPlace] = []
-    ordered = sorted(names, key=lambda name: sum(tensor.size for tensor in network.tensors(plan_of(name))))
+    ordered = sorted(names, key=parameters_of)
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
     wanted = [(name, way) for name in some for way in _ways_of(name, ranks.size)]
     for last in (False,) * AGAIN + (True,):

@@ -1,6 +1,6 @@
 """Which networks and batches are measured."""
 
-from distsgd import model, zoo
+from distsgd import model, network, zoo
 from distsgd.config import Network as Settings
 from distsgd.network import Stage
 
@@ -44,3 +44,8 @@ def plan_of(name: str) -> list[Stage]:
     """A network of the zoo as training has it, for the images that it is measured with."""
     height, width, channels = images_of(name)
     return model.stages(Settings(name=name), CLASSES, (channels, height, width))
+
+
+def parameters_of(name: str) -> int:
+    """How many it has, on such images."""
+    return sum(tensor.size for tensor in network.tensors(plan_of(name)))

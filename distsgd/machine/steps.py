@@ -15,12 +15,12 @@ from distsgd.config import Config
 from distsgd.cost.estimate import last_of
 from distsgd.cost.machine import Copying, Filling, Step
 from distsgd.machine.nearness import alike, nearness
-from distsgd.machine.networks import LANES, plan_of
+from distsgd.machine.networks import LANES, parameters_of, plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import STATES, flops_of, network_text
 from distsgd.training import Experiment, check
 
-SECONDS = 0.025
+SECONDS = 0.015
 """For each network and batch, each time."""
 COPIED_AT = (LANES[0], LANES[3], LANES[-1])
 WINDOWS_AT = (32, 128)
@@ -60,6 +60,10 @@ def period(flops: float, lanes: int) -> int:
 
 ALONE = {"workers": 1, "reduction": "fast"}
 """Averaging without another worker, which is a copy; "fast" needs no gradient beforehand to find its scale."""
+KEPT = {**ALONE, "what": "gradients", "period": 1}
+"""Averaging that copies nothing."""
+NEAR = 2**20
+"""Bytes of parameters from which on to copy a state makes the next step longer: a core's own caches do not hold both."""
 Make = Callable[..., Experiment]
 """`experiment` on the images and with the threads that are measured."""
 Meet = Callable[[], None]
@@ -77,7 +81,7 @@ class Seconds:
     turn: dict[str, list[float]] = field(default_factory=dict)
     """By network."""
     copy: dict[str, list[float]] = field(default_factory=dict)
-    """Of one worker's average, which copies its state, by network and lanes."""
+    """Of one worker's average, which copies its state, by network and those lanes at which it is looked at."""
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
     near: dict[str, list[tuple[float | None, float | None]]] = field(default_factory=dict)
@@ -110,13 +114,18 @@ class Seconds:
 
     def _steps(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         steps, key = period(flops_of(plan_of(name)), lanes), f"{name} {lanes}"
-        found = timed_rounds(make(name, lanes, {**ALONE, "period": steps}), Alone(), SECONDS, meet)
+        copying, kept = {**ALONE, "period": steps}, 4 * parameters_of(name) > NEAR
+        steps = 1 if kept else steps
+        found = timed_rounds(make(name, lanes, KEPT if kept else copying), Alone(), SECONDS, meet)
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
         _add(self.data, f"{key} {False}", float(np.median(found["data"])) / steps)
-        _add(self.copy, key, float(np.median(found["average"])))
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
+        if lanes in COPIED_AT:
+            if kept:
+                found = timed_rounds(make(name, lanes, copying), Alone(), SECONDS, meet)
+            _add(self.copy, key, float(np.median(found["average"])))
 
     def _turn(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         """What a round of one step takes more than a step, with two workers that take turns."""

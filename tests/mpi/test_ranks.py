@@ -25,6 +25,7 @@ from distsgd.comm import (
     wrap,
 )
 from distsgd.comm.shared import mean_bytes
+from distsgd.machine.nearness import BUSY, nearness
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -486,3 +487,16 @@ def test_a_shout_is_heard_by_all_others_once(mpi_ranks: int, comm: "MPI.Intracom
     total = np.array([ranks.rank])
     ranks.sum(total)  # and what all do together is as it was
     assert total[0] == last * ranks.size / 2
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3])
+def test_ranks_agree_on_how_near_they_lie(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """Where there are as many cores: else what an exchange takes is another's turn."""
+    ranks = wrap(comm)
+    found = nearness(ranks)
+    told = comm.allgather(found)
+    assert told == [found] * ranks.size
+    if ranks.size == 1 or ranks.size > (os.cpu_count() or 1):
+        assert found is None
+    else:
+        assert found is None or 0 < found < BUSY
