@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ MUCH = 4e8
 LEAST = 1e-6
 """Seconds: less than what an average does to caches."""
 AGAIN = 2
-"""Times, at most."""
+"""Times that what was measured while cores lay elsewhere is measured again, at most."""
 SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
@@ -54,21 +55,22 @@ def in_place(
     messages, steps: as the machine file will hold them. near: what was measured while ranks lay otherwise is measured again.
     """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
-    found: list[InPlace] = []
     ordered = sorted(names, key=parameters_of)
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
     wanted = [(name, way) for name in some for way in _ways_of(name, ranks.size)]
-    for last in (False,) * AGAIN + (True,):
-        elsewhere = []
-        for name, way in wanted:
+    found: dict[tuple[str, _Way], list[InPlace]] = {}
+    for attempt in range(1 + AGAIN):
+        for name, way in wanted.copy():
             before = nearness(ranks)
+            if attempt and not alike(near, before):
+                continue
             one = list(_one(make, name, way, messages, steps, ranks))
-            if last or alike(near, before, nearness(ranks)):
-                found += one
-            else:
-                elsewhere.append((name, way))
-        wanted = elsewhere
-    return found
+            there = alike(near, before, nearness(ranks))
+            if there or not attempt:
+                found[name, way] = one
+            if there:
+                wanted.remove((name, way))
+    return list(chain(*found.values()))
 
 
 @dataclass(frozen=True)

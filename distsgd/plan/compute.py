@@ -11,7 +11,7 @@ from distsgd.plan import layers
 from distsgd.plan.measured import nearest
 from distsgd.plan.work import STATES, Job
 
-READ = 0.03
+READ = 0.02
 """Relative deviation of what is read off between sizes that were measured."""
 COMPOSED = 0.05
 """Relative deviation of what is put together from layers that were measured in other networks."""
