@@ -9,10 +9,9 @@ import pytest
 import distsgd
 from distsgd import cli
 from distsgd.api.foreseen import _elsewhere
-from distsgd.bench import visits
 from distsgd.bench.draws import UNSEEN, draw
 from distsgd.bench.prediction import Scored, prediction, summarized, table
-from distsgd.bench.visits import VISITS, Run, Visits
+from distsgd.bench.visits import VISITS, Configured, Visits
 from distsgd.clock import PHASES
 from distsgd.comm import Alone
 from distsgd.config import InputError
@@ -129,38 +128,44 @@ def test_sweeps_count_in_which_cores_lay_as_they_do_now() -> None:
     assert (there.data, there.turn) == ({"garg 16 False": [3.0]}, {"garg": [3.0]})
     assert found.there(near).compute["garg 16"] == [1.0]
     assert found.there(None).compute["garg 16"] == [1.0, 3.0]
-    assert (found.elsewhere(apart_), found.elsewhere(near), found.elsewhere(None)) == (["lenet5"], [], [])
+    assert (found.lacks(apart_), found.lacks(near), found.lacks(None)) == (True, False, False)
 
 
-class Wandering(Alone):
-    """A rank of two whose cores lie as a list says, look after look."""
+class Two(Alone):
+    """A rank that seems to be one of two."""
 
     size = 2
 
 
 @pytest.mark.parametrize("back", [True, False])
 def test_runs_are_repeated_where_cores_lay_elsewhere(back: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of two is: its first visit began near and ended apart, and later ones lay apart until all were done."""
+    """The second of three is: its first visit began near and ended apart, and later ones lay apart until all were done."""
     near, apart_ = 7e-7, 9e-7
     first_turn, other_turns = [near] * 3 + [apart_], [near, near, apart_, apart_]
     places = iter(first_turn + other_turns * (VISITS - 1))
-    monkeypatch.setattr(visits, "nearness", lambda ranks: next(places, near if back else apart_))
-    monkeypatch.setattr(visits, "PATIENCE", 0.3)
-    monkeypatch.setattr(visits, "PAUSE", 0.1)
+    for module in ("bench.visits", "machine.nearness"):
+        monkeypatch.setattr(
+            f"distsgd.{module}.nearness", lambda ranks: next(places, near if back else apart_)
+        )
+    monkeypatch.setattr("distsgd.bench.visits.PATIENCE", 0.3)
     counted = {number: iter(range(100)) for number in range(3)}
     said: list[str] = []
 
-    def run(number: int, by_all: bool) -> Run:
-        return Run(lambda: {"compute": np.array([100.0 * number + next(counted[number])])}, by_all)
+    def configured(number: int, by_all: bool) -> Configured:
+        return Configured(lambda: {"compute": np.array([100.0 * number + next(counted[number])])}, by_all)
 
-    made = Visits(Wandering(), near, said.append)
-    made.make("runs", {0: run(0, True), 1: run(1, True), 2: run(2, False)})
-    rounds = {n: [float(visit["compute"][0]) for visit in of] for n, of in made.rounds().items()}
+    made = Visits(Two(), near, said.append)
+    made.make("runs", {0: configured(0, True), 1: configured(1, True), 2: configured(2, False)})
+    found, every = (
+        {n: [float(visit["compute"][0]) for visit in of] for n, of in rounds.items()}
+        for rounds in (made.that_count(), made.all())
+    )
     once = range(VISITS)
-    assert rounds[0] == [*once]
-    assert rounds[2] == [200.0 + n for n in once]  # it is of fewer ranks
-    assert rounds[1] == [100.0 + n for n in (range(VISITS, 2 * VISITS) if back else once)]
-    assert (made.repeated(), made.left()) == (VISITS, 0 if back else 1)
+    assert found[0] == every[0] == [*once]
+    assert found[2] == every[2] == [200.0 + n for n in once]  # it is of fewer ranks
+    assert found[1] == [100.0 + n for n in (range(VISITS, 2 * VISITS) if back else once)]
+    assert sorted(every[1]) == [100.0 + n for n in range(VISITS * (1 + back))]
+    assert made.counts() == {"all": VISITS * (3 + back), "elsewhere": VISITS, "never_there": 1 - back}
     assert said[VISITS:] == ["1 runs, once more: cores lay elsewhere than at calibration"]
 
 
@@ -169,16 +174,23 @@ def test_a_run_says_where_cores_lie_now() -> None:
     assert _elsewhere(there, there) == ""
     nearer = _elsewhere(there, there.model_copy(update={"nearness": 7e-7}))
     assert "cores lie nearer to each other" in nearer
-    assert "takes 0.70 us, then 0.90): large batches may take longer" in nearer
+    assert "takes 0.70 us, then 0.90): steps on large batches may take longer, averages shorter" in nearer
     assert "farther" in _elsewhere(there.model_copy(update={"nearness": 7e-7}), there)
     assert _elsewhere(there, there.model_copy(update={"nearness": None})) == ""
     assert _elsewhere(there, there.model_copy(update={"nearness": 7e-7, "ranks": 4})) == ""
+    elsewhere = there.model_copy(update={"processor": "another", "nearness": 7e-7})
+    assert "cores" not in _elsewhere(there, elsewhere)
 
 
 def test_a_machine_file_is_read_as_it_was_written(measured: Path) -> None:
     found = where.read(measured)
     again = Machine.model_validate_json(found.model_dump_json(), strict=False)
     assert again == found
+    older = json.loads(measured.read_bytes())
+    del older["where"]["nearness"]
+    for one in older["in_place"]:
+        del one["latest"]
+    assert Machine.model_validate(older, strict=False).where.nearness is None
     assert len(found.steps) == 2
     assert all(seconds > 0 for step in found.steps for seconds in step.compute)
     assert {operation.kind for operation in found.operations} >= {
@@ -485,6 +497,17 @@ def test_scores_are_what_they_say() -> None:
     assert any("in 3 configurations; the same run again 2.0%" in line for line in table(found))
     assert found["phases"]["wait"]["rounds"] == 0
     assert found["ladder"] == {"simple": pytest.approx(1.0)}
+
+
+def test_what_is_left_out_is_said() -> None:
+    counts, one = {"all": 30, "elsewhere": 7, "never_there": 2}, summarized([scored(1.1, 1.0)])
+    every = summarized([scored(1.3, 1.0)])
+    lines = list(table({**one, "visits": {"first": counts}, "wherever_cores_lay": every}))
+    assert lines[-2].startswith("of 30 visits 7 are left out")
+    assert "they count for 2 configurations" in lines[-2]
+    assert lines[-1].split()[2] == "30.0%"
+    none = {**counts, "elsewhere": 0}
+    assert len([*table({**one, "visits": {"first": none}, "wherever_cores_lay": every})]) == len(lines) - 2
 
 
 def test_predictions_are_scored_on_real_rounds(

@@ -13,9 +13,11 @@ from distsgd import cli, data
 from distsgd.clock import PHASES
 from distsgd.config import Config
 from distsgd.cost.algorithms import FORMULAS, Layout
+from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.curve import between
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step, Where, Whole
+from distsgd.kernels import rows
 from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
@@ -440,15 +442,36 @@ def test_averages_between_steps_are_as_those_of_their_kind() -> None:
 
 
 def test_ranks_wait_for_those_that_leave_an_average_last() -> None:
-    """By what an average between steps took the last of them longer."""
-    one = machine("garg").model_copy(update={"averaging": averages(2)})
+    """By what an average between steps took the last of them longer, if that is more than its exchange by itself tells."""
+    told = averages(2)
+    told["exchanges"][0]["shares"] = [(2, 1, 0.8)]
+    one = machine("garg").model_copy(update={"averaging": told})
     way = {"topology": "allreduce", "reduction": "exact", "ranks": 2, "values": 100_000, "flops": 1e8}
-    latest = InPlace(**way, kept=False, hosted=1, factor=2.0, latest=1.25)
     settings = job("garg", 2, workers=2, period=1)
-    machines = (
-        one.model_copy(update={"in_place": (latest.model_copy(update={"latest": n}),)}) for n in (1.0, 1.25)
-    )
-    before, after = (predict_round(each, settings).phases for each in machines)
-    assert after["average"] == before["average"]
-    late = after["wait"].seconds - before["wait"].seconds
-    assert late == pytest.approx(0.25 * after["average"].seconds, rel=0.2)
+    own = (1 / 0.8 - 1) * averaging_estimate(told, asked_of(settings)).exchange.seconds
+
+    def waits(latest: float) -> float:
+        measured = InPlace(**way, kept=False, hosted=1, factor=2.0, latest=latest)
+        return (
+            predict_round(one.model_copy(update={"in_place": (measured,)}), settings).phases["wait"].seconds
+        )
+
+    average = 2 * averaging_estimate(told, asked_of(settings)).whole.seconds
+    assert waits(1.0) == pytest.approx(waits(1.0 + 0.9 * own / average))
+    assert waits(1.5) - waits(1.0) == pytest.approx(0.5 * average - own)
+
+
+@pytest.mark.parametrize("units", [16, 20, 32, 40, 48, 64, 80, 100, 112, 128, 300])
+def test_strips_are_as_wide_as_kernels_make_them(units: int) -> None:
+    row = -(-units // rows.LANES) * rows.LANES
+    computed = len(rows.strip_starts(row)) * rows.strip_width(row)
+    assert layers._strips(units, rows.VECTOR) == pytest.approx(math.log(units / computed))
+
+
+def test_units_that_fill_strips_take_less_than_their_neighbours() -> None:
+    def columns(what: str, units: int, lanes: int = 64) -> float:
+        passed = layers.Operation("", what, "Dense", 1e5, 1e3, 1e4, 100, units)
+        return layers._features(passed, lanes, 1, 16)[-1]
+
+    assert columns(layers.TO_WEIGHTS, 100) < columns(layers.TO_WEIGHTS, 128) == 0
+    assert columns(layers.TO_WEIGHTS, 10) == columns(layers.FORWARD, 100) == 0  # few units are rows

@@ -76,14 +76,15 @@ def _elsewhere(there: Where, here: Where) -> str:
 
 def _wandered(there: Where, here: Where) -> str:
     """What follows where cores lie otherwise than when they were measured."""
-    if there.nearness is None or here.nearness is None or there.ranks != here.ranks:
+    then, now = where.comparable(there, here), here.nearness
+    if then is None or now is None or alike(then, now):
         return ""
-    if alike(there.nearness, here.nearness):
-        return ""
-    nearer, longer = ("nearer", "longer") if here.nearness < there.nearness else ("farther", "shorter")
+    nearer, longer, shorter = (
+        ("nearer", "longer", "shorter") if now < then else ("farther", "shorter", "longer")
+    )
     return (
         f"; cores lie {nearer} to each other than when they were measured (the smallest exchange takes "
-        f"{1e6 * here.nearness:.2f} us, then {1e6 * there.nearness:.2f}): large batches may take {longer}"
+        f"{1e6 * now:.2f} us, then {1e6 * then:.2f}): steps on large batches may take {longer}, averages {shorter}"
     )
 
 

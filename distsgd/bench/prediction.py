@@ -12,10 +12,11 @@ import numpy as np
 
 from distsgd.bench.draws import UNSEEN, Draw, draw
 from distsgd.bench.training import as_json, check_folder
-from distsgd.bench.visits import Rounds, Run, Visits
+from distsgd.bench.visits import Configured, Rounds, Visits
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config, InputError
 from distsgd.cost.machine import Machine
+from distsgd.machine import where
 from distsgd.machine.calibrate import sleep_until
 from distsgd.machine.networks import NETWORKS, images_of
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
@@ -73,24 +74,28 @@ def prediction(
         files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
         predicted = [_predicted(machine, each, files[images_of(each.network)], ranks) for each in draws]
         repeats = np.random.default_rng(seed).permutation(len(draws))[: len(draws) // 3].tolist()
-        runs = {
-            number: Run(
+        near = where.comparable(machine.where, where.where(ranks, machine.where.threads))
+        near = json.loads(ranks.broadcast_bytes(json.dumps(near).encode()))
+        first, again = Visits(ranks, near, say), Visits(ranks, near, say)
+        configured = {
+            number: Configured(
                 partial(_measured, one, files[images_of(one.network)], ranks), one.ranks == ranks.size
             )
             for number, one in enumerate(draws)
         }
-        near = machine.where.nearness if machine.where.ranks == ranks.size else None
-        first, again = Visits(ranks, near, say), Visits(ranks, near, say)
-        first.make("runs", runs)
-        again.make("runs again", {number: runs[number] for number in repeats})
+        first.make("runs", configured)
+        again.make("runs again", {number: configured[number] for number in repeats})
     if ranks.rank == 0:
-        once, twice = _medians(first), _medians(again)
-        scored = [_scored(one, predicted[n], once[n], twice.get(n)) for n, one in enumerate(draws)]
-        visits = {
-            "elsewhere": first.repeated() + again.repeated(),
-            "not_repeated": first.left() + again.left(),
-        }
-        summary = {**summarized(scored), "visits": visits}
+        scored, all_scored = (
+            [_scored(one, predicted[n], once[n], twice.get(n)) for n, one in enumerate(draws)]
+            for once, twice in (
+                (_medians(first.that_count()), _medians(again.that_count())),
+                (_medians(first.all()), _medians(again.all())),
+            )
+        )
+        wherever = summarized(all_scored)
+        visits = {"first": first.counts(), "again": again.counts()}
+        summary = {**summarized(scored), "visits": visits, "wherever_cores_lay": wherever}
         for line in table(summary):
             say(line)
         if json_path:
@@ -137,9 +142,9 @@ def _measured(drawn: Draw, path: Path, ranks: Ranks) -> Rounds:
     return found
 
 
-def _medians(visits: Visits) -> dict[int, dict[str, float]]:
+def _medians(visits: Mapping[int, Sequence[Rounds]]) -> dict[int, dict[str, float]]:
     """By a configuration's number, over the rounds of all its visits: of each phase, and of the whole round."""
-    return {number: _median_round(found) for number, found in visits.rounds().items()}
+    return {number: _median_round(found) for number, found in visits.items()}
 
 
 def _median_round(visits: Sequence[Rounds]) -> dict[str, float]:
@@ -249,11 +254,23 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
             again = "" if floor is None else f"; the same run again {100 * floor:.1f}%"
             rounds = f"in {phase['rounds']} configurations{again}"
             yield f"{name + ', where it counts':22}{100 * phase['median']:>7.1f}%  {rounds}"
-    if summary.get("visits", {}).get("elsewhere"):
-        yield (
-            f"cores lay elsewhere than at calibration in {summary['visits']['elsewhere']} visits, which do not count; "
-            f"{summary['visits']['not_repeated']} configurations had no other"
-        )
+    if summary.get("visits", {}).get("first", {}).get("elsewhere"):
+        yield from _wherever(summary)
+
+
+def _wherever(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What was left out, and what errors are with it."""
+    visits, every = summary["visits"]["first"], summary["wherever_cores_lay"]
+    yield (
+        f"of {visits['all']} visits {visits['elsewhere']} are left out, as cores lay elsewhere than at calibration; "
+        f"they count for {visits['never_there']} configurations, which have no others. With all of them:"
+    )
+    for name, found in (
+        ("measured networks", every["round_time"]),
+        ("unseen networks", every["unseen_network"]),
+    ):
+        if found:
+            yield f"{name:22}{_line(found)}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
 
 
 def _line(found: Mapping[str, float]) -> str:

@@ -3,26 +3,24 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 
 from distsgd.comm import Ranks
-from distsgd.machine.nearness import alike, nearness
+from distsgd.machine.nearness import alike, nearness, return_to
 
 VISITS = 3
 """Of each configuration."""
 PATIENCE = 60.0
-"""Seconds, at most, for visits that are repeated."""
-PAUSE = 0.2
+"""Seconds in which visits are repeated; the last may end later."""
 
 Rounds = dict[str, np.ndarray]
 """Seconds of each phase of a round, one a round, in the mean over ranks."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One visit of a configuration; all ranks call it."""
+class Configured:
+    """How a configuration is visited; all ranks call it."""
 
     measured: Callable[[], Rounds]
     by_all: bool
@@ -35,53 +33,48 @@ class Visits:
 
     ranks: Ranks
     near: float | None
-    """How near ranks lay at calibration; None: not known, or of other ranks."""
+    """How near ranks lay at calibration, the same on all of them; None: not known, or of other ranks."""
     say: Callable[[str], None]
     there: dict[int, list[Rounds]] = field(default_factory=dict)
     """While they lay like that."""
     elsewhere: dict[int, list[Rounds]] = field(default_factory=dict)
 
-    def make(self, name: str, runs: Mapping[int, Run]) -> None:
+    def make(self, name: str, configured: Mapping[int, Configured]) -> None:
         """Visit all, several times; then those again that lacked cores which lie as they should, as far as patience goes."""
         for visit in range(VISITS):
-            self.say(f"{len(runs)} {name}, {visit + 1} of {VISITS}")
-            for number, run in runs.items():
-                self._visit(number, run)
-        missing, until = self._missing(), time.monotonic() + PATIENCE
-        if missing:
-            self.say(f"{len(missing)} {name}, once more: cores lay elsewhere than at calibration")
-        while missing and self._patient(until):
-            for number in missing if alike(self.near, nearness(self.ranks)) else ():
-                self._visit(number, runs[number])
-            missing = self._missing()
+            self.say(f"{len(configured)} {name}, {visit + 1} of {VISITS}")
+            for number, one in configured.items():
+                self._visit(number, one)
+        until = time.monotonic() + PATIENCE
+        if self._missing():
+            self.say(f"{len(self._missing())} {name}, once more: cores lay elsewhere than at calibration")
+        while (missing := self._missing()) and return_to(self.ranks, self.near, until):
+            number = min(missing, key=lambda one: len(self.there.get(one, ())))  # in turn
+            self._visit(number, configured[number])
 
-    def rounds(self) -> dict[int, list[Rounds]]:
-        """Those that count: where cores never lay as they should, those there are."""
-        numbers = sorted({*self.there, *self.elsewhere})
-        return {number: self.there.get(number) or self.elsewhere[number] for number in numbers}
+    def that_count(self) -> dict[int, list[Rounds]]:
+        """While cores lay as they should; where they never did, those there are."""
+        return {number: self.there.get(number) or self.elsewhere[number] for number in self._numbers()}
 
-    def left(self) -> int:
-        """Configurations that were never run while cores lay as they should."""
-        return len(set(self.elsewhere) - set(self.there))
+    def all(self) -> dict[int, list[Rounds]]:
+        """Wherever cores lay."""
+        return {n: self.there.get(n, []) + self.elsewhere.get(n, []) for n in self._numbers()}
 
-    def repeated(self) -> int:
-        """Visits while they lay elsewhere."""
-        return len(list(chain(*self.elsewhere.values())))
+    def counts(self) -> dict[str, int]:
+        """How many visits were made, how many of them elsewhere, and of how many configurations there are no others."""
+        visits = {place: sum(map(len, getattr(self, place).values())) for place in ("there", "elsewhere")}
+        never = len(set(self.elsewhere) - set(self.there))
+        return {"all": sum(visits.values()), "elsewhere": visits["elsewhere"], "never_there": never}
 
-    def _visit(self, number: int, run: Run) -> None:
-        near = self.near if run.by_all else None
+    def _numbers(self) -> list[int]:
+        return sorted({*self.there, *self.elsewhere})
+
+    def _visit(self, number: int, one: Configured) -> None:
+        near = self.near if one.by_all else None
         before = nearness(self.ranks) if near else None
-        rounds = run.measured()
+        rounds = one.measured()
         there = not near or alike(near, before, nearness(self.ranks))
         (self.there if there else self.elsewhere).setdefault(number, []).append(rounds)
 
     def _missing(self) -> list[int]:
         return [number for number in self.elsewhere if len(self.there.get(number, ())) < VISITS]
-
-    def _patient(self, until: float) -> bool:
-        """Whether to go on, as rank 0's clock says; a little later where cores lie elsewhere."""
-        left = np.array([until - time.monotonic()])
-        self.ranks.broadcast(left)
-        if left[0] > 0 and not alike(self.near, nearness(self.ranks)):
-            time.sleep(PAUSE)
-        return bool(left[0] > 0)

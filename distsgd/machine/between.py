@@ -5,7 +5,8 @@ ten milliseconds not even the interpreter's own memory is near.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,7 +19,7 @@ from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.curve import between
 from distsgd.cost.machine import InPlace, Step
-from distsgd.machine.nearness import alike, nearness
+from distsgd.machine.nearness import alike, nearness, return_to
 from distsgd.machine.networks import parameters_of, plan_of
 from distsgd.machine.rounds import IMAGES, timed_rounds
 from distsgd.machine.steps import Make, experiment
@@ -35,8 +36,8 @@ MUCH = 4e8
 """Operations forward from one average to the next: ten milliseconds, after which no cache holds what an average needs."""
 LEAST = 1e-6
 """Seconds: less than what an average does to caches."""
-AGAIN = 2
-"""Times that what was measured while cores lay elsewhere is measured again, at most."""
+PATIENCE = 4.0
+"""Seconds in which what was measured while cores lay elsewhere is measured again."""
 SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
@@ -48,28 +49,33 @@ def in_place(
     steps: Sequence[Step],
     ranks: Ranks,
     threads: int,
-    near: float | None = None,
+    near: float | None,
+    say: Callable[[str], None],
 ) -> list[InPlace]:
     """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts.
 
-    messages, steps: as the machine file will hold them. near: what was measured while ranks lay otherwise is measured again.
+    messages, steps: as the machine file will hold them. near: how near ranks should lie, see nearness; what was measured while
+    they did not is measured again, as far as patience goes.
     """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
     ordered = sorted(names, key=parameters_of)
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
     wanted = [(name, way) for name in some for way in _ways_of(name, ranks.size)]
     found: dict[tuple[str, _Way], list[InPlace]] = {}
-    for attempt in range(1 + AGAIN):
-        for name, way in wanted.copy():
-            before = nearness(ranks)
-            if attempt and not alike(near, before):
-                continue
-            one = list(_one(make, name, way, messages, steps, ranks))
-            there = alike(near, before, nearness(ranks))
-            if there or not attempt:
-                found[name, way] = one
-            if there:
-                wanted.remove((name, way))
+
+    def look(name: str, way: _Way) -> None:
+        before = nearness(ranks)
+        found[name, way] = list(_one(make, name, way, messages, steps, ranks))
+        if alike(near, before, nearness(ranks)):
+            wanted.remove((name, way))
+
+    for one in wanted.copy():
+        look(*one)
+    until = time.monotonic() + PATIENCE
+    while wanted and return_to(ranks, near, until):
+        look(*wanted[0])
+    if wanted:
+        say(f"{len(wanted)} averages between steps are of cores that lay elsewhere")
     return list(chain(*found.values()))
 
 

@@ -63,7 +63,9 @@ class Calibration:
         self._in_place: list[InPlace] = []
         self._copying: list[Copying] = []
         self._near: float | None = None
-        """How near to each other ranks lie of which the file tells, see nearness."""
+        """How near to each other ranks lie whose steps the file tells of, see nearness."""
+        self._deviation = 0.0
+        """Of steps, of one rank and then of several: of these, one sweep may be all that counts."""
 
     def machine(self, seconds: Mapping[str, float]) -> Machine | None:
         """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
@@ -126,16 +128,20 @@ class Calibration:
             found[shape].sweep(path, self._of(shape), ranks, self._threads)
 
     def _settled(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
-        """What a file tells is of ranks that lie as they do now; where nothing was measured of them, it is now."""
+        """Steps, and averages between them, are of ranks that lie as they do now; what was not measured of them is, as a whole."""
         self._near = nearness(ranks)
-        if any(one.elsewhere(self._near) for one in found.values()):
+        if any(one.lacks(self._near) for one in found.values()):
             self._say("steps of training once more, as cores lie elsewhere now")
             self._sweep(found, files, ranks)
+        if any(one.lacks(self._near) for one in found.values()):
+            self._say("cores moved meanwhile: some steps are of those that lay elsewhere")
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
             near = self._near if ranks.size > 1 else None
-            self._in_place += in_place(path, names, messages, self._steps, ranks, self._threads, near)
+            self._in_place += in_place(
+                path, names, messages, self._steps, ranks, self._threads, near, self._say
+            )
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
         self._say("passes of layers")
@@ -150,11 +156,11 @@ class Calibration:
             shape: [Seconds(**content) for content in _gathered(ranks, asdict(one.there(self._near)))]
             for shape, one in found.items()
         }
-        deviation = drift(itertools.chain(*of_shapes.values()))
+        self._deviation = max(self._deviation, drift(itertools.chain(*of_shapes.values())))
         for shape, of_ranks in of_shapes.items():
             if of_ranks:
                 path, names = files[shape], self._of(shape)
-                self._steps += steps_of(path, names, together, of_ranks, deviation)
+                self._steps += steps_of(path, names, together, of_ranks, self._deviation)
                 self._filling += filling_of(shape, names, together, of_ranks)
                 self._copying += copying_of(path, names, of_ranks)
 

@@ -18,26 +18,28 @@ BUSY = 50e-6
 """Seconds of an exchange from which on it is others that are waited for, and not a message."""
 ALIKE = 1.1
 """Times as long, at most: exchanges of ranks that did not move differ by 3 %, and 25 % or more were seen where they did."""
+PAUSE = 0.1
+"""Seconds between two looks at cores that lie elsewhere."""
 
 
 def nearness(ranks: Ranks) -> float | None:
-    """Seconds of the smallest exchange, the same on all ranks, which call this together; takes less than a millisecond.
+    """Seconds of the smallest exchange, the same on all ranks, which call this together; takes a millisecond, or some.
 
-    None where nothing is to be told: of one rank, of several nodes, of more ranks than cores.
+    None where nothing is to be told: of one rank, of several nodes, of more ranks than cores, and where exchanges wait for others.
     """
     if ranks.size == 1:
         return None
-    able = np.array([ranks.on_node()[1] < ranks.size or (os.cpu_count() or 1) < ranks.size], np.int64)
-    ranks.maximum(able)
-    if able[0] or _agreed(ranks, FEW) > BUSY:
+    crowded = np.array([ranks.on_node()[1] < ranks.size or (os.cpu_count() or 1) < ranks.size], np.int64)
+    ranks.maximum(crowded)
+    if crowded[0] or _exchange(ranks, FEW) > BUSY:
         return None
-    return _agreed(ranks, EXCHANGES)
+    return _exchange(ranks, EXCHANGES)
 
 
-def _agreed(ranks: Ranks, exchanges: int) -> float:
-    """What rank 0 found."""
+def _exchange(ranks: Ranks, times: int) -> float:
+    """Seconds of one, as rank 0 found them."""
     number, stamps = np.zeros(1, np.int64), [time.perf_counter()]
-    for _ in range(exchanges):
+    for _ in range(times):
         ranks.maximum(number)
         stamps.append(time.perf_counter())
     quartile = np.array([np.quantile(np.diff(stamps), 0.25)])
@@ -49,3 +51,15 @@ def alike(one: float | None, *others: float | None) -> bool:
     """Whether ranks lay as near to each other each time; what is not known counts as that."""
     known = [each for each in (one, *others) if each is not None]
     return not known or max(known) <= ALIKE * min(known)
+
+
+def return_to(ranks: Ranks, near: float | None, until: float) -> bool:
+    """Wait until ranks lie so near again; False where rank 0's monotonic clock says `until` first. All ranks call this."""
+    while True:
+        left = np.array([until - time.monotonic()])
+        ranks.broadcast(left)
+        if left[0] <= 0:
+            return False
+        if alike(near, nearness(ranks)):
+            return True
+        time.sleep(PAUSE)

@@ -62,8 +62,10 @@ ALONE = {"workers": 1, "reduction": "fast"}
 """Averaging without another worker, which is a copy; "fast" needs no gradient beforehand to find its scale."""
 KEPT = {**ALONE, "what": "gradients", "period": 1}
 """Averaging that copies nothing."""
-NEAR = 2**20
-"""Bytes of parameters from which on to copy a state makes the next step longer: a core's own caches do not hold both."""
+LARGE_STATE = 2**20
+"""Bytes of parameters from which on to copy a state makes the next step longer, where a core's own caches are small. Rounds of one
+step, which are measured then, are no longer for it: such a step takes a hundred times what begins and ends a round.
+"""
 Make = Callable[..., Experiment]
 """`experiment` on the images and with the threads that are measured."""
 Meet = Callable[[], None]
@@ -99,9 +101,9 @@ class Seconds:
                 self._windows(make, name, lanes, ranks.barrier)
             self.near.setdefault(name, []).append((before, nearness(ranks)))
 
-    def elsewhere(self, near: float | None) -> list[str]:
-        """Networks that were never measured while ranks lay so near."""
-        return [name for name, times in self.near.items() if not any(alike(near, *each) for each in times)]
+    def lacks(self, near: float | None) -> bool:
+        """Whether a network was never measured while ranks lay so near."""
+        return not all(any(alike(near, *each) for each in times) for times in self.near.values())
 
     def there(self, near: float | None) -> "Seconds":
         """The sweeps in which ranks lay so near; all those of a network that has none."""
@@ -114,16 +116,16 @@ class Seconds:
 
     def _steps(self, make: Make, name: str, lanes: int, meet: Meet) -> None:
         steps, key = period(flops_of(plan_of(name)), lanes), f"{name} {lanes}"
-        copying, kept = {**ALONE, "period": steps}, 4 * parameters_of(name) > NEAR
-        steps = 1 if kept else steps
-        found = timed_rounds(make(name, lanes, KEPT if kept else copying), Alone(), SECONDS, meet)
+        copying, large = {**ALONE, "period": steps}, 4 * parameters_of(name) > LARGE_STATE
+        steps = 1 if large else steps
+        found = timed_rounds(make(name, lanes, KEPT if large else copying), Alone(), SECONDS, meet)
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
         _add(self.data, f"{key} {False}", float(np.median(found["data"])) / steps)
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
         if lanes in COPIED_AT:
-            if kept:
+            if large:
                 found = timed_rounds(make(name, lanes, copying), Alone(), SECONDS, meet)
             _add(self.copy, key, float(np.median(found["average"])))
 

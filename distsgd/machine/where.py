@@ -40,6 +40,14 @@ def where(ranks: Ranks, threads: int = 1) -> Where:
     )
 
 
+def comparable(there: Where, here: Where) -> float | None:
+    """How near to each other ranks lay there, if that can be compared with how they lie here: exchanges of another processor or
+    library, or of another number of ranks, take other times anyway.
+    """
+    same = all(getattr(there, name) == getattr(here, name) for name in ("processor", "mpi", "ranks"))
+    return there.nearness if same else None
+
+
 def memory(limits: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes of memory that this node's ranks may share: all of it, or what a container or job is given."""
     try:

@@ -11,6 +11,7 @@ from distsgd.cost import Estimate
 from distsgd.cost.curve import between
 from distsgd.cost.machine import Machine
 from distsgd.cost.machine import Operation as Measured
+from distsgd.kernels.vector import LANES
 from distsgd.layers import Convolution, Dense
 from distsgd.network import Stage
 from distsgd.plan.measured import nearest
@@ -24,7 +25,8 @@ REACH, ROUGH, NOISE = 1.5, 0.3, 0.03
 """Of the process: over how far (factor e^REACH in a size) layers resemble each other, how much their speeds differ, and by how
 much measurements do."""
 
-
+FILLED = 4
+"""How much more than in sizes layers differ in which part of their tiles they fill."""
 TILES = {16: 64, 8: 24, 4: 8}
 """Lanes of a tile of registers, by those of a register: see kernels.vector.STRIP, which is that of the machine that plans."""
 
@@ -101,31 +103,35 @@ def seconds(machine: Machine, wanted: Operation, job: Job, together: int) -> Est
         return Estimate(found, MEASURED * found)
     if not alike:
         raise LookupError(f"no pass {wanted.what!r} of a {wanted.kind} was measured")
-    tile = TILES[machine.where.vector_lanes]
-    return _process(tuple(alike), tile).at(_features(wanted, job.lanes, together, tile))
+    vector = machine.where.vector_lanes
+    return _process(tuple(alike), vector).at(_features(wanted, job.lanes, together, vector))
 
 
-def _features(operation: Operation | Measured, lanes: int, together: int, tile: int) -> tuple[float, ...]:
+def _features(operation: Operation | Measured, lanes: int, together: int, vector: int) -> tuple[float, ...]:
     """Logarithms of what a pass's time follows from."""
+    tile = TILES[vector]
     amounts = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
     shapes = operation.inputs, operation.outputs, float(together)
-    units = operation.outputs if (operation.kind, operation.what) == (Dense.__name__, TO_WEIGHTS) else 0
-    return (
-        *(math.log(number + 1) for number in (*amounts, *shapes)),
-        _filled(lanes, tile),
-        _filled(units, tile),
+    columns = operation.outputs if (operation.kind, operation.what) == (Dense.__name__, TO_WEIGHTS) else 0
+    # A tile that is not full takes as long as a full one; units that fill no register are no columns.
+    filled = (
+        math.log(lanes / (-(-lanes // tile) * tile)),
+        _strips(columns, vector) if columns >= LANES else 0.0,
     )
+    return *(math.log(number + 1) for number in (*amounts, *shapes)), *(FILLED * part for part in filled)
 
 
-def _filled(columns: float, tile: int) -> float:
-    """Which part of tiles is wanted: one that is not full takes as long as a full one."""
-    return 4 * math.log(columns / (math.ceil(columns / tile) * tile)) if columns else 0.0
+def _strips(columns: float, vector: int) -> float:
+    """The logarithm of which part of its strips a row of so many columns fills, see kernels.rows.strip_width."""
+    row, tile = math.ceil(columns / LANES) * LANES, TILES[vector]
+    width = tile if row >= tile else 2 * vector if row >= 2 * vector else vector
+    return math.log(columns / (math.ceil(row / width) * width))
 
 
 @lru_cache(maxsize=64)
-def _process(measured: tuple[Measured, ...], tile: int) -> "_Process":
+def _process(measured: tuple[Measured, ...], vector: int) -> "_Process":
     points = [
-        (_features(o, size, o.together, tile), math.log(seconds))
+        (_features(o, size, o.together, vector), math.log(seconds))
         for o in measured
         for size, seconds in zip(o.lanes, o.seconds, strict=True)
         if seconds > 0

@@ -1,11 +1,13 @@
 """Calibration on several ranks: it ends however they are spread over nodes, and what it finds predicts other networks."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from distsgd.comm import wrap
+from distsgd.comm import Ranks, wrap
 from distsgd.config import Config
+from distsgd.machine import between as in_place
 from distsgd.machine.calibrate import Calibration
 from distsgd.plan.runs import predict_run
 from distsgd.plan.work import Job
@@ -76,6 +78,41 @@ def test_averages_between_steps_are_of_all_kinds(
     assert len(set(found)) == 2 * 2 * len(kinds)
     cooled = {(one.ranks, one.hosted, one.kept) for one in machine.in_place if one.cooled}
     assert cooled == {(2, 1, False), (2, 1, True)}
+
+
+@pytest.mark.mpi(ranks=[2], timeout=300)
+def test_what_cores_elsewhere_took_is_measured_again(
+    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie near while steps are measured, apart when it is looked where they lie, and near once more for one average."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"distsgd.machine.{name}", value)
+    near, apart, moved, said = 7e-7, 9e-7, False, list[str]()
+
+    def lies(ranks: Ranks) -> float | None:
+        return None if ranks.size == 1 else apart if moved else near
+
+    def settled(ranks: Ranks) -> float | None:
+        nonlocal moved
+        moved = moved or ranks.size > 1
+        return lies(ranks)
+
+    def between(ranks: Ranks, looks: Iterator[float] = iter([apart, near])) -> float | None:  # noqa: B008
+        return None if ranks.size == 1 else next(looks, apart)
+
+    for module, found in (("steps", lies), ("calibrate", settled), ("between", between), ("nearness", lies)):
+        monkeypatch.setattr(f"distsgd.machine.{module}.nearness", found)
+    made: list[Any] = []
+    one = in_place._one
+    monkeypatch.setattr(in_place, "_one", lambda *given: made.append(given) or one(*given))
+    machine = Calibration(wrap(comm), ["rendon"], said.append, 2).machine({"start": 0, "compile": 0})
+    of_both = [given[1:3] for given in made if given[-1].size == 2]
+    assert len(of_both) == len(set(of_both)) + 1
+    assert said.count("steps of training once more, as cores lie elsewhere now") == 1
+    assert not any("cores moved" in line or "are of cores" in line for line in said)
+    if machine:
+        assert machine.where.nearness == apart
+        assert any(each.latest > 1 for each in machine.in_place)
 
 
 def larger(ranks: int, workers: int) -> Job:

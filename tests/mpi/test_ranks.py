@@ -25,7 +25,7 @@ from distsgd.comm import (
     wrap,
 )
 from distsgd.comm.shared import mean_bytes
-from distsgd.machine.nearness import BUSY, nearness
+from distsgd.machine.nearness import nearness
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -490,13 +490,18 @@ def test_a_shout_is_heard_by_all_others_once(mpi_ranks: int, comm: "MPI.Intracom
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3])
-def test_ranks_agree_on_how_near_they_lie(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+def test_ranks_agree_on_how_near_they_lie(
+    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where there are as many cores: else what an exchange takes is another's turn."""
     ranks = wrap(comm)
+    monkeypatch.setattr("distsgd.machine.nearness.BUSY", 1.0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     found = nearness(ranks)
-    told = comm.allgather(found)
-    assert told == [found] * ranks.size
-    if ranks.size == 1 or ranks.size > (os.cpu_count() or 1):
-        assert found is None
-    else:
-        assert found is None or 0 < found < BUSY
+    assert comm.allgather(found) == [found] * ranks.size
+    assert (found is not None and found > 0) == (ranks.size == 2)
+    monkeypatch.setattr("distsgd.machine.nearness.BUSY", 0.0)
+    assert nearness(ranks) is None
+    monkeypatch.setattr(type(ranks), "on_node", lambda self: (0, 1))
+    monkeypatch.setattr("distsgd.machine.nearness.BUSY", 1.0)
+    assert nearness(ranks) is None
