@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from distsgd.machine.networks import parameters_of, plan_of
 from distsgd.machine.rounds import IMAGES, timed_rounds
 from distsgd.machine.steps import Make, experiment
 from distsgd.plan.work import flops_of, network_text
-from distsgd.training import Experiment
 from distsgd.training.algorithm import asked
 
 SECONDS = 0.02
@@ -42,41 +42,60 @@ SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """An average between steps, and seconds of the computing between two."""
+
+    network: str
+    lanes: int
+    found: InPlace
+    computed: float | None
+    """None: of several steps, or of more images than where caches that an average left otherwise can be told from chance."""
+
+    def told(self, steps: Sequence[Step]) -> InPlace:
+        """With what a step between two averages takes more than one in a row. steps: as the machine file will hold them."""
+        alike = [step for step in steps if (step.network, step.together) == (self.network, self.found.ranks)]
+        if self.computed is None or not alike:
+            return self.found
+        more = self.computed - between(alike[0].lanes, alike[0].compute, self.lanes)
+        return self.found.model_copy(update={"cooled": max(more, LEAST)})
+
+
 def in_place(
     path: Path,
     names: Sequence[str],
     messages: dict[str, Any],
-    steps: Sequence[Step],
     ranks: Ranks,
     threads: int,
-    near: float | None,
     say: Callable[[str], None],
-) -> list[InPlace]:
-    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts.
+) -> tuple[list[Look], float | None]:
+    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts. And how
+    near ranks lay, see nearness: what was measured while they did not is measured again, as far as patience goes.
 
-    messages, steps: as the machine file will hold them. near: how near ranks should lie, see nearness; what was measured while
-    they did not is measured again, as far as patience goes.
+    messages: as the machine file will hold them.
     """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
     ordered = sorted(names, key=parameters_of)
     some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
-    wanted = [(name, way) for name in some for way in _ways_of(name, ranks.size)]
-    found: dict[tuple[str, _Way], list[InPlace]] = {}
+    found: dict[tuple[str, _Way], list[Look]] = {}
+    places: dict[tuple[str, _Way], tuple[float | None, float | None]] = {}
 
     def look(name: str, way: _Way) -> None:
         before = nearness(ranks)
-        found[name, way] = list(_one(make, name, way, messages, steps, ranks))
-        if alike(near, before, nearness(ranks)):
-            wanted.remove((name, way))
+        found[name, way] = list(_one(make, name, way, messages, ranks))
+        places[name, way] = before, nearness(ranks)
 
-    for one in wanted.copy():
-        look(*one)
-    until = time.monotonic() + PATIENCE
-    while wanted and return_to(ranks, near, until):
+    for name in some:
+        for way in _ways_of(name, ranks.size):
+            look(name, way)
+    known = [place for both in places.values() for place in both if place is not None]
+    near, until = median_low(known) if known else None, time.monotonic() + PATIENCE
+    while wanted := [one for one, both in places.items() if not alike(near, *both)]:
+        if not return_to(ranks, near, until):
+            say(f"{len(wanted)} averages between steps are of cores that lay elsewhere")
+            break
         look(*wanted[0])
-    if wanted:
-        say(f"{len(wanted)} averages between steps are of cores that lay elsewhere")
-    return list(chain(*found.values()))
+    return list(chain(*found.values())), near
 
 
 @dataclass(frozen=True)
@@ -112,9 +131,7 @@ def _much(name: str, workers: int) -> int:
     return max(1, min(wanted, IMAGES // (workers * MANY)))
 
 
-def _one(
-    make: Make, name: str, way: _Way, messages: dict[str, Any], steps: Sequence[Step], ranks: Ranks
-) -> Iterator[InPlace]:
+def _one(make: Make, name: str, way: _Way, messages: dict[str, Any], ranks: Ranks) -> Iterator[Look]:
     settings = {part: getattr(way, part) for part in ("what", "period", "topology", "reduction")}
     made = make(name, way.lanes, {"workers": way.hosted * ranks.size, **settings})
     rounds = timed_rounds(made, ranks, SECONDS)
@@ -122,11 +139,8 @@ def _one(
     of_ranks = [json.loads(part) for part in ranks.gather_bytes(json.dumps(own).encode())]
     if of_ranks:
         average = asked(made, ranks.size, 1)
-        expected = averaging_estimate(messages, average).whole.seconds
-        computed = float(np.mean([rank["compute"] for rank in of_ranks]))
         averages = [rank["average"] for rank in of_ranks]
-        single = way.period == way.hosted == 1
-        yield InPlace(
+        found = InPlace(
             topology=way.topology,
             reduction=way.reduction,
             kept=average.kept,
@@ -134,19 +148,9 @@ def _one(
             ranks=ranks.size,
             values=average.values,
             flops=flops_of(made.stages) * way.lanes * way.period * way.hosted,
-            factor=float(np.mean(averages)) / expected,
+            factor=float(np.mean(averages)) / averaging_estimate(messages, average).whole.seconds,
             latest=max(averages) / float(np.mean(averages)),
-            cooled=_cooled(made, computed, way.lanes, steps, ranks) if single else None,
         )
-
-
-def _cooled(
-    made: Experiment, computed: float, lanes: int, steps: Sequence[Step], ranks: Ranks
-) -> float | None:
-    """What a step between two averages took more than one in a row: of small batches, where it is more than chance."""
-    same = [
-        step for step in steps if step.network == network_text(made.stages) and step.together == ranks.size
-    ]
-    if ranks.size == 1 or lanes > FEW or not same:
-        return None
-    return max(computed - between(same[0].lanes, same[0].compute, lanes), LEAST)
+        single = way.period == way.hosted == 1 < ranks.size and way.lanes <= FEW
+        computed = float(np.mean([rank["compute"] for rank in of_ranks])) if single else None
+        yield Look(network_text(made.stages), way.lanes, found, computed)

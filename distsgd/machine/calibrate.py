@@ -15,10 +15,9 @@ import numpy as np
 from distsgd import __version__
 from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
-from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, Step, Whole
+from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
-from distsgd.machine.between import in_place
-from distsgd.machine.nearness import nearness
+from distsgd.machine.between import Look, in_place
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
@@ -60,7 +59,7 @@ class Calibration:
         self._steps: list[Step] = []
         self._operations: list[Operation] = []
         self._filling: list[Filling] = []
-        self._in_place: list[InPlace] = []
+        self._looks: list[Look] = []
         self._copying: list[Copying] = []
         self._near: float | None = None
         """How near to each other ranks lie whose steps the file tells of, see nearness."""
@@ -80,15 +79,15 @@ class Calibration:
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
                     self._together(side, partial(self._sweep, found[side], files))
-            shape, path = next(iter(files.items()))
-            for side in sides:
-                self._together(side, partial(self._settled, found[side], files))
-                self._together(side, partial(self._told, found[side], files, side))
             self._say("averages between steps")
+            shape, path = next(iter(files.items()))
             between_steps = partial(self._between, path, self._of(shape), messages)
             self._alone(between_steps)
             if self._here > 1:
                 self._together(self._here, between_steps)
+            for side in sides:
+                self._together(side, partial(self._settled, found[side], files))
+                self._together(side, partial(self._told, found[side], files, side))
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
@@ -100,7 +99,7 @@ class Calibration:
             operations=tuple(self._operations),
             filling=tuple(self._filling),
             wholes=tuple(self._wholes()),
-            in_place=tuple(self._in_place),
+            in_place=tuple(look.told(self._steps) for look in self._looks),
             copying=tuple(self._copying),
             once=times,
             averaging=messages,
@@ -128,8 +127,7 @@ class Calibration:
             found[shape].sweep(path, self._of(shape), ranks, self._threads)
 
     def _settled(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
-        """Steps, and averages between them, are of ranks that lie as they do now; what was not measured of them is, as a whole."""
-        self._near = nearness(ranks)
+        """Steps, as averages between them, are of ranks that lie so near; where none was measured of them, all are once more."""
         if any(one.lacks(self._near) for one in found.values()):
             self._say("steps of training once more, as cores lie elsewhere now")
             self._sweep(found, files, ranks)
@@ -138,10 +136,8 @@ class Calibration:
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory
-            near = self._near if ranks.size > 1 else None
-            self._in_place += in_place(
-                path, names, messages, self._steps, ranks, self._threads, near, self._say
-            )
+            looks, self._near = in_place(path, names, messages, ranks, self._threads, self._say)
+            self._looks += looks
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
         self._say("passes of layers")

@@ -1,6 +1,5 @@
 """Calibration on several ranks: it ends however they are spread over nodes, and what it finds predicts other networks."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -84,23 +83,20 @@ def test_averages_between_steps_are_of_all_kinds(
 def test_what_cores_elsewhere_took_is_measured_again(
     mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They lie near while steps are measured, apart when it is looked where they lie, and near once more for one average."""
+    """They lie near while steps are measured, apart while averages between them are, all but one."""
     for name, value in SMALL.items():
         monkeypatch.setattr(f"distsgd.machine.{name}", value)
-    near, apart, moved, said = 7e-7, 9e-7, False, list[str]()
+    near, apart, moved, looks, said = 7e-7, 9e-7, False, 0, list[str]()
 
     def lies(ranks: Ranks) -> float | None:
         return None if ranks.size == 1 else apart if moved else near
 
-    def settled(ranks: Ranks) -> float | None:
-        nonlocal moved
-        moved = moved or ranks.size > 1
-        return lies(ranks)
+    def between(ranks: Ranks) -> float | None:
+        nonlocal moved, looks
+        moved, looks = moved or ranks.size > 1, looks + (ranks.size > 1)
+        return near if looks == 2 else lies(ranks)
 
-    def between(ranks: Ranks, looks: Iterator[float] = iter([apart, near])) -> float | None:  # noqa: B008
-        return None if ranks.size == 1 else next(looks, apart)
-
-    for module, found in (("steps", lies), ("calibrate", settled), ("between", between), ("nearness", lies)):
+    for module, found in (("steps", lies), ("between", between), ("nearness", lies)):
         monkeypatch.setattr(f"distsgd.machine.{module}.nearness", found)
     made: list[Any] = []
     one = in_place._one
