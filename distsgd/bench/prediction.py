@@ -69,18 +69,17 @@ def prediction(
     """
     check_folder("--json", json_path)
     draws = draw(seed, count, NETWORKS, UNSEEN, ranks.size, machine.where.threads)
-    shapes = dict.fromkeys(images_of(each.network) for each in draws)
+    kinds = dict.fromkeys((images_of(each.network), each.ranks) for each in draws)
     with ExitStack() as stack:
-        files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
-        predicted = [_predicted(machine, each, files[images_of(each.network)], ranks) for each in draws]
+        files = {kind: stack.enter_context(made_up(*kind)) for kind in kinds}
+        paths = [files[images_of(each.network), each.ranks] for each in draws]
+        predicted = [_predicted(machine, each, paths[number], ranks) for number, each in enumerate(draws)]
         repeats = np.random.default_rng(seed).permutation(len(draws))[: len(draws) // 3].tolist()
         near = where.comparable(machine.where, where.where(ranks, machine.where.threads))
         near = json.loads(ranks.broadcast_bytes(json.dumps(near).encode()))
         first, again = Visits(ranks, near, say), Visits(ranks, near, say)
         configured = {
-            number: Configured(
-                partial(_measured, one, files[images_of(one.network)], ranks), one.ranks == ranks.size
-            )
+            number: Configured(partial(_measured, one, paths[number], ranks), one.ranks == ranks.size)
             for number, one in enumerate(draws)
         }
         first.make("runs", configured)

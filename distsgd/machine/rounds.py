@@ -15,17 +15,17 @@ from distsgd.training import EpochEnd, Experiment, Progress, Training
 ROUND = ("data", "compute", "average", "wait")
 """The phases of a round; they sum to its seconds."""
 IMAGES = 2048
-"""Training images that are made up: enough to lie outside of a core's own caches."""
+"""Training images that are made up for each rank: enough to lie outside of a core's own caches."""
 
 
 @contextmanager
-def made_up(shape: tuple[int, int, int], classes: int = 10) -> Iterator[Path]:
+def made_up(shape: tuple[int, int, int], ranks: int = 1, classes: int = 10) -> Iterator[Path]:
     """A file of random images of (height, width, channels), there while this is open: kernels take as long as for real ones."""
     chance = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="distsgd-") as folder:
         path = Path(folder) / "images.h5"
         with data.writing(path, shape, "random") as file:
-            for split, count in (("train", IMAGES), ("test", classes)):
+            for split, count in (("train", ranks * IMAGES), ("test", classes)):
                 labels = np.arange(count) % classes
                 file.append(split, chance.integers(0, 256, (count, *shape), np.uint8), labels)
         yield path

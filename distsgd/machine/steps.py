@@ -63,8 +63,8 @@ ALONE = {"workers": 1, "reduction": "fast"}
 KEPT = {**ALONE, "what": "gradients", "period": 1}
 """Averaging that copies nothing."""
 LARGE_STATE = 2**20
-"""Bytes of parameters from which on to copy a state makes the next step longer, where a core's own caches are small. Rounds of one
-step, which are measured then, are no longer for it: such a step takes a hundred times what begins and ends a round.
+"""Bytes of parameters from which on to copy a state makes the next step longer, where a core's own caches are no larger. Steps are
+measured in rounds of one then, which copy nothing.
 """
 Make = Callable[..., Experiment]
 """`experiment` on the images and with the threads that are measured."""
