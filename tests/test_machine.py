@@ -247,7 +247,7 @@ def test_a_file_of_another_version_stops_nobody(measured: Path, home: Path) -> N
         ("{}", "no machine file"),
         (
             '{"format": "distsgd-machine-2"}',
-            "this version: format: Input should be 'distsgd-machine-4'; make",
+            "this version: format: Input should be 'distsgd-machine-5'; make",
         ),
     ],
 )

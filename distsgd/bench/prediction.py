@@ -240,9 +240,7 @@ def table(summary: Mapping[str, Any]) -> Iterator[str]:
     known, unseen = summary["round_time"], summary["unseen_network"]
     yield f"{summary['configurations']} configurations; relative errors of a round's predicted seconds"
     yield f"{'':22}{'median':>8}{'mean':>8}{'90 %':>8}{'95 %':>8}{'bias':>8}{'inside 90 %':>13}{'rank corr.':>12}"
-    for name, found in (("measured networks", known), ("unseen networks", unseen)):
-        if found:
-            yield f"{name:22}{_line(found)}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
+    yield from _rows(known, unseen)
     if known.get("again"):
         yield f"{'the same run again':22}{_line(known['again'])}"
     for name, error in summary["ladder"].items():
@@ -264,10 +262,11 @@ def _wherever(summary: Mapping[str, Any]) -> Iterator[str]:
         f"of {visits['all']} visits {visits['elsewhere']} are left out, as cores lay elsewhere than at calibration; "
         f"they count for {visits['never_there']} configurations, which have no others. With all of them:"
     )
-    for name, found in (
-        ("measured networks", every["round_time"]),
-        ("unseen networks", every["unseen_network"]),
-    ):
+    yield from _rows(every["round_time"], every["unseen_network"])
+
+
+def _rows(known: Mapping[str, float], unseen: Mapping[str, float]) -> Iterator[str]:
+    for name, found in (("measured networks", known), ("unseen networks", unseen)):
         if found:
             yield f"{name:22}{_line(found)}{100 * found['coverage']:>12.0f}%{found['rank_correlation']:>12.4f}"
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from distsgd.config.section import Section
 
-FORMAT: Literal["distsgd-machine-4"] = "distsgd-machine-4"
+FORMAT: Literal["distsgd-machine-5"] = "distsgd-machine-5"
 
 
 class Where(Section):
@@ -127,7 +127,7 @@ class Filling(Section):
 class Machine(Section):
     """A machine file."""
 
-    format: Literal["distsgd-machine-4"] = FORMAT
+    format: Literal["distsgd-machine-5"] = FORMAT
     version: str
     where: Where
     steps: tuple[Step, ...] = Field(strict=False, min_length=1)

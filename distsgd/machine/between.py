@@ -54,10 +54,10 @@ class Look:
 
     def told(self, steps: Sequence[Step]) -> InPlace:
         """With what a step between two averages takes more than one in a row. steps: as the machine file will hold them."""
-        alike = [step for step in steps if (step.network, step.together) == (self.network, self.found.ranks)]
-        if self.computed is None or not alike:
+        same = [step for step in steps if (step.network, step.together) == (self.network, self.found.ranks)]
+        if self.computed is None or not same:
             return self.found
-        more = self.computed - between(alike[0].lanes, alike[0].compute, self.lanes)
+        more = self.computed - between(same[0].lanes, same[0].compute, self.lanes)
         return self.found.model_copy(update={"cooled": max(more, LEAST)})
 
 
@@ -69,10 +69,10 @@ def in_place(
     threads: int,
     say: Callable[[str], None],
 ) -> tuple[list[Look], float | None]:
-    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts. And how
-    near ranks lay, see nearness: what was measured while they did not is measured again, as far as patience goes.
+    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts.
 
-    messages: as the machine file will hold them.
+    And how near ranks lay at most of the looks, see nearness, on all ranks: those at which they lay otherwise are made again, as
+    far as patience goes. messages: as the machine file will hold them.
     """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
     ordered = sorted(names, key=parameters_of)

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration is short."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"distsgd.machine.{name}", value)
+
+
 @pytest.mark.mpi(ranks=[3], timeout=300)
 def test_ranks_on_unequal_nodes_measure_the_same(
     mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three ranks are two on a node and one on another."""
-    for name, value in SMALL.items():
-        monkeypatch.setattr(f"distsgd.machine.{name}", value)
     ranks = wrap(comm)
     place = (0, 1) if ranks.rank == 2 else (ranks.rank, 2)
     monkeypatch.setattr(type(ranks), "on_node", lambda self: place)
@@ -45,8 +50,6 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
     mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their speeds differ, which is what ranks wait for."""
-    for name, value in SMALL.items():
-        monkeypatch.setattr(f"distsgd.machine.{name}", value)
     ranks = wrap(comm)
     monkeypatch.setattr(type(ranks), "on_node", lambda self: (0, 1))
     machine = Calibration(ranks, ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
@@ -61,12 +64,8 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
 
 
 @pytest.mark.mpi(ranks=[2], timeout=300)
-def test_averages_between_steps_are_of_all_kinds(
-    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_averages_between_steps_are_of_all_kinds(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     """Of one rank and of both, of states and of gradients, of one worker a rank and of several, after little and much."""
-    for name, value in SMALL.items():
-        monkeypatch.setattr(f"distsgd.machine.{name}", value)
     machine = Calibration(wrap(comm), ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
     assert (machine is None) == (comm.rank > 0)
     if machine is None:
@@ -84,8 +83,6 @@ def test_what_cores_elsewhere_took_is_measured_again(
     mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They lie near while steps are measured, apart while averages between them are, all but one."""
-    for name, value in SMALL.items():
-        monkeypatch.setattr(f"distsgd.machine.{name}", value)
     near, apart, moved, looks, said = 7e-7, 9e-7, False, 0, list[str]()
 
     def lies(ranks: Ranks) -> float | None:
