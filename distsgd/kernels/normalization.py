@@ -4,7 +4,7 @@
 
 Memory is read once, a chunk of a row of one channel after another; what `size` channels give their neighbours stays in slots in the
 nearest cache, one for every channel in turn. Roots and quotients are IEEE's, so bits are the same on every processor; the C
-library's power would not be.
+library's power would not be, nor processors' own estimates.
 """
 
 from llvmlite import ir
@@ -13,13 +13,17 @@ from numba.extending import intrinsic
 from distsgd.kernels import tile, vector
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
 from distsgd.kernels.tile import cells_of, pack
-from distsgd.kernels.vector import LANES
+from distsgd.kernels.vector import LANES, VECTOR
 from distsgd.kernels.windows import REGISTERS
 
 CHUNK = 256
 """Lanes of a row that take their turn: `size` channels of them, forward and back, fit the level-1 cache."""
-NEXT = 2
+NEXT = 3
 """Channels from the one in use to the one that is fetched meanwhile: its chunk is on another page, which no processor foresees."""
+TOGETHER = 4
+"""Registers that take every step of a power together: a chain of steps by itself would wait for each one's result."""
+GROUP = TOGETHER * VECTOR
+"""Lanes in them."""
 DIGITS = 24
 """Binary digits behind the point of an exponent."""
 
@@ -72,7 +76,7 @@ def _root(typing, x):
 
 @inlined
 def _power(base, digits):
-    """base to the power digits / 2**DIGITS, by products of the base and of its roots: two roots where that is 0.75."""
+    """base to the power digits / 2**DIGITS, by products of the base and of its roots."""
     power, unit = tile.fill(base, FLOAT(1)), 1 << DIGITS
     for _ in range(digits >> DIGITS):
         power = _multiply(power, base)
@@ -100,19 +104,59 @@ def _square(x, at, squares, place, lanes):
 
 
 @inlined
-def _sum_slots(slots, size, j):
-    """The sum of what is in all slots for the LANES lanes from j on."""
-    total = tile.zeros(1, REGISTERS)
+def _sum_slots(shape, slots, size, j):
+    """The sum of what is in all slots for the lanes of a tile from j on."""
+    total = shape
     for m in range(size):
         total = tile.add(total, slots, m * CHUNK + j, 0)
     return total
 
 
 @inlined
-def _inverse_scale(squares, size, share, k, j):
-    """1 / s for the LANES lanes from j on, of the channel whose neighbours are in the slots."""
-    shape = tile.zeros(1, REGISTERS)
-    return _inverse(_add_product(tile.fill(shape, k), tile.fill(shape, share), _sum_slots(squares, size, j)))
+def _inverse_scale(shape, squares, size, share, k, j):
+    """1 / s for the lanes of a tile from j on, of the channel whose neighbours are in the slots."""
+    scale = _add_product(tile.fill(shape, k), tile.fill(shape, share), _sum_slots(shape, squares, size, j))
+    return _inverse(scale)
+
+
+@inlined
+def _finish(shape, step, first, until, x, at, squares, numbers, y, to, soon):
+    """A channel's lanes first..until of a chunk, `step` at a time: as many as the tile `shape` has, which is of zeros."""
+    size, share, k, digits = numbers
+    for j in range(first, until, step):
+        for line in range(j, j + step, LANES):
+            vector.fetch(x, soon[0] + line)
+            vector.fetch(y, soon[1] + line)
+        power = _power(_inverse_scale(shape, squares, size, share, k, j), digits)
+        tile.store(_multiply(tile.load(shape, x, at + j, 0), power), y, to + j, 0)
+
+
+@inlined
+def _spread(shape, step, first, until, x, at, dy, given, squares, numbers, passed, place, dx, to, soon):
+    """As in `_finish`: what a channel gives itself, into dx, and its neighbours, into its slot of `passed`."""
+    size, share, k, digits = numbers
+    for j in range(first, until, step):
+        for line in range(j, j + step, LANES):
+            vector.fetch(x, soon[0] + line)
+            vector.fetch(dy, soon[1] + line)
+            vector.fetch(dx, soon[2] + line)
+        inverse = _inverse_scale(shape, squares, size, share, k, j)
+        slope = _multiply(tile.load(shape, dy, given + j, 0), _power(inverse, digits))
+        tile.store(slope, dx, to + j, 0)
+        value = tile.load(shape, x, at + j, 0)
+        tile.store(_multiply(_multiply(slope, inverse), value), passed, place + j, 0)
+
+
+@inlined
+def _gather(shape, step, first, until, x, at, passed, size, factor, gated, dx, to):
+    """As in `_finish`: add to a channel what its neighbours give it."""
+    for j in range(first, until, step):
+        total = _sum_slots(shape, passed, size, j)
+        total = tile.scale(_multiply(total, tile.load(shape, x, at + j, 0)), factor)
+        total = tile.add(total, dx, to + j, 0)
+        if gated:
+            total = tile.gate(total, x, at + j, 0)
+        tile.store(total, dx, to + j, 0)
 
 
 @compiled("void(real[:,:,:], int64, real, real, int64, real[:,::1], real[:,:,:])")
@@ -125,7 +169,8 @@ def normalize(x, size, share, k, digits, squares, y):
     channels, height, length = x.shape
     x_plane, x_line = x.strides[0] >> SHIFT, x.strides[1] >> SHIFT
     y_plane, y_line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
-    ahead = (size - 1) // 2
+    ahead, numbers = (size - 1) // 2, (size, share, k, digits)
+    few, many = tile.zeros(1, REGISTERS), tile.zeros(1, TOGETHER)
 
     def look(c, at, lanes):
         """Let the squares of channel c take the place of those that are `size` channels back."""
@@ -137,12 +182,10 @@ def normalize(x, size, share, k, digits, squares, y):
 
     def finish(c, at, to, lanes):
         """Channel c of a chunk of lanes."""
-        for j in range(0, lanes, LANES):
-            vector.fetch(x, at + (c + ahead + NEXT) * x_plane + j)
-            vector.fetch(y, to + (c + NEXT) * y_plane + j)
-            power = _power(_inverse_scale(squares, size, share, k, j), digits)
-            value = tile.load(power, x, at + c * x_plane + j, 0)
-            tile.store(_multiply(value, power), y, to + c * y_plane + j, 0)
+        whole, at, to = lanes - lanes % GROUP, at + c * x_plane, to + c * y_plane
+        soon = at + (ahead + NEXT) * x_plane, to + NEXT * y_plane
+        _finish(many, GROUP, 0, whole, x, at, squares, numbers, y, to, soon)
+        _finish(few, LANES, whole, lanes, x, at, squares, numbers, y, to, soon)
 
     for i in range(height):
         for first in range(0, length, CHUNK):
@@ -168,6 +211,7 @@ def normalize_gradient(x, dy, size, share, k, beta, digits, gated, squares, pass
     dy_plane, dy_line = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT
     plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
     factor, ahead, behind = FLOAT(-2) * beta * share, (size - 1) // 2, size // 2
+    numbers, few, many = (size, share, k, digits), tile.zeros(1, REGISTERS), tile.zeros(1, TOGETHER)
 
     def look(c, at, lanes):
         """As in `normalize`."""
@@ -178,32 +222,22 @@ def normalize_gradient(x, dy, size, share, k, beta, digits, gated, squares, pass
             _clear(squares, place, lanes)
 
     def spread(c, at, given, to, lanes):
-        """What channel c gives itself, into dx, and its neighbours, into its slot of `passed`."""
+        """What channel c gives itself and its neighbours."""
         place = c % size * CHUNK
         if c >= channels:
             _clear(passed, place, lanes)
             return
         at, given, to = at + c * x_plane, given + c * dy_plane, to + c * plane
-        for j in range(0, lanes, LANES):
-            vector.fetch(x, at + (ahead + NEXT) * x_plane + j)
-            vector.fetch(dy, given + NEXT * dy_plane + j)
-            vector.fetch(dx, to + NEXT * plane + j)
-            inverse = _inverse_scale(squares, size, share, k, j)
-            slope = _multiply(tile.load(inverse, dy, given + j, 0), _power(inverse, digits))
-            tile.store(slope, dx, to + j, 0)
-            value = tile.load(inverse, x, at + j, 0)
-            tile.store(_multiply(_multiply(slope, inverse), value), passed, place + j, 0)
+        whole = lanes - lanes % GROUP
+        soon = at + (ahead + NEXT) * x_plane, given + NEXT * dy_plane, to + NEXT * plane
+        _spread(many, GROUP, 0, whole, x, at, dy, given, squares, numbers, passed, place, dx, to, soon)
+        _spread(few, LANES, whole, lanes, x, at, dy, given, squares, numbers, passed, place, dx, to, soon)
 
     def gather(c, at, to, lanes):
-        """Add to channel c what its neighbours give it."""
-        at, to = at + c * x_plane, to + c * plane
-        for j in range(0, lanes, LANES):
-            total = _sum_slots(passed, size, j)
-            total = tile.scale(_multiply(total, tile.load(total, x, at + j, 0)), factor)
-            total = tile.add(total, dx, to + j, 0)
-            if gated:
-                total = tile.gate(total, x, at + j, 0)
-            tile.store(total, dx, to + j, 0)
+        """What channel c's neighbours give it."""
+        whole, at, to = lanes - lanes % GROUP, at + c * x_plane, to + c * plane
+        _gather(many, GROUP, 0, whole, x, at, passed, size, factor, gated, dx, to)
+        _gather(few, LANES, whole, lanes, x, at, passed, size, factor, gated, dx, to)
 
     for i in range(height):
         for first in range(0, length, CHUNK):
