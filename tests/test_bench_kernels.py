@@ -55,8 +55,40 @@ def test_limits_are_those_of_the_working_set() -> None:
 
 def test_measured_limits_count_what_is_done() -> None:
     found = limits.measured(every_second())
+    assert found.bandwidths[-1] == SIZES[-1] // 8 // STRIP * STRIP * 8
     assert found.peak == 2 * probe.ROWS * STRIP
     assert found.bandwidths[0] == SIZES[0] // 8 // STRIP * STRIP * 8
+
+
+def test_what_a_kernel_takes_to_load_is_not_timed() -> None:
+    elapsed, loaded = 0, False
+
+    def call(times: int) -> None:
+        nonlocal elapsed, loaded
+        elapsed, loaded = elapsed + times * 100 + (0 if loaded else 10**9), True
+
+    assert limits.best(call, lambda: elapsed) == pytest.approx(100e-9)
+    assert elapsed > 10**9 + limits.TRIES * limits.SECONDS * 0.5e9  # many times, as one is short
+
+
+def test_what_is_copied_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(limits.probe, "copy", lambda x, y, times: seen.append(x.all()))
+    limits.measured(every_second())
+    assert len(seen) >= len(SIZES)
+    assert all(seen)
+
+
+def test_a_normalization_reads_what_it_normalized_on_its_way_back_and_a_pooling_reads_and_writes_winners() -> (
+    None
+):
+    at_work, steps = kernels._at_work(kernels._plan("alexnet-small"), 16)
+    moved = {(each.layer.split()[0], each.what): each.moved for each in operations(at_work, steps)}
+    normalized, maxima = 48 * 55 * 55 * 16, 48 * 27 * 27 * 16
+    assert moved["2", FORWARD] == 4 * 2 * normalized
+    assert moved["2", TO_DATA] == 4 * 3 * normalized
+    assert moved["3", FORWARD] == moved["3", TO_DATA] == 4 * (normalized + maxima) + maxima
+    assert moved["10", TO_DATA] == moved["10", FORWARD] + 4 * 128 * 6 * 6 * 16  # rectified: reads what won
 
 
 @pytest.mark.parametrize(

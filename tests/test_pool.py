@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracle import max_pool, max_pool_gradient, slopes
 
-from distsgd.kernels import pool
+from distsgd.kernels import pool, windows
 
 CANARY = np.float32(-12345.678)
 SHAPES = [(1, 2, 2, 16), (3, 7, 9, 16), (2, 12, 11, 48), (5, 16, 17, 32)]
@@ -88,6 +88,71 @@ def test_gradients_go_to_the_winners(shape: tuple[int, ...], size: int, gated: b
     np.testing.assert_array_equal(covered, wanted[:, :height, :width].reshape(covered.shape))
     covered[:] = CANARY
     assert (dx == CANARY).all()
+
+
+OVERLAPPING = [(3, 2), (2, 1), (3, 1), (4, 2), (5, 2), (5, 4)]
+"""Sizes and strides. 3 and 2 have kernels of their own."""
+ODD_AND_EVEN = [(3, 7, 9, 16), (2, 8, 6, 48), (1, 5, 12, 32), (2, 12, 5, 16)]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("window", OVERLAPPING)
+@pytest.mark.parametrize("shape", ODD_AND_EVEN)
+def test_windows_that_overlap(shape: tuple[int, ...], window: tuple[int, int], gated: bool) -> None:
+    x = values(window[0], shape, 2)
+    check_overlapping(np.maximum(x, 0) if gated else x, *window, gated)
+
+
+@pytest.mark.parametrize("window", OVERLAPPING)
+def test_nans_and_infinities_where_windows_overlap(window: tuple[int, int]) -> None:
+    x = values(window[1], (3, 11, 8, 32), 3)
+    bad = np.random.default_rng(5).random(x.shape) < 0.03
+    x[bad] = np.random.default_rng(6).choice([np.nan, np.inf, -np.inf], bad.sum())
+    x[1, 4:6, 3, :2] = np.nan  # two in a window: which of them wins is not told, but one does
+    maxima, _, winner = pooled(x, *window)
+    np.testing.assert_array_equal(maxima, max_pool(x, *window)[0])
+    seen = np.take_along_axis(windows_of(x, *window), winner[None].astype(int), 0)[0]
+    np.testing.assert_array_equal(seen, maxima)
+
+
+@pytest.mark.parametrize("window", [(3, 2), (3, 1)])
+def test_images_that_are_fetched_ahead(window: tuple[int, int]) -> None:
+    x = values(4, (2, 131, 257, 64))
+    assert x.size > windows.FAR
+    check_overlapping(x, *window, False)
+
+
+def check_overlapping(x: np.ndarray, size: int, stride: int, gated: bool) -> None:
+    """Maxima, winners and gradients are the oracle's, and what lies around is left alone."""
+    maxima, y, winner = pooled(x, size, stride)
+    wanted, first = max_pool(x, size, stride)
+    np.testing.assert_array_equal(maxima, wanted)
+    np.testing.assert_array_equal(winner, first)
+    dy, batch = values(7, winner.shape), x.shape[3]
+    dx = np.full((x.shape[0], x.shape[1] + 3, (x.shape[2] + 2) * batch), CANARY)
+    inside = dx[:, 1:-2, batch:-batch]
+    pool.max_pool_gradient(dy, winner, size, stride, y, gated, inside)
+    passed = np.where(wanted > 0, dy, 0) if gated else dy
+    expected = max_pool_gradient(first, size, passed, x.shape, stride)
+    np.testing.assert_array_equal(inside.reshape(x.shape), expected)
+    inside[:] = CANARY
+    assert (dx == CANARY).all()
+
+
+def pooled(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The maxima, the same as rows, and the winners."""
+    high, wide = ((side - size) // stride + 1 for side in x.shape[1:3])
+    winner = np.full((x.shape[0], high, wide, x.shape[3]), 255, np.uint8)
+    y = np.full((x.shape[0], high, wide * x.shape[3]), CANARY)
+    pool.max_pool(x, size, stride, y, winner)
+    return y.reshape(winner.shape), y, winner
+
+
+def windows_of(x: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """The values of every window: its places first."""
+    high, wide = ((side - size) // stride + 1 for side in x.shape[1:3])
+    rows, columns = stride * np.arange(high), stride * np.arange(wide)
+    return np.stack([x[:, rows + r][:, :, columns + s] for r in range(size) for s in range(size)])
 
 
 def test_a_nan_gradient_stays_visible_and_a_nan_maximum_lets_it_through() -> None:

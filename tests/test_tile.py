@@ -125,27 +125,58 @@ def test_rectify_and_gate_keep_nan() -> None:
 
 
 @inlined
-def _choose(x, y, greater, equal):
+def _choose(x, y, greater, or_nan, equal):
     shape = tile.zeros(3, 2)
     left, right = tile.load(shape, x, 0, WIDTH), tile.load(shape, y, 0, WIDTH)
     yes = tile.fill(shape, np.float32(1))
     tile.store(tile.where_greater(left, right, yes, shape), greater, 0, WIDTH)
+    tile.store(tile.where_greater_or_nan(left, right, yes, shape), or_nan, 0, WIDTH)
     tile.store(tile.where_equal(left, right, yes, shape), equal, 0, WIDTH)
 
 
 def test_where_greater_and_where_equal() -> None:
     x, y = special()
-    greater, equal = np.zeros((2, 3 * WIDTH), np.float32)
-    _choose(x, y, greater, equal)
-    numbers = ~np.isnan(y)  # what counts as greater than a NaN is told by pooling's tests
-    np.testing.assert_array_equal(greater[numbers], ((x > y) | np.isnan(x))[numbers])
+    greater, or_nan, equal = np.zeros((3, 3 * WIDTH), np.float32)
+    _choose(x, y, greater, or_nan, equal)
+    np.testing.assert_array_equal(greater, x > y)
+    np.testing.assert_array_equal(or_nan, (x > y) | np.isnan(x))
     np.testing.assert_array_equal(equal, x == y)
+
+
+@inlined
+def _any_nan(x):
+    return tile.any_nan(tile.load(tile.zeros(3, 2), x, 0, WIDTH))
+
+
+def test_any_nan_sees_every_lane() -> None:
+    x = np.full(3 * WIDTH, np.inf, np.float32)
+    assert not _any_nan(x)
+    for lane in range(x.size):
+        bad = x.copy()
+        bad[lane] = np.nan
+        assert _any_nan(bad)
 
 
 @inlined
 def _bytes(x, place, y, to):
     shape = tile.zeros(1, 2)
     tile_bytes.store_bytes(tile_bytes.load_bytes(shape, x, place), y, to)
+
+
+@inlined
+def _add_where(x, winner, place, number, slopes, y):
+    shape = tile.zeros(1, 2)
+    total, slope = tile.load(shape, x, 0, 0), tile.load(shape, slopes, 0, 0)
+    tile.store(tile_bytes.add_where(total, winner, place, number, slope), y, 0, 0)
+
+
+@pytest.mark.parametrize("number", [0, 3, 255])
+def test_add_where_bytes_are_a_number(number: int) -> None:
+    winner = np.random.default_rng(number).choice([0, 3, 200, 255], 3 * WIDTH).astype(np.uint8)
+    x, slopes, y = lanes(1, WIDTH), lanes(2, WIDTH), np.zeros(WIDTH, np.float32)
+    slopes[winner[5:][:WIDTH] != number] = np.nan  # are not looked at
+    _add_where(x, winner, 5, number, slopes, y)
+    np.testing.assert_array_equal(y, x + np.nan_to_num(slopes))
 
 
 def test_bytes_are_numbers_from_0_to_255() -> None:

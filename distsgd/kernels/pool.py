@@ -6,7 +6,7 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
 from distsgd.kernels.vector import LANES
-from distsgd.kernels.windows import REGISTERS, clear_rows, pool_row, unpool_row
+from distsgd.kernels.windows import FAR, REGISTERS, clear_rows, pool_row, unpool_row, unpool_threes
 
 
 @compiled("void(real[:,:,:,::1], int64, int64, real[:,:,:], uint8[:,:,:,::1])")
@@ -20,7 +20,13 @@ def max_pool(x, size, stride, y, winner):
     for c in range(winner.shape[0]):
         one = slice(c, c + 1)
         for i in range(winner.shape[1]):
-            pool_row(x, c * plane + i * stride * line, plane, line, size, stride, y[one], winner[one], i)
+            start = c * plane + i * stride * line
+            if (
+                size == 3 and stride == 2
+            ):  # AlexNet's are compiled for themselves, without loops over a window
+                pool_row(x, start, plane, line, 3, 2, y[one], winner[one], i)
+            else:
+                pool_row(x, start, plane, line, size, stride, y[one], winner[one], i)
 
 
 @compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, real[:,:,:], boolean, real[:,:,:])")
@@ -35,6 +41,10 @@ def max_pool_gradient(dy, winner, size, stride, y, gated, dx):
     channels, rows, _, _ = winner.shape
     for c in range(channels):
         one, cleared = slice(c, c + 1), 0
+        if size == 3 and stride == 2:
+            for i in range((dx.shape[1] + 1) // 2):
+                unpool_threes(dy[one], winner[one], gated, y[one], dx[one], i, dx.size > FAR)
+            continue
         for i in range(rows):
             if stride < size:
                 until = dx.shape[1] if i == rows - 1 else i * stride + size

@@ -263,7 +263,34 @@ def scale(typing, tile, scalar):
 
 
 @intrinsic
+def any_nan(typing, tile):
+    """Whether a lane is a NaN."""
+
+    def generate(context, builder, signature, args):
+        cells = cells_of(builder, args[0])
+        found = [builder.fcmp_unordered("uno", x, x) for x in cells]
+        whole = ir.IntType(VECTOR)
+        bits = [builder.bitcast(x, whole) for x in found]
+        for more in bits[1:]:
+            bits[0] = builder.or_(bits[0], more)
+        return builder.icmp_unsigned("!=", bits[0], ir.Constant(whole, 0))
+
+    return types.boolean(tile), generate
+
+
+@intrinsic
 def where_greater(typing, left, right, yes, no):
+    """Lane by lane `yes` where left > right, else `no`."""
+
+    def generate(context, builder, signature, args):
+        cells = zip(*(cells_of(builder, tile) for tile in args), strict=True)
+        return pack(builder, [builder.select(builder.fcmp_ordered(">", x, y), a, b) for x, y, a, b in cells])
+
+    return left(left, right, yes, no), generate
+
+
+@intrinsic
+def where_greater_or_nan(typing, left, right, yes, no):
     """Lane by lane `yes` where left > right or left is a NaN, else `no`."""
 
     def generate(context, builder, signature, args):

@@ -9,8 +9,10 @@ from distsgd.kernels.vector import LANES, VECTOR, fetch
 
 REGISTERS = LANES // VECTOR
 SOON = 4096
-"""Values from those in use to those that are fetched meanwhile, where windows overlap: others mostly lie in the cache, as what a
-convolution is about to pool does."""
+"""Values from those in use to those that are fetched meanwhile where windows overlap and images are larger than FAR in all: others
+mostly lie in a cache, as what a convolution is about to pool does, and there fetching ahead costs more than it saves."""
+FAR = 1 << 22
+"""Values; a core's share of the last cache holds about as many."""
 
 
 @inlined
@@ -20,23 +22,50 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
     x: any shape, its values for these windows from `start` on, `plane` from channel to channel, `line` from row to row.
     """
     channels, _, width, batch = winner.shape
-    shape, y_plane, y_line = tile.zeros(1, REGISTERS), y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
+    y_plane, y_line, ahead = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT, stride < size and x.size > FAR
     for c in range(channels):
         for window in range(width):
             for image in range(0, batch, LANES):
                 at = start + c * plane + window * stride * batch + image
-                best, place, number = tile.load(shape, x, at, 0), shape, FLOAT(0)
-                for r in range(size):
-                    for s in range(size):
-                        value = tile.load(shape, x, at + r * line + s * batch, 0)
-                        if stride < size:
+                if ahead:
+                    for r in range(size - stride, size):
+                        for s in range(stride):
                             fetch(x, at + SOON + r * line + s * batch)
-                        place = tile.where_greater(value, best, tile.fill(shape, number), place)
-                        best = tile.where_greater(value, best, value, best)
-                        number += FLOAT(1)
+                best, place, total = _largest(x, at, line, batch, size)
+                if tile.any_nan(total):
+                    best, place = _last_nan(x, at, line, batch, size)
                 to = window * batch + image
                 tile.store(best, y, c * y_plane + i * y_line + to, 0)
                 tile_bytes.store_bytes(place, winner, c * winner.strides[0] + i * winner.strides[1] + to)
+
+
+@inlined
+def _largest(x, at, line, batch, size):
+    """A window's maximum, its place and a sum, which is a NaN where a value is: no comparison with a NaN is true."""
+    best = tile.load(tile.zeros(1, REGISTERS), x, at, 0)
+    place, total, number = tile.zeros(1, REGISTERS), best, FLOAT(0)
+    for r in range(size):
+        for s in range(size):
+            value = tile.load(best, x, at + r * line + s * batch, 0)
+            place = tile.where_greater(value, best, tile.fill(best, number), place)
+            best = tile.where_greater(value, best, value, best)
+            total = tile.add(total, x, at + r * line + s * batch, 0)
+            number += FLOAT(1)
+    return best, place, total
+
+
+@inlined
+def _last_nan(x, at, line, batch, size):
+    """As `_largest`, where there are NaNs: the last of a window wins."""
+    best = tile.load(tile.zeros(1, REGISTERS), x, at, 0)
+    place, number = tile.zeros(1, REGISTERS), FLOAT(0)
+    for r in range(size):
+        for s in range(size):
+            value = tile.load(best, x, at + r * line + s * batch, 0)
+            place = tile.where_greater_or_nan(value, best, tile.fill(best, number), place)
+            best = tile.where_greater_or_nan(value, best, value, best)
+            number += FLOAT(1)
+    return best, place
 
 
 @inlined
@@ -72,3 +101,62 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
                             passed = tile.add(passed, dx, to + r * line + s * batch, 0)
                         tile.store(passed, dx, to + r * line + s * batch, 0)
                         number += FLOAT(1)
+
+
+@inlined
+def unpool_threes(dy, winner, gated, y, dx, i, ahead):
+    """Rows 2 i and 2 i + 1 of dx where windows of 3 x 3 are 2 apart: as `unpool_row` would, in its order, but written once.
+
+    Four windows share a block of 2 x 2 values; numbers are places in them::
+
+        (i - 1, j - 1): 8   (i - 1, j): 6  |  (i - 1, j): 7
+        (i, j - 1): 2       (i, j): 0      |  (i, j): 1
+        -----------------------------------+---------------
+        (i, j - 1): 5       (i, j): 3      |  (i, j): 4
+
+    ahead: whether to fetch what is written soon.
+    """
+    channels, _, _, batch = winner.shape
+    rows, columns = dx.shape[1], dx.shape[2] // batch
+    plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
+    zero = tile.zeros(1, REGISTERS)
+    for c in range(channels):
+        for j in range((columns + 1) // 2):
+            for image in range(0, batch, LANES):
+                at = c * plane + 2 * i * line + 2 * j * batch + image
+                if ahead:
+                    for r in range(2):
+                        for s in range(2):
+                            fetch(dx, at + SOON + r * line + s * batch)
+                corner, corner_at = _slope(dy, gated, y, c, i - 1, j - 1, winner, image)
+                above, above_at = _slope(dy, gated, y, c, i - 1, j, winner, image)
+                beside, beside_at = _slope(dy, gated, y, c, i, j - 1, winner, image)
+                own, own_at = _slope(dy, gated, y, c, i, j, winner, image)
+                total = tile_bytes.add_where(zero, winner, corner_at, 8, corner)
+                total = tile_bytes.add_where(total, winner, above_at, 6, above)
+                total = tile_bytes.add_where(total, winner, beside_at, 2, beside)
+                tile.store(tile_bytes.add_where(total, winner, own_at, 0, own), dx, at, 0)
+                if 2 * j + 1 < columns:
+                    total = tile_bytes.add_where(zero, winner, above_at, 7, above)
+                    tile.store(tile_bytes.add_where(total, winner, own_at, 1, own), dx, at + batch, 0)
+                if 2 * i + 1 < rows:
+                    total = tile_bytes.add_where(zero, winner, beside_at, 5, beside)
+                    tile.store(tile_bytes.add_where(total, winner, own_at, 3, own), dx, at + line, 0)
+                    if 2 * j + 1 < columns:
+                        tile.store(
+                            tile_bytes.add_where(zero, winner, own_at, 4, own), dx, at + line + batch, 0
+                        )
+
+
+@inlined
+def _slope(dy, gated, y, c, i, window, winner, image):
+    """The gradient of a window and where in `winner` it is; zeros, and anywhere, of a window that is not there."""
+    _, height, width, batch = winner.shape
+    if min(i, window) < 0 or i >= height or window >= width:
+        return tile.zeros(1, REGISTERS), 0
+    flat = ((c * height + i) * width + window) * batch + image
+    slope = tile.load(tile.zeros(1, REGISTERS), dy, flat, 0)
+    if gated:
+        at = (c * y.strides[0] + i * y.strides[1]) >> SHIFT
+        slope = tile.gate(slope, y, at + window * batch + image, 0)
+    return slope, flat

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd.layers import Convolution, Dense, Place, Program, ResponseNormalization
+from distsgd.layers import Convolution, Dense, MaxPool, Place, Program, ResponseNormalization
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
 from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
@@ -53,9 +53,25 @@ def operations(network: Network, steps: Steps) -> Iterator[Operation]:
 
 def _operation(stage: Stage, place: Place, what: str, program: Program) -> Operation:
     sums = stage.layer.flops(stage.shape) if isinstance(stage.layer, Convolution | Dense) else 0
-    moved = place.x.inside.nbytes + place.y.inside.nbytes  # a gradient is as large as what it belongs to
+    return Operation(
+        f"{stage.number} {name(stage)}",
+        what,
+        program,
+        sums * place.x.batch,
+        _moved(stage, place, what),
+        stage,
+    )
+
+
+def _moved(stage: Stage, place: Place, what: str) -> int:
+    """A gradient is as large as what it belongs to."""
+    moved = place.x.inside.nbytes + place.y.inside.nbytes + place.winners.nbytes
     moved += sum(array.nbytes for array in place.weights)
-    return Operation(f"{stage.number} {name(stage)}", what, program, sums * place.x.batch, moved, stage)
+    if what == TO_DATA and isinstance(stage.layer, ResponseNormalization):
+        moved += place.x.inside.nbytes  # is read as well
+    if what == TO_DATA and isinstance(stage.layer, MaxPool) and place.rectified:
+        moved += place.y.inside.nbytes  # likewise: what is not positive passes nothing back
+    return moved
 
 
 def name(stage: Stage) -> str:
