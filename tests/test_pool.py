@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracle import max_pool, max_pool_gradient, slopes
 
-from distsgd.kernels import pool, windows
+from distsgd.kernels import pool
 
 CANARY = np.float32(-12345.678)
 SHAPES = [(1, 2, 2, 16), (3, 7, 9, 16), (2, 12, 11, 48), (5, 16, 17, 32)]
@@ -113,13 +113,6 @@ def test_nans_and_infinities_where_windows_overlap(window: tuple[int, int]) -> N
     np.testing.assert_array_equal(maxima, max_pool(x, *window)[0])
     seen = np.take_along_axis(windows_of(x, *window), winner[None].astype(int), 0)[0]
     np.testing.assert_array_equal(seen, maxima)
-
-
-@pytest.mark.parametrize("window", [(3, 2), (3, 1)])
-def test_images_that_are_fetched_ahead(window: tuple[int, int]) -> None:
-    x = values(4, (2, 131, 257, 64))
-    assert x.size > windows.FAR
-    check_overlapping(x, *window, False)
 
 
 def check_overlapping(x: np.ndarray, size: int, stride: int, gated: bool) -> None:

@@ -6,7 +6,7 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 from distsgd.kernels import tile
 from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
 from distsgd.kernels.vector import LANES
-from distsgd.kernels.windows import FAR, REGISTERS, clear_rows, pool_row, unpool_row, unpool_threes
+from distsgd.kernels.windows import REGISTERS, clear_rows, pool_row, unpool_row, unpool_threes
 
 
 @compiled("void(real[:,:,:,::1], int64, int64, real[:,:,:], uint8[:,:,:,::1])")
@@ -43,7 +43,7 @@ def max_pool_gradient(dy, winner, size, stride, y, gated, dx):
         one, cleared = slice(c, c + 1), 0
         if size == 3 and stride == 2:
             for i in range((dx.shape[1] + 1) // 2):
-                unpool_threes(dy[one], winner[one], gated, y[one], dx[one], i, dx.size > FAR)
+                unpool_threes(dy[one], winner[one], gated, y[one], dx[one], i)
             continue
         for i in range(rows):
             if stride < size:

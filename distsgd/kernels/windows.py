@@ -9,10 +9,8 @@ from distsgd.kernels.vector import LANES, VECTOR, fetch
 
 REGISTERS = LANES // VECTOR
 SOON = 4096
-"""Values from those in use to those that are fetched meanwhile where windows overlap and images are larger than FAR in all: others
-mostly lie in a cache, as what a convolution is about to pool does, and there fetching ahead costs more than it saves."""
-FAR = 1 << 22
-"""Values; a core's share of the last cache holds about as many."""
+"""Values from those in use to those that are fetched meanwhile, where windows overlap: others mostly lie in the cache, as what a
+convolution is about to pool does."""
 
 
 @inlined
@@ -22,12 +20,12 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
     x: any shape, its values for these windows from `start` on, `plane` from channel to channel, `line` from row to row.
     """
     channels, _, width, batch = winner.shape
-    y_plane, y_line, ahead = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT, stride < size and x.size > FAR
+    y_plane, y_line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     for c in range(channels):
         for window in range(width):
             for image in range(0, batch, LANES):
                 at = start + c * plane + window * stride * batch + image
-                if ahead:
+                if stride < size:
                     for r in range(size - stride, size):
                         for s in range(stride):
                             fetch(x, at + SOON + r * line + s * batch)
@@ -104,7 +102,7 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
 
 
 @inlined
-def unpool_threes(dy, winner, gated, y, dx, i, ahead):
+def unpool_threes(dy, winner, gated, y, dx, i):
     """Rows 2 i and 2 i + 1 of dx where windows of 3 x 3 are 2 apart: as `unpool_row` would, in its order, but written once.
 
     Four windows share a block of 2 x 2 values; numbers are places in them::
@@ -113,8 +111,6 @@ def unpool_threes(dy, winner, gated, y, dx, i, ahead):
         (i, j - 1): 2       (i, j): 0      |  (i, j): 1
         -----------------------------------+---------------
         (i, j - 1): 5       (i, j): 3      |  (i, j): 4
-
-    ahead: whether to fetch what is written soon.
     """
     channels, _, _, batch = winner.shape
     rows, columns = dx.shape[1], dx.shape[2] // batch
@@ -124,10 +120,9 @@ def unpool_threes(dy, winner, gated, y, dx, i, ahead):
         for j in range((columns + 1) // 2):
             for image in range(0, batch, LANES):
                 at = c * plane + 2 * i * line + 2 * j * batch + image
-                if ahead:
-                    for r in range(2):
-                        for s in range(2):
-                            fetch(dx, at + SOON + r * line + s * batch)
+                for r in range(2):
+                    for s in range(2):
+                        fetch(dx, at + SOON + r * line + s * batch)
                 corner, corner_at = _slope(dy, gated, y, c, i - 1, j - 1, winner, image)
                 above, above_at = _slope(dy, gated, y, c, i - 1, j, winner, image)
                 beside, beside_at = _slope(dy, gated, y, c, i, j - 1, winner, image)
