@@ -79,16 +79,22 @@ def test_what_is_copied_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(seen)
 
 
-def test_a_normalization_reads_what_it_normalized_on_its_way_back_and_a_pooling_reads_and_writes_winners() -> (
-    None
-):
+@pytest.fixture(scope="module")
+def moved() -> dict[tuple[str, str], int]:
+    """Bytes by an operation's layer and pass."""
     at_work, steps = kernels._at_work(kernels._plan("alexnet-small"), 16)
-    moved = {(each.layer.split()[0], each.what): each.moved for each in operations(at_work, steps)}
-    normalized, maxima = 48 * 55 * 55 * 16, 48 * 27 * 27 * 16
-    assert moved["2", FORWARD] == 4 * 2 * normalized
-    assert moved["2", TO_DATA] == 4 * 3 * normalized
-    assert moved["3", FORWARD] == moved["3", TO_DATA] == 4 * (normalized + maxima) + maxima
-    assert moved["10", TO_DATA] == moved["10", FORWARD] + 4 * 128 * 6 * 6 * 16  # rectified: reads what won
+    return {(each.layer.split()[0], each.what): each.moved for each in operations(at_work, steps)}
+
+
+def test_a_normalization_reads_x_on_its_way_back(moved: dict[tuple[str, str], int]) -> None:
+    values = 48 * 55 * 55 * 16
+    assert (moved["2", FORWARD], moved["2", TO_DATA]) == (4 * 2 * values, 4 * 3 * values)
+
+
+def test_a_pooling_moves_winners_and_looks_at_what_was_rectified(moved: dict[tuple[str, str], int]) -> None:
+    values, maxima, last = 48 * 55 * 55 * 16, 48 * 27 * 27 * 16, 128 * 6 * 6 * 16
+    assert moved["3", FORWARD] == moved["3", TO_DATA] == 4 * (values + maxima) + maxima
+    assert moved["10", TO_DATA] == moved["10", FORWARD] + 4 * last
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_runs_are_repeated_where_cores_lay_elsewhere(back: bool, monkeypatch: py
     assert found[0] == every[0] == [*once]
     assert found[2] == every[2] == [200.0 + n for n in once]  # it is of fewer ranks
     assert found[1] == [100.0 + n for n in (range(VISITS, 2 * VISITS) if back else once)]
+    assert sorted(made.there) == ([0, 1, 2] if back else [0, 2])
     assert sorted(every[1]) == [100.0 + n for n in range(VISITS * (1 + back))]
     assert made.counts() == {"all": VISITS * (3 + back), "elsewhere": VISITS, "never_there": 1 - back}
     assert said[VISITS:] == ["1 runs, once more: cores lay elsewhere than at calibration"]

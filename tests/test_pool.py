@@ -103,16 +103,39 @@ def test_windows_that_overlap(shape: tuple[int, ...], window: tuple[int, int], g
     check_overlapping(np.maximum(x, 0) if gated else x, *window, gated)
 
 
-@pytest.mark.parametrize("window", OVERLAPPING)
-def test_nans_and_infinities_where_windows_overlap(window: tuple[int, int]) -> None:
+@pytest.mark.parametrize("window", [*OVERLAPPING, (2, 2), (3, 3)])
+def test_of_nans_the_last_wins_and_infinities_are_numbers(window: tuple[int, int]) -> None:
     x = values(window[1], (3, 11, 8, 32), 3)
-    bad = np.random.default_rng(5).random(x.shape) < 0.03
-    x[bad] = np.random.default_rng(6).choice([np.nan, np.inf, -np.inf], bad.sum())
-    x[1, 4:6, 3, :2] = np.nan  # two in a window: which of them wins is not told, but one does
+    chance = np.random.default_rng(5)
+    bad = chance.random(x.shape) < 0.1
+    x[bad] = chance.choice([np.nan, np.inf, -np.inf], bad.sum())
     maxima, _, winner = pooled(x, *window)
     np.testing.assert_array_equal(maxima, max_pool(x, *window)[0])
-    seen = np.take_along_axis(windows_of(x, *window), winner[None].astype(int), 0)[0]
-    np.testing.assert_array_equal(seen, maxima)
+    seen = windows_of(x, *window)
+    last = len(seen) - 1 - np.isnan(seen[::-1]).argmax(0)
+    expected = np.where(np.isnan(seen).any(0), last, np.nan_to_num(seen, nan=-np.inf).argmax(0))
+    np.testing.assert_array_equal(winner, expected)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("window", OVERLAPPING)
+@pytest.mark.parametrize("shape", ODD_AND_EVEN)
+def test_gradients_add_up_in_the_order_of_windows(
+    shape: tuple[int, ...], window: tuple[int, int], gated: bool
+) -> None:
+    """To the bit: a window adds to a value, zero where it is not the winner."""
+    chance, (size, stride) = np.random.default_rng(shape[3]), window
+    maxima, y, winner = pooled(chance.normal(size=shape).astype(np.float32), size, stride)
+    dy = (chance.normal(size=winner.shape) * 10.0 ** chance.integers(-3, 4, winner.shape)).astype(np.float32)
+    dy[chance.random(dy.shape) < 0.1] = -0.0
+    wanted, dx = np.zeros(shape, np.float32), np.empty((*shape[:2], shape[2] * shape[3]), np.float32)
+    for i, j in np.ndindex(winner.shape[1:3]):
+        slope = np.where(maxima[:, i, j] > 0, dy[:, i, j], np.float32(0)) if gated else dy[:, i, j]
+        for r, s in np.ndindex(size, size):
+            won = winner[:, i, j] == r * size + s
+            wanted[:, i * stride + r, j * stride + s] += np.where(won, slope, np.float32(0))
+    pool.max_pool_gradient(dy, winner, size, stride, y, gated, dx)
+    np.testing.assert_array_equal(dx.reshape(shape).view(np.uint32), wanted.view(np.uint32))
 
 
 def check_overlapping(x: np.ndarray, size: int, stride: int, gated: bool) -> None:
@@ -148,13 +171,14 @@ def windows_of(x: np.ndarray, size: int, stride: int) -> np.ndarray:
     return np.stack([x[:, rows + r][:, :, columns + s] for r in range(size) for s in range(size)])
 
 
-def test_a_nan_gradient_stays_visible_and_a_nan_maximum_lets_it_through() -> None:
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_nan_gradient_stays_visible_and_a_nan_maximum_lets_it_through(size: int) -> None:
     dy, y = np.ones((1, 1, 1, 16), np.float32), np.zeros((1, 1, 16), np.float32)
-    winner, dx = np.full((1, 1, 1, 16), 2, np.uint8), np.zeros((1, 2, 32), np.float32)
+    winner, dx = np.full((1, 1, 1, 16), size, np.uint8), np.zeros((1, size, size * 16), np.float32)
     dy[..., 3], y[..., 3:5] = np.nan, (1, np.nan)
-    pool.max_pool_gradient(dy, winner, 2, 2, y, True, dx)
+    pool.max_pool_gradient(dy, winner, size, 2, y, True, dx)
     np.testing.assert_array_equal(dx[0, 1, 3:6], [np.nan, 1, 0])
-    assert not np.delete(dx.reshape(4, 16), 2, 0).any()
+    assert not np.delete(dx.reshape(size**2, 16), size, 0).any()
 
 
 def test_the_oracles_gradient_is_its_slope() -> None:

@@ -88,7 +88,7 @@ def prediction(
         scored, all_scored = (
             [_scored(one, predicted[n], once[n], twice.get(n)) for n, one in enumerate(draws)]
             for once, twice in (
-                (_medians(first.that_count()), _medians(again.that_count())),
+                (_medians(first.that_count()), _medians(again.there)),  # of another place is no repetition
                 (_medians(first.all()), _medians(again.all())),
             )
         )

@@ -104,35 +104,35 @@ def _square(x, at, squares, place, lanes):
 
 
 @inlined
-def _sum_slots(shape, slots, size, j):
-    """The sum of what is in all slots for the lanes of a tile from j on."""
-    total = shape
+def _sum_slots(zeros, slots, size, j):
+    """The sum of what is in all slots for the lanes of a tile, given as one of zeros, from j on."""
+    total = zeros
     for m in range(size):
         total = tile.add(total, slots, m * CHUNK + j, 0)
     return total
 
 
 @inlined
-def _inverse_scale(shape, squares, size, share, k, j):
+def _inverse_scale(zeros, squares, size, share, k, j):
     """1 / s for the lanes of a tile from j on, of the channel whose neighbours are in the slots."""
-    scale = _add_product(tile.fill(shape, k), tile.fill(shape, share), _sum_slots(shape, squares, size, j))
+    scale = _add_product(tile.fill(zeros, k), tile.fill(zeros, share), _sum_slots(zeros, squares, size, j))
     return _inverse(scale)
 
 
 @inlined
-def _finish(shape, step, first, until, x, at, squares, numbers, y, to, soon):
-    """A channel's lanes first..until of a chunk, `step` at a time: as many as the tile `shape` has, which is of zeros."""
+def _finish(zeros, step, first, until, x, at, squares, numbers, y, to, soon):
+    """A channel's lanes first..until of a chunk, `step` at a time: as many as a tile has, of which `zeros` is one."""
     size, share, k, digits = numbers
     for j in range(first, until, step):
         for line in range(j, j + step, LANES):
             vector.fetch(x, soon[0] + line)
             vector.fetch(y, soon[1] + line)
-        power = _power(_inverse_scale(shape, squares, size, share, k, j), digits)
-        tile.store(_multiply(tile.load(shape, x, at + j, 0), power), y, to + j, 0)
+        power = _power(_inverse_scale(zeros, squares, size, share, k, j), digits)
+        tile.store(_multiply(tile.load(zeros, x, at + j, 0), power), y, to + j, 0)
 
 
 @inlined
-def _spread(shape, step, first, until, x, at, dy, given, squares, numbers, passed, place, dx, to, soon):
+def _spread(zeros, step, first, until, x, at, dy, given, squares, numbers, passed, place, dx, to, soon):
     """As in `_finish`: what a channel gives itself, into dx, and its neighbours, into its slot of `passed`."""
     size, share, k, digits = numbers
     for j in range(first, until, step):
@@ -140,19 +140,19 @@ def _spread(shape, step, first, until, x, at, dy, given, squares, numbers, passe
             vector.fetch(x, soon[0] + line)
             vector.fetch(dy, soon[1] + line)
             vector.fetch(dx, soon[2] + line)
-        inverse = _inverse_scale(shape, squares, size, share, k, j)
-        slope = _multiply(tile.load(shape, dy, given + j, 0), _power(inverse, digits))
+        inverse = _inverse_scale(zeros, squares, size, share, k, j)
+        slope = _multiply(tile.load(zeros, dy, given + j, 0), _power(inverse, digits))
         tile.store(slope, dx, to + j, 0)
-        value = tile.load(shape, x, at + j, 0)
+        value = tile.load(zeros, x, at + j, 0)
         tile.store(_multiply(_multiply(slope, inverse), value), passed, place + j, 0)
 
 
 @inlined
-def _gather(shape, step, first, until, x, at, passed, size, factor, gated, dx, to):
+def _gather(zeros, step, first, until, x, at, passed, size, factor, gated, dx, to):
     """As in `_finish`: add to a channel what its neighbours give it."""
     for j in range(first, until, step):
-        total = _sum_slots(shape, passed, size, j)
-        total = tile.scale(_multiply(total, tile.load(shape, x, at + j, 0)), factor)
+        total = _sum_slots(zeros, passed, size, j)
+        total = tile.scale(_multiply(total, tile.load(zeros, x, at + j, 0)), factor)
         total = tile.add(total, dx, to + j, 0)
         if gated:
             total = tile.gate(total, x, at + j, 0)

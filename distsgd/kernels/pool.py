@@ -33,18 +33,19 @@ def max_pool(x, size, stride, y, winner):
 def max_pool_gradient(dy, winner, size, stride, y, gated, dx):
     """Write dx: the gradient goes to the window's winner, zero to the rest of the window; where windows overlap it adds up.
 
-    dy: as winner. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's value, is not
-    positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is left alone,
-    and where windows overlap it is set to zero.
+    dy: as winner, of at least one window. y: as in `max_pool`; with `gated` the input was rectified, and where y, the winner's
+    value, is not positive nothing goes back. dx: (channels, height, width x batch), last axis contiguous; what no window covers is
+    left alone, and where windows overlap it is set to zero.
     """
     plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
     channels, rows, _, _ = winner.shape
+    if size == 3 and stride == 2:
+        for c in range(channels):
+            for i in range((dx.shape[1] + 1) // 2):
+                unpool_threes(dy, winner, gated, y, dx, c, i)
+        return
     for c in range(channels):
         one, cleared = slice(c, c + 1), 0
-        if size == 3 and stride == 2:
-            for i in range((dx.shape[1] + 1) // 2):
-                unpool_threes(dy[one], winner[one], gated, y[one], dx[one], i)
-            continue
         for i in range(rows):
             if stride < size:
                 until = dx.shape[1] if i == rows - 1 else i * stride + size

@@ -51,7 +51,7 @@ def store_bytes(typing, tile, array, place):
 
 @intrinsic
 def add_where(typing, tile, array, place, number, slope):
-    """The one-row tile plus `slope` where the array's bytes are `number`."""
+    """The one-row tile plus `slope` where the array's bytes are `number`, and plus zero elsewhere."""
 
     def generate(context, builder, signature, args):
         pointer, cells = vector.address(context, builder, array, args[1], args[2]), cells_of(builder, args[0])

@@ -25,7 +25,7 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
         for window in range(width):
             for image in range(0, batch, LANES):
                 at = start + c * plane + window * stride * batch + image
-                if stride < size:
+                if stride < size:  # windows before fetched the rest
                     for r in range(size - stride, size):
                         for s in range(stride):
                             fetch(x, at + SOON + r * line + s * batch)
@@ -39,9 +39,12 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
 
 @inlined
 def _largest(x, at, line, batch, size):
-    """A window's maximum, its place and a sum, which is a NaN where a value is: no comparison with a NaN is true."""
+    """A window's maximum, its place and its sum, which is a NaN where a value is (and where infinities of both signs are).
+
+    With a NaN no comparison is true, so that the maximum tells of none.
+    """
     best = tile.load(tile.zeros(1, REGISTERS), x, at, 0)
-    place, total, number = tile.zeros(1, REGISTERS), best, FLOAT(0)
+    place, total, number = tile.zeros(1, REGISTERS), tile.zeros(1, REGISTERS), FLOAT(0)
     for r in range(size):
         for s in range(size):
             value = tile.load(best, x, at + r * line + s * batch, 0)
@@ -54,7 +57,7 @@ def _largest(x, at, line, batch, size):
 
 @inlined
 def _last_nan(x, at, line, batch, size):
-    """As `_largest`, where there are NaNs: the last of a window wins."""
+    """The maximum and its place where there may be NaNs: the last of a window wins."""
     best = tile.load(tile.zeros(1, REGISTERS), x, at, 0)
     place, number = tile.zeros(1, REGISTERS), FLOAT(0)
     for r in range(size):
@@ -102,50 +105,46 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
 
 
 @inlined
-def unpool_threes(dy, winner, gated, y, dx, i):
-    """Rows 2 i and 2 i + 1 of dx where windows of 3 x 3 are 2 apart: as `unpool_row` would, in its order, but written once.
+def unpool_threes(dy, winner, gated, y, dx, c, i):
+    """Rows 2 i and 2 i + 1 of channel c of dx where windows of 3 x 3 are 2 apart: as `unpool_row`, but each value is written once.
 
-    Four windows share a block of 2 x 2 values; numbers are places in them::
+    Four windows share a block of 2 x 2 values; numbers are places in them, and are added in this order::
 
         (i - 1, j - 1): 8   (i - 1, j): 6  |  (i - 1, j): 7
         (i, j - 1): 2       (i, j): 0      |  (i, j): 1
         -----------------------------------+---------------
         (i, j - 1): 5       (i, j): 3      |  (i, j): 4
     """
-    channels, _, _, batch = winner.shape
-    rows, columns = dx.shape[1], dx.shape[2] // batch
+    batch = winner.shape[3]
     plane, line = dx.strides[0] >> SHIFT, dx.strides[1] >> SHIFT
-    zero = tile.zeros(1, REGISTERS)
-    for c in range(channels):
-        for j in range((columns + 1) // 2):
-            for image in range(0, batch, LANES):
-                at = c * plane + 2 * i * line + 2 * j * batch + image
-                for r in range(2):
-                    for s in range(2):
-                        fetch(dx, at + SOON + r * line + s * batch)
-                corner, corner_at = _slope(dy, gated, y, c, i - 1, j - 1, winner, image)
-                above, above_at = _slope(dy, gated, y, c, i - 1, j, winner, image)
-                beside, beside_at = _slope(dy, gated, y, c, i, j - 1, winner, image)
-                own, own_at = _slope(dy, gated, y, c, i, j, winner, image)
-                total = tile_bytes.add_where(zero, winner, corner_at, 8, corner)
-                total = tile_bytes.add_where(total, winner, above_at, 6, above)
-                total = tile_bytes.add_where(total, winner, beside_at, 2, beside)
-                tile.store(tile_bytes.add_where(total, winner, own_at, 0, own), dx, at, 0)
-                if 2 * j + 1 < columns:
-                    total = tile_bytes.add_where(zero, winner, above_at, 7, above)
-                    tile.store(tile_bytes.add_where(total, winner, own_at, 1, own), dx, at + batch, 0)
-                if 2 * i + 1 < rows:
-                    total = tile_bytes.add_where(zero, winner, beside_at, 5, beside)
-                    tile.store(tile_bytes.add_where(total, winner, own_at, 3, own), dx, at + line, 0)
-                    if 2 * j + 1 < columns:
-                        tile.store(
-                            tile_bytes.add_where(zero, winner, own_at, 4, own), dx, at + line + batch, 0
-                        )
+    columns = dx.shape[2] // batch
+    for j in range((columns + 1) // 2):
+        right, below = 2 * j + 1 < columns, 2 * i + 1 < dx.shape[1]
+        for image in range(0, batch, LANES):
+            at = c * plane + 2 * i * line + 2 * j * batch + image
+            for r in range(2):
+                for s in range(2):
+                    fetch(dx, at + SOON + r * line + s * batch)
+            corner = _slope(dy, winner, gated, y, c, i - 1, j - 1, image)
+            above = _slope(dy, winner, gated, y, c, i - 1, j, image)
+            beside = _slope(dy, winner, gated, y, c, i, j - 1, image)
+            own = _slope(dy, winner, gated, y, c, i, j, image)
+            total = _won(_won(tile.zeros(1, REGISTERS), winner, 8, corner), winner, 6, above)
+            tile.store(_won(_won(total, winner, 2, beside), winner, 0, own), dx, at, 0)
+            if right:
+                total = _won(tile.zeros(1, REGISTERS), winner, 7, above)
+                tile.store(_won(total, winner, 1, own), dx, at + batch, 0)
+            if below:
+                total = _won(tile.zeros(1, REGISTERS), winner, 5, beside)
+                tile.store(_won(total, winner, 3, own), dx, at + line, 0)
+            if right and below:
+                total = _won(tile.zeros(1, REGISTERS), winner, 4, own)
+                tile.store(total, dx, at + line + batch, 0)
 
 
 @inlined
-def _slope(dy, gated, y, c, i, window, winner, image):
-    """The gradient of a window and where in `winner` it is; zeros, and anywhere, of a window that is not there."""
+def _slope(dy, winner, gated, y, c, i, window, image):
+    """The gradient of a window and where in `winner` it is; zeros, and the first place, of a window that is not there."""
     _, height, width, batch = winner.shape
     if min(i, window) < 0 or i >= height or window >= width:
         return tile.zeros(1, REGISTERS), 0
@@ -155,3 +154,9 @@ def _slope(dy, gated, y, c, i, window, winner, image):
         at = (c * y.strides[0] + i * y.strides[1]) >> SHIFT
         slope = tile.gate(slope, y, at + window * batch + image, 0)
     return slope, flat
+
+
+@inlined
+def _won(total, winner, place, slope):
+    """The total plus a window's gradient, see `_slope`, where the value at that place in it won."""
+    return tile_bytes.add_where(total, winner, slope[1], place, slope[0])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distsgd.layers import Convolution, Dense, MaxPool, Place, Program, ResponseNormalization
+from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Place, Program, ResponseNormalization
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
 from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
@@ -64,13 +64,12 @@ def _operation(stage: Stage, place: Place, what: str, program: Program) -> Opera
 
 
 def _moved(stage: Stage, place: Place, what: str) -> int:
-    """A gradient is as large as what it belongs to."""
+    """Bytes read and written, each number once; a gradient is as large as what it belongs to."""
     moved = place.x.inside.nbytes + place.y.inside.nbytes + place.winners.nbytes
     moved += sum(array.nbytes for array in place.weights)
-    if what == TO_DATA and isinstance(stage.layer, ResponseNormalization):
-        moved += place.x.inside.nbytes  # is read as well
-    if what == TO_DATA and isinstance(stage.layer, MaxPool) and place.rectified:
-        moved += place.y.inside.nbytes  # likewise: what is not positive passes nothing back
+    looked_at = place.y if isinstance(stage.layer, MaxPool | Dropout) else place.x
+    if what == TO_DATA and (place.rectified or isinstance(stage.layer, ResponseNormalization)):
+        moved += looked_at.inside.nbytes  # where it is not positive, nothing goes back
     return moved
 
 
