@@ -19,7 +19,7 @@ from distsgd.cost.machine import Machine
 from distsgd.kernels import threads as native
 from distsgd.machine import where
 from distsgd.machine.calibrate import Calibration
-from distsgd.machine.nearness import alike, nearness
+from distsgd.machine.nearness import alike, commonest, nearness
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.machine.steps import LEAST_DEVIATION, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
@@ -111,6 +111,14 @@ def test_cores_that_did_not_move_are_alike() -> None:
     assert alike(7e-7, None)
     assert alike(None, 7e-7)
     assert not alike(9e-7, None, 7e-7)
+
+
+def test_where_cores_lay_most_of_the_time() -> None:
+    there, elsewhere = [6.9e-7, 7e-7, 7.1e-7, 7e-7], [9e-7, 9.1e-7, 8.9e-7]
+    assert alike(7e-7, commonest([None, 8e-7, *there, *elsewhere]))  # not the middle one
+    assert alike(9e-7, commonest([*elsewhere, 7e-7, 8e-7, 1e-5]))
+    assert commonest([None, None]) is None
+    assert commonest([]) is None
     assert nearness(Alone()) is None
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.curve import between
 from distsgd.cost.machine import InPlace, Step
-from distsgd.machine.nearness import alike, nearness, return_to
+from distsgd.machine.nearness import alike, commonest, nearness, return_to
 from distsgd.machine.networks import parameters_of, plan_of
 from distsgd.machine.rounds import IMAGES, timed_rounds
 from distsgd.machine.steps import Make, experiment
@@ -36,7 +35,7 @@ MUCH = 4e8
 """Operations forward from one average to the next: ten milliseconds, after which no cache holds what an average needs."""
 LEAST = 1e-6
 """Seconds: less than what an average does to caches."""
-PATIENCE = 4.0
+PATIENCE = 3.0
 """Seconds in which what was measured while cores lay elsewhere is measured again."""
 SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
@@ -88,8 +87,7 @@ def in_place(
     for name in some:
         for way in _ways_of(name, ranks.size):
             look(name, way)
-    known = [place for both in places.values() for place in both if place is not None]
-    near, until = median_low(known) if known else None, time.monotonic() + PATIENCE
+    near, until = commonest(list(chain(*places.values()))), time.monotonic() + PATIENCE
     while wanted := [one for one, both in places.items() if not alike(near, *both)]:
         if not return_to(ranks, near, until):
             say(f"{len(wanted)} averages between steps are of cores that lay elsewhere")

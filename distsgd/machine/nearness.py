@@ -7,6 +7,8 @@ and what was measured while they lay near says little of what they do while they
 
 import os
 import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,6 +53,16 @@ def alike(one: float | None, *others: float | None) -> bool:
     """Whether ranks lay as near to each other each time; what is not known counts as that."""
     known = [each for each in (one, *others) if each is not None]
     return not known or max(known) <= ALIKE * min(known)
+
+
+def commonest(looks: Sequence[float | None]) -> float | None:
+    """How near ranks lay at most looks: the one that most others are like. None where nothing is known.
+
+    Not the middle one: where they lay half of the time at one place and half at another, that is of the moment between the two.
+    """
+    known = sorted(each for each in looks if each is not None)
+    counts = [bisect_right(known, ALIKE * each) - bisect_left(known, each / ALIKE) for each in known]
+    return known[int(np.argmax(counts))] if known else None
 
 
 def return_to(ranks: Ranks, near: float | None, until: float) -> bool:

@@ -30,7 +30,7 @@ LAYERS_OF = (
 """Networks whose layers alone are measured, so that others can be told from layers like theirs."""
 LANES = (*range(16, 209, 16), 240, 256)
 """Images that a batch has room for: all up to 208, as some multiples of a register suit kernels better than their neighbours do."""
-SOME_LANES = (16, 48, 64, 112, 144, 192, 208, 256)
+SOME_LANES = (16, 32, 48, 64, 112, 144, 192, 208, 256)
 """For layers."""
 
 
