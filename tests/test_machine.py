@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from distsgd.bench.draws import UNSEEN, draw
 from distsgd.bench.prediction import Scored, prediction, summarized, table
 from distsgd.bench.visits import VISITS, Configured, Visits
 from distsgd.clock import PHASES
-from distsgd.comm import Alone
+from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine
 from distsgd.kernels import threads as native
-from distsgd.machine import where
+from distsgd.machine import between, where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.nearness import alike, commonest, nearness
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
@@ -136,7 +137,7 @@ def test_sweeps_count_in_which_cores_lay_as_they_do_now() -> None:
     assert (there.data, there.turn) == ({"garg 16 False": [3.0]}, {"garg": [3.0]})
     assert found.there(near).compute["garg 16"] == [1.0]
     assert found.there(None).compute["garg 16"] == [1.0, 3.0]
-    assert (found.lacks(apart_), found.lacks(near), found.lacks(None)) == (True, False, False)
+    assert [found.lacking(of) for of in (near, apart_, None)] == [[], ["lenet5"], []]
 
 
 class Two(Alone):
@@ -176,6 +177,29 @@ def test_runs_are_repeated_where_cores_lay_elsewhere(back: bool, monkeypatch: py
     assert sorted(every[1]) == [100.0 + n for n in range(VISITS * (1 + back))]
     assert made.counts() == {"all": VISITS * (3 + back), "elsewhere": VISITS, "never_there": 1 - back}
     assert said[VISITS:] == ["1 runs, once more: cores lay elsewhere than at calibration"]
+
+
+def test_averages_between_steps_of_cores_elsewhere_count_where_there_are_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cores lie elsewhere at the first and the last of one network, and at the first ten of the next, and do not come back."""
+    near, apart_, looks, said = 7e-7, 9e-7, list[tuple[str, Any]](), list[str]()
+
+    def lies(ranks: Ranks) -> float:
+        return apart_ if len(looks) in {0, *range(ways, ways + 10)} else near
+
+    def one(make: object, name: str, way: Any, messages: object, ranks: Ranks) -> list[Any]:
+        looks.append((name, way))
+        return looks[-1:]
+
+    ways = len(list(between._ways_of("rendon", 2)))
+    for name, found in (("nearness", lies), ("_one", one), ("return_to", lambda *given: False)):
+        monkeypatch.setattr(between, name, found)
+    kept, there = between.in_place(Path("none"), ["garg", "rendon"], {}, Two(), 1, said.append)
+    assert [name for name, _ in looks] == ["rendon"] * ways + ["garg"] * ways
+    assert there == near
+    assert kept == [*looks[: ways - 1], looks[ways], *looks[ways + 10 :]]
+    assert said == [f"cores lay elsewhere at {1 + 1 + 10} averages between steps"]
 
 
 def test_a_run_says_where_cores_lie_now() -> None:

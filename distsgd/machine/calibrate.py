@@ -127,11 +127,13 @@ class Calibration:
             found[shape].sweep(path, self._of(shape), ranks, self._threads)
 
     def _settled(self, found: Mapping[Shape, Seconds], files: Files, ranks: Ranks) -> None:
-        """Steps, as averages between them, are of ranks that lie so near; where none was measured of them, all are once more."""
-        if any(one.lacks(self._near) for one in found.values()):
-            self._say("steps of training once more, as cores lie elsewhere now")
-            self._sweep(found, files, ranks)
-        if any(one.lacks(self._near) for one in found.values()):
+        """Steps, as averages between them, are of ranks that lie so near; networks that never were measured so are once more."""
+        lacking = {shape: one.lacking(self._near) for shape, one in found.items()}
+        if any(lacking.values()):
+            self._say("some steps of training once more, as cores lie elsewhere now")
+        for shape, names in lacking.items():
+            found[shape].sweep(files[shape], names, ranks, self._threads)
+        if any(one.lacking(self._near) for one in found.values()):
             self._say("cores moved meanwhile: some steps are of those that lay elsewhere")
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:

@@ -101,9 +101,9 @@ class Seconds:
                 self._windows(make, name, lanes, ranks.barrier)
             self.near.setdefault(name, []).append((before, nearness(ranks)))
 
-    def lacks(self, near: float | None) -> bool:
-        """Whether a network was never measured while ranks lay so near."""
-        return not all(any(alike(near, *each) for each in times) for times in self.near.values())
+    def lacking(self, near: float | None) -> list[str]:
+        """Networks that never were measured while ranks lay so near."""
+        return [name for name, times in self.near.items() if not any(alike(near, *each) for each in times)]
 
     def there(self, near: float | None) -> "Seconds":
         """The sweeps in which ranks lay so near; all those of a network that has none."""
