@@ -71,7 +71,7 @@ def in_place(
     """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts.
 
     And how near ranks lay at most of the looks, see nearness, on all ranks: those at which they lay otherwise are made again, as
-    far as patience goes, and else left out where other networks' are there. messages: as the machine file will hold them.
+    far as patience goes. messages: as the machine file will hold them.
     """
     make = partial(experiment, path, ranks=ranks.size, threads=threads)
     ordered = sorted(names, key=parameters_of)
@@ -93,10 +93,6 @@ def in_place(
             say(f"cores lay elsewhere at {len(elsewhere)} averages between steps")
             break
         look(*elsewhere[0])
-    there = {way.kind for _, way in places.keys() - elsewhere}
-    for name, way in elsewhere:
-        if way.kind in there:
-            del found[name, way]
     return list(chain(*found.values())), near
 
 
@@ -110,11 +106,6 @@ class _Way:
     period: int
     topology: str
     reduction: str
-
-    @property
-    def kind(self) -> tuple[int, str, int, str, str]:
-        """What is the same of other networks, as the period is not."""
-        return self.hosted, self.what, self.lanes, self.topology, self.reduction
 
 
 def _ways_of(name: str, ranks: int) -> Iterator[_Way]:

@@ -9,6 +9,7 @@ import os
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from statistics import median_low
 
 import numpy as np
 
@@ -18,8 +19,9 @@ EXCHANGES, FEW = 200, 20
 """Of one number, whose first quartile is taken; and those that show whether it is worth while."""
 BUSY = 50e-6
 """Seconds of an exchange from which on it is others that are waited for, and not a message."""
-ALIKE = 1.1
-"""Times as long, at most: exchanges of ranks that did not move differ by 3 %, and 25 % or more were seen where they did."""
+ALIKE = 1.15
+"""Times as long, at most: exchanges of ranks that did not move differ by 3 %, by 10 where others are busy, and by 25 or more where
+they did."""
 PAUSE = 0.1
 """Seconds between two looks at cores that lie elsewhere."""
 
@@ -56,13 +58,13 @@ def alike(one: float | None, *others: float | None) -> bool:
 
 
 def commonest(looks: Sequence[float | None]) -> float | None:
-    """How near ranks lay at most looks: the one that most others are like. None where nothing is known.
+    """How near ranks lay at most looks: the middle one of those that are alike. None where nothing is known.
 
-    Not the middle one: where they lay half of the time at one place and half at another, that is of the moment between the two.
+    Not the middle one of all: where they lay half of the time at one place and half at another, that is of the moment between.
     """
     known = sorted(each for each in looks if each is not None)
-    counts = [bisect_right(known, ALIKE * each) - bisect_left(known, each / ALIKE) for each in known]
-    return known[int(np.argmax(counts))] if known else None
+    groups = [known[bisect_left(known, each) : bisect_right(known, ALIKE * each)] for each in known]
+    return median_low(max(groups, key=lambda group: len(group))) if groups else None
 
 
 def return_to(ranks: Ranks, near: float | None, until: float) -> bool:

@@ -64,11 +64,8 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
 
 
 @pytest.mark.mpi(ranks=[2], timeout=300)
-def test_averages_between_steps_are_of_all_kinds(
-    mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_averages_between_steps_are_of_all_kinds(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     """Of one rank and of both, of states and of gradients, of one worker a rank and of several, after little and much."""
-    monkeypatch.setattr("distsgd.machine.between.nearness", lambda ranks: None)  # wherever cores lie
     machine = Calibration(wrap(comm), ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
     assert (machine is None) == (comm.rank > 0)
     if machine is None:
