@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from distsgd.bench.draws import UNSEEN, draw
 from distsgd.bench.prediction import Scored, prediction, summarized, table
 from distsgd.bench.visits import VISITS, Configured, Visits
 from distsgd.clock import PHASES
-from distsgd.comm import Alone
+from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine
 from distsgd.kernels import threads as native
-from distsgd.machine import where
+from distsgd.machine import between, where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.nearness import alike, commonest, nearness
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
@@ -109,18 +110,24 @@ def test_cores_that_did_not_move_are_alike() -> None:
     assert alike(7e-7, 7.3e-7, 7.1e-7)
     assert not alike(7e-7, 7.1e-7, 9e-7)
     assert alike(7e-7, None)
+    assert alike(7e-7, 7.9e-7)
+    assert not alike(7e-7, 8.2e-7)
     assert alike(None, 7e-7)
     assert not alike(9e-7, None, 7e-7)
 
 
+def test_one_rank_lies_nowhere() -> None:
+    assert nearness(Alone()) is None
+
+
 def test_where_cores_lay_most_of_the_time() -> None:
     there, elsewhere = [6.9e-7, 7e-7, 7.1e-7, 7e-7], [9e-7, 9.1e-7, 8.9e-7]
-    assert alike(7e-7, commonest([None, 8e-7, *there, *elsewhere]))  # not the middle one
+    assert commonest([None, *6 * [7e-7], 8.1e-7, 8.1e-7, *5 * [9.5e-7]]) == 7e-7  # not the middle one
+    assert commonest([None, *5 * [7e-7], 8.1e-7, 8.1e-7, *6 * [9.5e-7]]) == 9.5e-7
     assert commonest([*elsewhere, 7e-7, 8.5e-7, 1e-5]) in elsewhere
     assert commonest([7.7e-7, *there, *there]) == 7e-7
     assert commonest([None, None]) is None
     assert commonest([]) is None
-    assert nearness(Alone()) is None
 
 
 def test_sweeps_count_in_which_cores_lay_as_they_do_now() -> None:
@@ -177,6 +184,45 @@ def test_runs_are_repeated_where_cores_lay_elsewhere(back: bool, monkeypatch: py
     assert sorted(every[1]) == [100.0 + n for n in range(VISITS * (1 + back))]
     assert made.counts() == {"all": VISITS * (3 + back), "elsewhere": VISITS, "never_there": 1 - back}
     assert said[VISITS:] == ["1 runs, once more: cores lay elsewhere than at calibration"]
+
+
+def test_a_network_is_measured_once_more_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, apart_ = 7e-7, 9e-7
+    places = iter([apart_, apart_, near, near, apart_, apart_])
+    rounds = {name: np.ones(4) for name in ROUND}
+    for name, found in (
+        ("nearness", lambda ranks: next(places)),
+        ("experiment", lambda *given, **more: None),
+        ("timed_rounds", lambda *given: rounds),
+    ):
+        monkeypatch.setattr(f"distsgd.machine.steps.{name}", found)
+    one = Seconds()
+    one.sweep(Path("none"), ["garg", "rendon"], Two(), 1)
+    assert (one.lacking(near), one.lacking(apart_)) == (["garg"], ["rendon"])
+    one.sweep(Path("none"), one.lacking(apart_), Two(), 1)
+    assert one.lacking(apart_) == []
+    assert {len(sweeps) for key, sweeps in one.data.items() if key.startswith("rendon")} == {2}
+    assert {len(sweeps) for sweeps in one.there(apart_).data.values()} == {1}
+    assert {key.split()[0] for key in one.data if key.endswith("True")} == {"garg"}
+
+
+def test_averages_of_cores_that_stay_elsewhere_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first and the last of one network, and at the first ten of the next."""
+    near, apart_, looks, said = 7e-7, 9e-7, list[tuple[str, Any]](), list[str]()
+
+    def lies(ranks: Ranks) -> float:
+        return apart_ if len(looks) in {0, *range(ways, ways + 10)} else near
+
+    def one(make: object, name: str, way: Any, messages: object, ranks: Ranks) -> list[Any]:
+        looks.append((name, way))
+        return looks[-1:]
+
+    ways = len(list(between._ways_of("rendon", 2)))
+    for name, found in (("nearness", lies), ("_one", one), ("return_to", lambda *given: False)):
+        monkeypatch.setattr(between, name, found)
+    assert between.in_place(Path("none"), ["garg", "rendon"], {}, Two(), 1, said.append) == (looks, near)
+    assert [name for name, _ in looks] == ["rendon"] * ways + ["garg"] * ways
+    assert said == ["12 averages between steps are of cores that lay elsewhere; another time they may stay"]
 
 
 def test_a_run_says_where_cores_lie_now() -> None:

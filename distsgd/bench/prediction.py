@@ -173,7 +173,7 @@ def _scored(
 def summarized(scored: Sequence[Scored]) -> dict[str, Any]:
     """Errors (relative, absolute) of known networks' rounds and of unseen ones'.
 
-    And the noise floor: how wrong a run is that is predicted by itself, measured at another time. Nothing predicts better.
+    And the noise floor: how wrong a run is that is predicted by itself, measured at another time.
     """
     known = [each for each in scored if not each.draw.unseen]
     unseen = [each for each in scored if each.draw.unseen]

@@ -21,9 +21,8 @@ def max_pool(x, size, stride, y, winner):
         one = slice(c, c + 1)
         for i in range(winner.shape[1]):
             start = c * plane + i * stride * line
-            if (
-                size == 3 and stride == 2
-            ):  # AlexNet's are compiled for themselves, without loops over a window
+            # AlexNet's: with constants there is no loop over a window.
+            if size == 3 and stride == 2:
                 pool_row(x, start, plane, line, 3, 2, y[one], winner[one], i)
             else:
                 pool_row(x, start, plane, line, size, stride, y[one], winner[one], i)

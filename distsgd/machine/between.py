@@ -90,7 +90,9 @@ def in_place(
     near, until = commonest(list(chain(*places.values()))), time.monotonic() + PATIENCE
     while elsewhere := [one for one, both in places.items() if not alike(near, *both)]:
         if not return_to(ranks, near, until):
-            say(f"cores lay elsewhere at {len(elsewhere)} averages between steps")
+            say(
+                f"{len(elsewhere)} averages between steps are of cores that lay elsewhere; another time they may stay"
+            )
             break
         look(*elsewhere[0])
     return list(chain(*found.values())), near

@@ -134,7 +134,7 @@ class Calibration:
         for shape, names in lacking.items():
             found[shape].sweep(files[shape], names, ranks, self._threads)
         if any(one.lacking(self._near) for one in found.values()):
-            self._say("cores moved meanwhile: some steps are of those that lay elsewhere")
+            self._say("some steps are of cores that lay elsewhere; another time they may stay")
 
     def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
         if ranks.size <= self._here:  # over a network they wait for it, not for memory

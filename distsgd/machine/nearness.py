@@ -7,7 +7,7 @@ and what was measured while they lay near says little of what they do while they
 
 import os
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from statistics import median_low
 
@@ -63,8 +63,9 @@ def commonest(looks: Sequence[float | None]) -> float | None:
     Not the middle one of all: where they lay half of the time at one place and half at another, that is of the moment between.
     """
     known = sorted(each for each in looks if each is not None)
-    groups = [known[bisect_left(known, each) : bisect_right(known, ALIKE * each)] for each in known]
-    return median_low(max(groups, key=lambda group: len(group))) if groups else None
+    counts = [bisect_right(known, ALIKE * each) - place for place, each in enumerate(known)]
+    first = int(np.argmax(counts)) if known else 0
+    return median_low(known[first : first + counts[first]]) if known else None
 
 
 def return_to(ranks: Ranks, near: float | None, until: float) -> bool:

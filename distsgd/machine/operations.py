@@ -69,7 +69,9 @@ def _moved(stage: Stage, place: Place, what: str) -> int:
     moved += sum(array.nbytes for array in place.weights)
     looked_at = place.y if isinstance(stage.layer, MaxPool | Dropout) else place.x
     if what == TO_DATA and (place.rectified or isinstance(stage.layer, ResponseNormalization)):
-        moved += looked_at.inside.nbytes  # where it is not positive, nothing goes back
+        moved += (
+            looked_at.inside.nbytes
+        )  # what was rectified says where something goes back, what is normalized how much
     return moved
 
 

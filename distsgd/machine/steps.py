@@ -90,14 +90,14 @@ class Seconds:
     """How near ranks lay before and after, by network."""
 
     def sweep(self, path: Path, names: Sequence[str], ranks: Ranks, threads: int) -> None:
-        """Measure all once; ranks, of so many threads, begin each measurement together."""
+        """Measure these networks once; ranks, of so many threads, begin each measurement together. Windows: of the first ever."""
         make = partial(experiment, path, threads=threads)
         for name in names:
             before = nearness(ranks)
             for lanes in LANES:
                 self._steps(make, name, lanes, ranks.barrier)
             self._turn(make, name, 32, ranks.barrier)
-            for lanes in WINDOWS_AT if name == names[0] else ():
+            for lanes in WINDOWS_AT if name == next(iter(self.near), name) else ():
                 self._windows(make, name, lanes, ranks.barrier)
             self.near.setdefault(name, []).append((before, nearness(ranks)))
 
