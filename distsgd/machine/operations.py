@@ -67,11 +67,10 @@ def _moved(stage: Stage, place: Place, what: str) -> int:
     """Bytes read and written, each number once; a gradient is as large as what it belongs to."""
     moved = place.x.inside.nbytes + place.y.inside.nbytes + place.winners.nbytes
     moved += sum(array.nbytes for array in place.weights)
+    # What was rectified says where something goes back, and what is normalized how much.
     looked_at = place.y if isinstance(stage.layer, MaxPool | Dropout) else place.x
     if what == TO_DATA and (place.rectified or isinstance(stage.layer, ResponseNormalization)):
-        moved += (
-            looked_at.inside.nbytes
-        )  # what was rectified says where something goes back, what is normalized how much
+        moved += looked_at.inside.nbytes
     return moved
 
 
