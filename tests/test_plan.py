@@ -462,13 +462,12 @@ def test_ranks_wait_for_those_that_leave_an_average_last() -> None:
 
 
 @pytest.mark.parametrize("units", [16, 20, 32, 40, 48, 64, 80, 100, 112, 128, 300])
-def test_strips_are_as_wide_as_kernels_make_them(units: int) -> None:
-    row = -(-units // rows.LANES) * rows.LANES
-    computed = len(rows.strip_starts(row)) * rows.strip_width(row)
-    assert layers._strips(units, rows.VECTOR) == pytest.approx(math.log(units / computed))
+def test_registers_are_as_many_as_kernels_take(units: int) -> None:
+    computed = sum(registers for _, registers in rows.strips(units)) * rows.VECTOR
+    assert layers._registers(units, rows.VECTOR) == pytest.approx(math.log(units / computed))
 
 
-def test_units_that_fill_strips_take_less_than_their_neighbours() -> None:
+def test_units_that_fill_registers_take_less_than_their_neighbours() -> None:
     def columns(what: str, units: int, lanes: int = 64) -> float:
         passed = layers.Operation("", what, "Dense", 1e5, 1e3, 1e4, 100, units)
         return layers._features(passed, lanes, 1, 16)[-1]

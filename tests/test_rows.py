@@ -8,7 +8,7 @@ from oracle import assert_close, rounding
 
 from distsgd.kernels import rows
 from distsgd.kernels.rows import CHUNK, GROUP, NEAR, NEXT, NO_BIAS, NO_ROWS, NO_WINNERS
-from distsgd.kernels.vector import STRIP
+from distsgd.kernels.vector import COLUMNS, STRIP, VECTOR
 
 LENGTHS = sorted({16, 17, 31, 32, 48, STRIP - 1, STRIP, STRIP + 1, 80, 128, 200, GROUP - 1, GROUP, GROUP + 1})
 LENGTHS += [2 * GROUP + 5, 1008]
@@ -32,7 +32,7 @@ class Case:
     def run(self, gate: np.ndarray = NO_ROWS, rectify: bool = False) -> np.ndarray:
         room, count = self.partial[: self.y.shape[0] * GROUP], len(self.offsets)
         taps = np.stack([self.offsets, np.arange(count)])
-        strips = np.array([(0, count)] * len(rows.strip_starts(self.y.shape[2])))
+        strips = np.array([(0, count, *strip) for strip in rows.strips(self.y.shape[2])])
         bands = np.array([(0, 1)] * self.y.shape[1])
         sums = (taps, strips, bands, self.step, self.weights, self.bias, room, self.y, gate, rectify)
         rows.sum_rows(self.x, *sums, NO_ROWS, NO_WINNERS)
@@ -84,7 +84,25 @@ def case(seed: int, taps: int, channels: int, length: int, whole: bool = True, l
     return Case(x, offsets, step, turned, bias, partial, buffer, buffer[:, 1:-2, 3:-5])
 
 
-@pytest.mark.parametrize("channels", range(1, 13))
+@pytest.mark.parametrize("length", range(VECTOR, 4 * STRIP))
+def test_strips_cover_a_row_with_as_few_registers_as_will_do(length: int) -> None:
+    strips = rows.strips(length)
+    covered = {lane for begin, registers in strips for lane in range(begin, begin + registers * VECTOR)}
+    assert covered == set(range(length))
+    assert {registers for _, registers in strips} <= set(rows.WIDTHS)
+    spare = sum(registers for _, registers in strips) - -(-length // VECTOR)
+    assert spare == 0 or (spare == 1 and COLUMNS > 4)
+
+
+@pytest.mark.parametrize("channels", range(1, 400))
+def test_channels_are_split_without_single_rows_where_that_adds_up(channels: int) -> None:
+    fours, threes, ones = rows.split.py_func(channels)
+    assert (fours % rows.HIGH, (threes - fours) % 4, (ones - threes) % 3) == (0, 0, 0)
+    assert 0 <= fours <= threes <= ones <= channels
+    assert ones == channels or (channels in (1, 2, 5) and ones == 0)
+
+
+@pytest.mark.parametrize("channels", range(1, 15))
 @pytest.mark.parametrize("length", LENGTHS)
 def test_whole_numbers_add_up_exactly_and_nothing_else_is_written(length: int, channels: int) -> None:
     for taps in TAPS[(length + channels) % 3 :: 3]:

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from distsgd.kernels.rows import strip_starts, strip_width
+from distsgd.kernels.rows import strips
 from distsgd.kernels.taps import Window, dense_pair_taps, dense_row_taps, pair_taps, row_taps
-from distsgd.kernels.vector import LANES, TAPS
+from distsgd.kernels.vector import LANES, STRIP, TAPS, VECTOR
 
 
 def window(
@@ -58,11 +58,12 @@ def place(window: Window, tap: tuple[int, int, int]) -> int:
 def test_a_strip_has_the_taps_that_any_of_its_lanes_needs(window: Window) -> None:
     seen, batch, taps = row_taps(window), window.buffer[3], all_taps(window)
     lanes = window.outputs[1] * batch
-    for row, (strip, start) in itertools.product(range(window.outputs[0]), enumerate(strip_starts(lanes))):
-        begin, of_row = seen.strips[strip]
+    assert [(start, registers) for _, _, start, registers in seen.strips] == strips(lanes)
+    for row, strip in itertools.product(range(window.outputs[0]), seen.strips):
+        begin, of_row, start, registers = strip
         low, high = seen.bands[row]
         places, weights = seen.taps[:, begin + low * of_row : begin + high * of_row]
-        columns = {lane // batch for lane in range(start, start + strip_width(lanes))}
+        columns = {lane // batch for lane in range(start, start + registers * VECTOR)}
         needed = {n for n, tap in enumerate(taps) if any(meets(window, row, c, tap) for c in columns)}
         assert set(weights) == needed
         assert [place(window, taps[n]) for n in weights] == places.tolist()
@@ -111,11 +112,9 @@ def needs(window: Window, taps: list[tuple[int, int, int]], output: tuple[int, .
 def test_a_border_of_zeros_costs_no_multiplications() -> None:
     window = WINDOWS[2]
     seen = row_taps(window)
-    done = sum((high - low) * of_row for low, high in seen.bands for _, of_row in seen.strips)
-    share = done * strip_width(8 * 64) / (50 * 64 * 64)
-    assert share <= (
-        0.7225 if strip_width(8 * 64) == 64 else 0.8
-    )  # all that can be where one strip is one pixel
+    of_rows = sum(of_row * registers * VECTOR for _, of_row, _, registers in seen.strips)
+    share = sum(high - low for low, high in seen.bands) * of_rows / (50 * 64 * 64)
+    assert share <= (0.7225 if STRIP == 64 else 0.8)  # all that can be where one strip is one pixel
     kept = sum((s[1] - s[0]) * (s[3] - s[2]) for s in pair_taps(window).spans) * TAPS
     assert kept <= 0.9 * 50 * 64 * 64
 
@@ -123,7 +122,7 @@ def test_a_border_of_zeros_costs_no_multiplications() -> None:
 def test_dense_layers_see_all_inputs() -> None:
     rows, pairs = dense_row_taps(7, 48), dense_pair_taps(7, 48)
     np.testing.assert_array_equal(rows.taps, [np.arange(7) * 48, np.arange(7)])
-    assert rows.strips.tolist() == [[0, 7]] * len(strip_starts(48))
+    assert rows.strips.tolist() == [[0, 7, *strip] for strip in strips(48)]
     assert rows.bands.tolist() == [[0, 1]]
     assert pairs.offsets[:7].tolist() == [n * 48 for n in range(7)]
     assert pairs.spans.tolist() == [[0, 1, 0, 48]] * (len(pairs.offsets) // TAPS)

@@ -10,33 +10,60 @@ A convolution's taps are (channel, filter row, filter column); a dense layer's a
 import numpy as np
 
 from distsgd.kernels import tile
-from distsgd.kernels.compiled import FLOAT, SHIFT, compiled
+from distsgd.kernels.compiled import FLOAT, SHIFT, compiled, inlined
 from distsgd.kernels.vector import COLUMNS, LANES, STRIP, VECTOR, fetch
 from distsgd.kernels.windows import pool_row
 
+HIGH = 6 if VECTOR == 16 else 4
+"""Channels of a tile that is COLUMNS wide: what the registers hold. Of x, which may come from the level-2 cache, each register is
+loaded for so many multiply-adds.
+"""
 TALL = {16: 8, 8: 4, 4: 8}[VECTOR]
-"""Channels of a tile that is one or two columns wide: with fewer, each multiply-add would wait for the one before."""
+"""Channels of a narrower tile: with fewer, each multiply-add would wait for the one before."""
 CHUNK = 64
 """Taps after which a tile rests in memory, so that a strip of x stays in the level-1 cache while all channels use it."""
 FAR = 16
 """So many times as many where weights lie tap by tap: each row is on a page of its own, which the processor fetches ahead."""
-GROUP = 256 // STRIP * STRIP
-"""Lanes that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""
+TOGETHER = 256 // STRIP
+"""Strips that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""
+GROUP = TOGETHER * STRIP
+"""Their lanes."""
 NEAR = 1 << 16
 """Weights that the level-2 cache holds beside all else. Of more, those that are next are fetched while others are used."""
 NEXT = 32
 """Channels, two lines of the cache, from those in use to those that are fetched."""
+WIDTHS = tuple(sorted({1, 2, min(3, COLUMNS), COLUMNS}))
+"""Registers of a strip."""
 
 
-def strip_width(length: int) -> int:
-    """Lanes that a row of that length is computed in at once."""
-    return STRIP if length >= STRIP else 2 * VECTOR if length >= 2 * VECTOR else VECTOR
+def strips(length: int) -> list[tuple[int, int]]:
+    """Where the strips of a row of so many lanes begin, and how many registers each takes: the last as few as will do.
+
+    Where the row is no whole number of registers, the last moves back over lanes done before, which get the same again.
+    """
+    found: list[tuple[int, int]] = []
+    lane, fitting = 0, [registers for registers in WIDTHS if registers * VECTOR <= length]
+    while lane < length:
+        enough = [registers for registers in fitting if registers * VECTOR >= length - lane]
+        registers = min(enough, default=max(fitting))
+        found.append((min(lane, length - registers * VECTOR), registers))
+        lane += registers * VECTOR
+    return found
 
 
-def strip_starts(length: int) -> list[int]:
-    """Where the strips of a row begin: the last moves back over lanes done before, which get the same again."""
-    width = strip_width(length)
-    return [min(lane, length - width) for lane in range(0, length, width)]
+@inlined
+def split(channels):
+    """From which channel on tiles of a wide strip have four rows in place of HIGH, three, and one: only of 1, 2 and 5 channels."""
+    high = channels // HIGH * HIGH
+    while high > 0 and (channels - high == 1 or channels - high == 2 or channels - high == 5):
+        high -= HIGH
+    rest = channels - high
+    threes = -rest % 4
+    return (
+        high,
+        channels - 3 * threes if 3 * threes <= rest else high,
+        channels if 3 * threes <= rest else high,
+    )
 
 
 @compiled(
@@ -59,10 +86,12 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
     tap, row = weights.strides[0] >> SHIFT, weights.strides[1] >> SHIFT
     plane, line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     gate_plane, gate_line = gate.strides[0] >> SHIFT, gate.strides[1] >> SHIFT
-    channels, size, length = y.shape
-    widest = 0
+    channels, size = y.shape[:2]
+    fours_from, threes_from, ones_from = split(channels)
+    tall, four = channels // TALL * TALL, channels // 4 * 4
+    most = 0
     for s in range(strips.shape[0]):
-        widest = max(widest, strips[s, 1])
+        most = max(most, strips[s, 1])
 
     def next_weights(total, k, first, last):
         """Where in `weights` those are that come after these; and from one row of theirs to the next, where each is a line."""
@@ -78,7 +107,7 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
         if weights.size > NEAR and (tap < row or k % LANES < tile.rows(total)):
             ahead, line_apart = next_weights(total, k, first, last)
             # Else a tile's rows take turns: a line holds the weights of several taps.
-            turns = TALL - 1 if tile.rows(total) == TALL else 3
+            turns = 7 if tile.rows(total) > 4 else 3
             for t in range(first, last):
                 fetch(weights, ahead + taps[1, t] * tap + (t & turns) * line_apart)
                 total = tile.multiply_add(total, x, at, taps, t, weights, k * row + taps[1, t] * tap, row)
@@ -87,14 +116,15 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
                 total = tile.multiply_add(total, x, at, taps, t, weights, k * row + taps[1, t] * tap, row)
         return total
 
-    def sum_tile(total, k, at, first, last, ends, rest, out, seen):
-        """Channels k.. of a strip: the sum so far plus taps first..last, put to rest in `partial` or finished in y."""
-        if first > ends[0]:
+    def sum_tile(total, k, strip):
+        """Channels k.. of a strip: the sum so far plus some taps, put to rest in `partial` or finished in y."""
+        at, first, last, begin, end, rest, out, seen = strip
+        if first > begin:
             total = tile.load(total, partial, rest + k * STRIP, STRIP)
         elif bias.size > 0:
             total = tile.add_rows(total, bias, k)
         total = sum_taps(total, k, at, first, last)
-        if last < ends[1]:
+        if last < end:
             tile.store(total, partial, rest + k * STRIP, STRIP)
         else:
             if rectify:
@@ -103,45 +133,45 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
                 total = tile.gate(total, gate, seen + k * gate_plane, gate_plane)
             tile.store(total, y, out + k * plane, plane)
 
-    def sum_row(tall, short, one, shorts_from, ones_from, width, i):
-        """A row of all channels: tall tiles up to channel `shorts_from`, short ones up to `ones_from`, single rows beyond."""
-        low, high = bands[i]
-        piece = CHUNK * (STRIP // width * FAR if tap < row else 1)
-        for group in range(0, length, GROUP):
-            until = min(group + GROUP, length)
-            for chunk in range(
-                0, max(1, (high - low) * widest), piece
-            ):  # an output may see nothing: it is written
-                rest = 0
-                for lane in range(group, until, width):
-                    begin, of_row = strips[lane // width]
-                    ends = (begin + low * of_row, begin + high * of_row)
-                    first, last = ends[0] + chunk, min(ends[0] + chunk + piece, ends[1])
-                    j = min(lane, length - width)
-                    at, out, seen = i * step + j, i % size * line + j, i * gate_line + j
-                    if first < last or chunk == 0:
-                        for k in range(0, shorts_from, tile.rows(tall)):
-                            sum_tile(tall, k, at, first, last, ends, rest, out, seen)
-                        for k in range(shorts_from, ones_from, tile.rows(short)):
-                            sum_tile(short, k, at, first, last, ends, rest, out, seen)
-                        for k in range(ones_from, channels):
-                            sum_tile(one, k, at, first, last, ends, rest, out, seen)
-                    rest += channels * STRIP
+    def sum_tiles(zeros, low, high, strip):
+        """Channels low..high, as many at once as the tile has rows."""
+        for k in range(low, high, tile.rows(zeros)):
+            sum_tile(zeros, k, strip)
 
-    # Wide strips: tiles of four and three channels, of one where neither adds up: 1, 2 and 5.
-    blocks = (channels + 3) // 4
-    fours = channels - 3 * blocks
-    wide_from, wide_ones = max(0, 4 * fours), channels if fours >= 0 else 0
-    for i in range(bands.shape[0]):
-        if length >= STRIP:
-            four, three, one = tile.zeros(4, COLUMNS), tile.zeros(3, COLUMNS), tile.zeros(1, COLUMNS)
-            sum_row(four, three, one, wide_from, wide_ones, STRIP, i)
-        elif length >= 2 * VECTOR:
-            tall, four, one = tile.zeros(TALL, 2), tile.zeros(4, 2), tile.zeros(1, 2)
-            sum_row(tall, four, one, channels // TALL * TALL, channels // 4 * 4, 2 * VECTOR, i)
+    def sum_strip(registers, strip):
+        """All channels: by tiles as high as may be, then lower ones, single rows where these do not add up."""
+        if registers == COLUMNS:
+            sum_tiles(tile.zeros(HIGH, COLUMNS), 0, fours_from, strip)
+            sum_tiles(tile.zeros(4, COLUMNS), fours_from, threes_from, strip)
+            sum_tiles(tile.zeros(3, COLUMNS), threes_from, ones_from, strip)
+            sum_tiles(tile.zeros(1, COLUMNS), ones_from, channels, strip)
+        elif registers == 3:
+            sum_tiles(tile.zeros(TALL, 3), 0, tall, strip)
+            sum_tiles(tile.zeros(4, 3), tall, four, strip)
+            sum_tiles(tile.zeros(1, 3), four, channels, strip)
+        elif registers == 2:
+            sum_tiles(tile.zeros(TALL, 2), 0, tall, strip)
+            sum_tiles(tile.zeros(4, 2), tall, four, strip)
+            sum_tiles(tile.zeros(1, 2), four, channels, strip)
         else:
-            tall, four, one = tile.zeros(TALL, 1), tile.zeros(4, 1), tile.zeros(1, 1)
-            sum_row(tall, four, one, channels // TALL * TALL, channels // 4 * 4, VECTOR, i)
+            sum_tiles(tile.zeros(TALL, 1), 0, tall, strip)
+            sum_tiles(tile.zeros(4, 1), tall, four, strip)
+            sum_tiles(tile.zeros(1, 1), four, channels, strip)
+
+    piece = CHUNK * (COLUMNS // strips[0, 3] * FAR if tap < row else 1)
+    for i in range(bands.shape[0]):
+        low, high = bands[i]
+        for group in range(0, strips.shape[0], TOGETHER):
+            # An output may see nothing: it is written.
+            for chunk in range(0, max(1, (high - low) * most), piece):
+                for s in range(group, min(group + TOGETHER, strips.shape[0])):
+                    begin, of_row, j, registers = strips[s]
+                    begin, end = begin + low * of_row, begin + high * of_row
+                    first, last = begin + chunk, min(begin + chunk + piece, end)
+                    rest = (s - group) * channels * STRIP
+                    if first < last or chunk == 0:
+                        out, seen = i % size * line + j, i * gate_line + j
+                        sum_strip(registers, (i * step + j, first, last, begin, end, rest, out, seen))
         if winner.size > 0 and (i + 1) % size == 0:
             pool_row(y, 0, plane, line, size, size, pooled, winner, i // size)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.kernels import pairs, rows
-from distsgd.kernels.vector import TAPS
+from distsgd.kernels.vector import TAPS, VECTOR
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class RowTaps(NamedTuple):
     taps: np.ndarray
     """(2, n) int64: places in x, rows of the weights."""
     strips: np.ndarray
-    """(strips, 2): for each strip of lanes, where its list begins in `taps`, and how many taps a row of the filter has there."""
+    """(strips, 4): for each strip of lanes, where its list begins in `taps`, how many taps a row of the filter has there, its first
+    lane and its registers, see `rows.strips`.
+    """
     bands: np.ndarray
     """(rows, 2): for each row of outputs, the first and the last row of the filter that counts."""
 
@@ -103,9 +105,10 @@ def row_taps(window: Window, weights: np.ndarray | None = None) -> RowTaps:
     weights: (channels, row, column) of the filter, the row of the weight matrix for each tap; as they lie if not given.
     """
     batch, lanes = window.buffer[3], window.outputs[1] * window.buffer[3]
+    all_strips = rows.strips(lanes)
     sets = [
-        window.columns_that_count(first // batch, (first + rows.strip_width(lanes) - 1) // batch)
-        for first in rows.strip_starts(lanes)
+        window.columns_that_count(first // batch, (first + registers * VECTOR - 1) // batch)
+        for first, registers in all_strips
     ]
     places = window.places()
     weights = np.arange(places.size).reshape(places.shape) if weights is None else weights
@@ -113,7 +116,8 @@ def row_taps(window: Window, weights: np.ndarray | None = None) -> RowTaps:
     lists = {columns: both[..., slice(*columns)].reshape(2, -1) for columns in dict.fromkeys(sets)}
     ends = np.cumsum([part.shape[1] for part in lists.values()])
     begins = dict(zip(lists, [0, *ends.tolist()]))
-    strips = [(begins[columns], lists[columns].shape[1] // window.size[0]) for columns in sets]
+    of_rows = [(begins[columns], lists[columns].shape[1] // window.size[0]) for columns in sets]
+    strips = [(*of_row, *strip) for of_row, strip in zip(of_rows, all_strips, strict=True)]
     bands = [window.rows_that_count(output) for output in range(window.outputs[0])]
     return RowTaps(np.concatenate([*lists.values()], axis=1), np.array(strips), np.array(bands))
 
@@ -121,7 +125,7 @@ def row_taps(window: Window, weights: np.ndarray | None = None) -> RowTaps:
 def dense_row_taps(inputs: int, lanes: int, apart: int | None = None) -> RowTaps:
     """The taps of a dense layer: every row of (inputs, lanes), the rows `apart` from each other or one after another."""
     taps = np.stack([np.arange(inputs) * (apart or lanes), np.arange(inputs)])
-    strips = [(0, inputs)] * len(rows.strip_starts(lanes))
+    strips = [(0, inputs, *strip) for strip in rows.strips(lanes)]
     return RowTaps(taps, np.array(strips), np.array([(0, 1)]))
 
 
@@ -135,7 +139,7 @@ def pixel_taps(window: Window, row: int, column: int, filters: int, apart: int) 
     i, j, n = np.ogrid[slice(*of_rows[row]), slice(*of_columns[column]), :batch]
     slopes, seen = ((i * wide + j) * batch + n) * apart, i * window.step + j * batch + n
     both = np.stack([slopes, window.places()[0, row, column] + seen]).reshape(2, -1)
-    strips = [(0, both.shape[1])] * len(rows.strip_starts(filters))
+    strips = [(0, both.shape[1], *strip) for strip in rows.strips(filters)]
     return RowTaps(both, np.array(strips), np.array([(0, 1)]))
 
 

@@ -116,16 +116,14 @@ def _features(operation: Operation | Measured, lanes: int, together: int, vector
     # A tile that is not full takes as long as a full one; units that fill no register are no columns.
     filled = (
         math.log(lanes / (-(-lanes // tile) * tile)),
-        _strips(columns, vector) if columns >= LANES else 0.0,
+        _registers(columns, vector) if columns >= LANES else 0.0,
     )
     return *(math.log(number + 1) for number in (*amounts, *shapes)), *(FILLED * part for part in filled)
 
 
-def _strips(columns: float, vector: int) -> float:
-    """The logarithm of which part of its strips a row of so many columns fills, see kernels.rows.strip_width."""
-    row, tile = math.ceil(columns / LANES) * LANES, TILES[vector]
-    width = tile if row >= tile else 2 * vector if row >= 2 * vector else vector
-    return math.log(columns / (math.ceil(row / width) * width))
+def _registers(columns: float, vector: int) -> float:
+    """The logarithm of which part of its registers a row of so many columns fills, see kernels.rows.strips."""
+    return math.log(columns / (math.ceil(columns / vector) * vector))
 
 
 @lru_cache(maxsize=64)
