@@ -26,7 +26,8 @@ from distsgd.machine.steps import LEAST_DEVIATION, Seconds, apart, drift, experi
 from distsgd.threads import Team
 
 SMALL = {
-    "steps.LANES": (16, 32),
+    "networks.LANES": (16, 32),
+    "networks.SOME_LANES": (16, 32),
     "steps.WINDOWS_AT": (16, 32),
     "steps.COPIED_AT": (16, 32),
     "steps.SECONDS": 0.005,
@@ -67,6 +68,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("period", [1, 3, 400, "epoch"])
 def test_rounds_are_timed_whatever_their_length(period: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distsgd.machine.rounds.IMAGES", 200)
+    monkeypatch.setattr("distsgd.machine.rounds.BYTES", 0)
     with made_up((8, 8, 1)) as path:
         made = experiment(path, "chavan-3-4-8", 16, {"workers": 2, "period": period})
         rounds = timed_rounds(made, Alone(), 0.0)
@@ -86,7 +88,8 @@ def test_drift_is_what_sweeps_differ_by_as_a_whole() -> None:
     bursts = Seconds(compute={f"lenet5 {n}": [1.2, 1.0] if n % 2 else [1.0, 1.2] for n in range(8)})
     assert drift([bursts]) == LEAST_DEVIATION
     slow = Seconds(compute={f"lenet5 {n}": [1.2 * n, 1.0 * n] for n in range(1, 9)})
-    assert drift([slow, slow]) == pytest.approx(1.4826 * np.log(1.2) / 2**0.5 * (1 + 1 / 2) ** 0.5)
+    seen = 1.4826 * np.log(1.2) / 2**0.5 * (1 + 1 / 2) ** 0.5
+    assert drift([slow, slow]) == pytest.approx(((LEAST_DEVIATION**2 + seen**2) / 2) ** 0.5)
     assert drift([Seconds(compute={"lenet5 16": [1.0]})]) == LEAST_DEVIATION
     assert drift([]) == LEAST_DEVIATION
 
@@ -363,7 +366,7 @@ def test_ranks_of_two_threads_are_measured_in_two_threads(
     found = where.read(path)
     assert found.where.threads == 2
     assert {(step.together, step.lanes) for step in found.steps} == {(1, (16, 32))}
-    measured = len(found.steps) * len(SMALL["steps.LANES"])
+    measured = len(found.steps) * len(SMALL["networks.LANES"])
     assert len(kernels["training.loop"]) >= 2 * measured
     assert (
         len(kernels["machine.passes"]) == 2 * 3 + 3

@@ -253,6 +253,29 @@ def test_only_an_average_of_parameters_is_copied() -> None:
     assert seconds("parameters", 2, 1e-10) < seconds("parameters", 2, 2e-10)
 
 
+def test_one_worker_s_gradient_is_looked_through_and_not_copied() -> None:
+    """A large network's takes a twentieth of a step; files that do not tell of it foretell nothing."""
+    one, made = job("garg", workers=1, what="gradients", period=1), machine("garg")
+    looked = Copying(values=50_000, flops=1e7, seconds=1e-6, kept=True)
+    told = made.model_copy(update={"copying": (*made.copying, looked)})
+    assert predict_round(made, one).phases["average"].seconds == 0
+    assert predict_round(told, one).phases["average"].seconds == pytest.approx(2e-11 * one.parameters)
+    copied = replace(one, config=job("garg", workers=1).config)
+    assert predict_round(told, copied) == predict_round(made, copied)
+
+
+def test_what_is_read_off_between_sizes_is_less_sure() -> None:
+    one, made = job("garg"), machine("garg")
+
+    def of_batch(batch: int) -> Estimate:
+        train = one.config.train.model_copy(update={"batch": batch})
+        return computing(made, replace(one, config=one.config.model_copy(update={"train": train}))).step
+
+    there, between_two = of_batch(30), of_batch(40)
+    assert there.deviation / there.seconds == pytest.approx(made.steps[0].deviation)
+    assert between_two.deviation / between_two.seconds > made.steps[0].deviation
+
+
 def test_a_run_has_the_phases_of_the_clock() -> None:
     one = job("garg", workers=1)
     run = predict_run(machine("garg"), one)

@@ -106,12 +106,14 @@ class InPlace(Section):
 
 
 class Copying(Section):
-    """The average of one worker alone, which copies its state."""
+    """The average of one worker alone, which copies its state; or looks through a gradient."""
 
     values: int
     flops: float
     """Forward, from one average to the next."""
     seconds: float
+    kept: bool = False
+    """Whether it is a gradient's, which stays where it is; files older than this line tell of none."""
 
 
 class Filling(Section):

@@ -55,15 +55,16 @@ def _interleaved(half):
 
 
 @intrinsic
-def _store_scaled(typing, block, scales, byte, x, places, row):
+def _store_scaled(typing, block, scales, byte, x, places, row, used):
     """Write LANES bytes of a row of LANES images, from `byte` of it on, to x, a flat array whose row begins at `row`.
 
-    Byte k goes to places[k] of the row, as (byte - scales[0, k]) * scales[1, k].
+    Byte k goes to places[k] of the row, as (byte - scales[0, k]) * scales[1, k]; zeros to images beyond the first `used`.
     """
 
     def generate(context, builder, signature, args):
         number, length = ir.IntType(64), context.make_array(scales)(context, builder, args[1]).nitems
         inverse = builder.add(args[2], builder.udiv(length, ir.Constant(number, 2)))
+        kept = _first(builder, args[6])
         for n in range(LANES):
             step = ir.Constant(number, n)
             at = builder.add(args[2], step)
@@ -75,10 +76,11 @@ def _store_scaled(typing, block, scales, byte, x, places, row):
             source = _at(context, builder, block, args[0], ir.Constant(number, n * LANES), _BYTE)
             values = builder.uitofp(builder.load(source, align=1), _vector(_FLOAT))
             values = builder.fmul(builder.fsub(values, shift), scale)
+            values = builder.select(kept, values, ir.Constant(values.type, None))
             builder.store(values, _at(context, builder, x, args[3], place, _FLOAT), align=1 << SHIFT)
         return context.get_dummy_value()
 
-    return types.none(block, scales, byte, x, places, row), generate
+    return types.none(block, scales, byte, x, places, row, used), generate
 
 
 def _value(context, builder, array_type, array, place):
@@ -93,13 +95,18 @@ def _splat(builder, scalar):
     return builder.shuffle_vector(first, undefined, ir.Constant(_vector(_INT), [0] * LANES))
 
 
+def _first(builder, used):
+    """Of LANES lanes the first `used`, all of them if that is more."""
+    number = ir.Constant(_vector(_INT), list(range(LANES)))
+    return builder.icmp_signed("<", number, _splat(builder, builder.trunc(used, _INT)))
+
+
 @intrinsic
 def _keep(typing, used, x, place):
     """Make zero what is beyond the first `used` of LANES values of x, a flat array, from `place` on; used may be negative."""
 
     def generate(context, builder, signature, args):
-        number = ir.Constant(_vector(ir.IntType(64)), list(range(LANES)))
-        kept = builder.icmp_signed("<", number, _splat(builder, args[0]))
+        kept = _first(builder, args[0])
         there = _at(context, builder, x, args[1], args[2], _FLOAT)
         zeros = ir.Constant(_vector(_FLOAT), None)
         values = builder.select(kept, builder.load(there, align=1 << SHIFT), zeros)
@@ -149,10 +156,12 @@ def fill(images, labels, order, first, count, scaling, x, starts, block, places,
                 for byte in range(0, size, LANES):
                     at = min(byte, size - LANES)  # the last block moves back over bytes done before
                     _turn_bytes(images, starts, lane, i * size + at, block)
-                    _store_scaled(block, scales, at, x, places, i * row + lane)
+                    _store_scaled(block, scales, at, x, places, i * row + lane, count - lane)
+        filled = (count + LANES - 1) // LANES * LANES
     else:
         _fill_narrow(images, count, x, starts, places, scales)
-    for lane in range(count // LANES * LANES, batch, LANES):
+        filled = count // LANES * LANES
+    for lane in range(filled, batch, LANES):
         for c in range(channels):
             for i in range(height):
                 for j in range(x.shape[2] // batch):
@@ -275,8 +284,14 @@ def moments(images, sums):
     samples, height, width, channels = images.shape
     for s in range(samples):
         for i in range(height):
-            for j in range(width):
-                for c in range(channels):
+            for c in range(channels):
+                total, squares = (
+                    np.int64(0),
+                    np.int64(0),
+                )  # in registers, as a place in memory could be one of the images
+                for j in range(width):
                     value = np.int64(images[s, i, j, c])
-                    sums[0, c] += value
-                    sums[1, c] += value * value
+                    total += value
+                    squares += value * value
+                sums[0, c] += total
+                sums[1, c] += squares

@@ -3,6 +3,7 @@
 from distsgd import model, network, zoo
 from distsgd.config import Network as Settings
 from distsgd.network import Stage
+from distsgd.plan.work import flops_of
 
 NETWORKS = ("garg", "rendon", "chavan-3-16-100", "chavan-5-50-100", "lenet5", "cifar")
 """Where none are named."""
@@ -28,10 +29,12 @@ LAYERS_OF = (
     ),
 )
 """Networks whose layers alone are measured, so that others can be told from layers like theirs."""
-LANES = (*range(16, 209, 16), 240, 256)
-"""Images that a batch has room for: all up to 208, as some multiples of a register suit kernels better than their neighbours do."""
-SOME_LANES = (16, 32, 48, 64, 112, 144, 192, 208, 256)
-"""For layers."""
+LANES = (16, 32, 48, 64, 80, 96, 112, 144, 176, 208, 256)
+"""Images that a batch has room for: others are read off between, within 2 % as a rule."""
+SOME_LANES = (16, 32, 64, 112, 144, 208, 256)
+"""For layers, and for large networks' steps: how rows of images fill registers matters less to them."""
+LARGE = 1e7
+"""Operations forward, for one image, from which on a network is large."""
 
 
 def images_of(name: str) -> tuple[int, int, int]:
@@ -49,3 +52,8 @@ def plan_of(name: str) -> list[Stage]:
 def parameters_of(name: str) -> int:
     """How many it has, on such images."""
     return sum(tensor.size for tensor in network.tensors(plan_of(name)))
+
+
+def lanes_of(name: str) -> tuple[int, ...]:
+    """At which sizes of a batch its steps are measured."""
+    return SOME_LANES if flops_of(plan_of(name)) >= LARGE else LANES

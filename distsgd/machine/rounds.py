@@ -1,5 +1,6 @@
 """Rounds of real training, timed phase by phase: what calibration learns from and what predictions are scored against."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,8 @@ from distsgd.training import EpochEnd, Experiment, Progress, Training
 
 ROUND = ("data", "compute", "average", "wait")
 """The phases of a round; they sum to its seconds."""
-IMAGES = 2048
-"""Training images that are made up for each rank: enough to lie outside of a core's own caches."""
+IMAGES, BYTES = 2048, 2**22
+"""Training images that are made up for each rank, and their bytes, at least: enough to lie outside of a core's own caches."""
 
 
 @contextmanager
@@ -25,7 +26,8 @@ def made_up(shape: tuple[int, int, int], ranks: int = 1, classes: int = 10) -> I
     with tempfile.TemporaryDirectory(prefix="distsgd-") as folder:
         path = Path(folder) / "images.h5"
         with data.writing(path, shape, "random") as file:
-            for split, count in (("train", ranks * IMAGES), ("test", classes)):
+            images = max(IMAGES, BYTES // math.prod(shape))
+            for split, count in (("train", ranks * images), ("test", classes)):
                 labels = np.arange(count) % classes
                 file.append(split, chance.integers(0, 256, (count, *shape), np.uint8), labels)
         yield path

@@ -15,7 +15,7 @@ from distsgd.config import Config
 from distsgd.cost.estimate import last_of
 from distsgd.cost.machine import Copying, Filling, Step
 from distsgd.machine.nearness import alike, nearness
-from distsgd.machine.networks import LANES, parameters_of, plan_of
+from distsgd.machine.networks import LANES, lanes_of, parameters_of, plan_of
 from distsgd.machine.rounds import timed_rounds
 from distsgd.plan.work import STATES, flops_of, network_text
 from distsgd.training import Experiment, check
@@ -30,7 +30,7 @@ LARGE, MUCH = 64, 5e8
 DISTURBED = 1.1
 """Times as long as others: something else was going on."""
 LEAST_DEVIATION = 0.03
-"""Of the logarithm of a step's seconds from one run to another: sweeps of one minute may agree by chance."""
+"""Of the logarithm of a step's seconds from one run to another, beforehand: sweeps of one minute may agree by chance."""
 
 
 def experiment(
@@ -84,6 +84,8 @@ class Seconds:
     """By network."""
     copy: dict[str, list[float]] = field(default_factory=dict)
     """Of one worker's average, which copies its state, by network and those lanes at which it is looked at."""
+    kept: dict[str, list[float]] = field(default_factory=dict)
+    """Likewise of a large gradient, which stays where it is and is looked through for what is not finite."""
     passing: dict[str, list[float]] = field(default_factory=dict)
     """Deviation of a step's logarithm from its median, by network and lanes."""
     near: dict[str, list[tuple[float | None, float | None]]] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Seconds:
         make = partial(experiment, path, threads=threads)
         for name in names:
             before = nearness(ranks)
-            for lanes in LANES:
+            for lanes in lanes_of(name):
                 self._steps(make, name, lanes, ranks.barrier)
             self._turn(make, name, 32, ranks.barrier)
             for lanes in WINDOWS_AT if name == next(iter(self.near), name) else ():
@@ -126,6 +128,7 @@ class Seconds:
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
         if lanes in COPIED_AT:
             if large:
+                _add(self.kept, key, float(np.median(found["average"])))
                 found = timed_rounds(make(name, lanes, copying), Alone(), SECONDS, meet)
             _add(self.copy, key, float(np.median(found["average"])))
 
@@ -152,7 +155,7 @@ def steps_of(
     """What ranks that computed together found, a network each. deviation: see `drift`."""
     for name in names:
         stages = experiment(path, name, LANES[0], {"workers": 1})
-        keys = [f"{name} {lanes}" for lanes in LANES]
+        keys = [f"{name} {lanes}" for lanes in lanes_of(name)]
         calm = np.array([[quiet(rank.compute[key]) for key in keys] for rank in of_ranks])
         data = np.array([[quiet(rank.data[f"{key} {False}"]) for key in keys] for rank in of_ranks])
         yield Step(
@@ -160,7 +163,7 @@ def steps_of(
             optimizer=stages.config.optimizer.name,
             together=together,
             parameters=sum(stages.segments),
-            lanes=LANES,
+            lanes=lanes_of(name),
             compute=tuple(calm.mean(axis=0).tolist()),
             data=tuple(data.mean(axis=0).tolist()),
             deviation=deviation,
@@ -193,7 +196,8 @@ def drift(of_ranks: Iterable[Seconds]) -> float:
     """Deviation of the logarithm of a step's seconds at another time from what all sweeps together say.
 
     Of a network's mean over all sizes, from sweep to sweep: what is over within a sweep evens out in a run of seconds. By the
-    median, as a few sweeps do not move what is predicted either.
+    median, as a few sweeps do not move what is predicted either. What two sweeps differ by says little more than what is known
+    beforehand: each counts as much.
     """
     away: list[float] = []
     for rank in of_ranks:
@@ -205,28 +209,35 @@ def drift(of_ranks: Iterable[Seconds]) -> float:
             count = len(level)
             if count > 1:
                 away += (abs(level - level.mean()) * math.sqrt((count + 1) / (count - 1))).tolist()
-    return max(LEAST_DEVIATION, 1.4826 * float(np.median(away or [0.0])))
+    seen = max(LEAST_DEVIATION, 1.4826 * float(np.median(away or [0.0])))
+    return math.sqrt((LEAST_DEVIATION**2 + seen**2) / 2)
 
 
 def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) -> Iterator[Copying]:
-    """Averages that had no other worker and copied a state, after little and after much computing."""
+    """Averages that had no other worker, after little and after much computing: of states, which are copied, and of gradients."""
     for name in names:
         made = experiment(path, name, LANES[0], {"workers": 1})
-        flops = flops_of(made.stages)
+        flops, parameters = flops_of(made.stages), sum(made.segments)
         for lanes in COPIED_AT:
-            yield Copying(
-                values=sum(made.segments) * STATES[made.config.optimizer.name],
-                flops=flops * lanes * period(flops, lanes),
-                seconds=float(np.median([quiet(rank.copy[f"{name} {lanes}"]) for rank in of_ranks])),
-            )
+            key, steps = f"{name} {lanes}", period(flops, lanes)
+            for kept, values in (
+                (False, parameters * STATES[made.config.optimizer.name]),
+                (True, parameters),
+            ):
+                times = [rank.kept.get(key) if kept else rank.copy[key] for rank in of_ranks]
+                if found := [quiet(sweeps) for sweeps in times if sweeps]:
+                    computed = flops * lanes * (1 if kept else steps)
+                    seconds = float(np.median(found))
+                    yield Copying(values=values, flops=computed, seconds=seconds, kept=kept)
 
 
 def filling_of(
     shape: tuple[int, int, int], names: Sequence[str], together: int, of_ranks: Sequence[Seconds]
 ) -> Iterator[Filling]:
     """Seconds to fill a batch of images of (height, width, channels): a start and so many a byte, by relative least squares."""
-    for windows, lanes in ((False, LANES), (True, WINDOWS_AT)):
-        keys = [(f"{name} {n} {windows}", n) for name in (names[:1] if windows else names) for n in lanes]
+    for windows in (False, True):
+        of = {name: WINDOWS_AT if windows else lanes_of(name) for name in (names[:1] if windows else names)}
+        keys = [(f"{name} {n} {windows}", n) for name, lanes in of.items() for n in lanes]
         points = [(n * np.prod(shape), min(rank.data[key])) for rank in of_ranks for key, n in keys]
         size, seconds = np.array(points).T
         start, per_byte = np.linalg.lstsq(

@@ -40,7 +40,8 @@ def computing(machine: Machine, job: Job) -> Computing:
     seconds = between(step.lanes, step.compute, job.lanes)
     if step.optimizer != job.config.optimizer.name:
         seconds += update.seconds - layers.update(machine, job, job.together, step.optimizer).seconds
-    return _told(job, step, Estimate(seconds, math.hypot(step.deviation, READ) * seconds), update, True)
+    deviation = math.hypot(step.deviation, 0.0 if job.lanes in step.lanes else READ)
+    return _told(job, step, Estimate(seconds, deviation * seconds), update, True)
 
 
 def _composed(machine: Machine, job: Job, update: Estimate) -> Computing:

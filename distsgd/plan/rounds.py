@@ -99,7 +99,7 @@ def _averaged(machine: Machine, job: Job) -> tuple[Estimate, float]:
     asked = asked_of(job)
     computed = flops_of(job.stages) * job.batch * job.period * asked.workers_per_rank
     if job.workers == 1:
-        single = 0.0 if asked.kept else _copied(machine, asked.values, computed)
+        single = _single(machine, asked, computed)
         return Estimate(single, 0.2 * single), 0.0
     found = _exchanged(machine, asked, job.link)
     whole, late = found.whole, (found.latest - 1) * found.exchange.seconds
@@ -163,10 +163,14 @@ def _in_place(machine: Machine, asked: Asked, flops: float) -> tuple[float, floa
     return nearby(places, [f.factor for f in near], here), nearby(places, [f.latest for f in near], here)
 
 
-def _copied(machine: Machine, values: int, flops: float) -> float:
+def _single(machine: Machine, asked: Asked, flops: float) -> float:
     """The average of one worker alone."""
-    places = [(one.values, one.flops) for one in machine.copying]
-    return values * nearby(places, [one.seconds / one.values for one in machine.copying], (values, flops))
+    alike = [one for one in machine.copying if one.kept == asked.kept]
+    if not alike:
+        return 0.0
+    places = [(one.values, one.flops) for one in alike]
+    of_value = nearby(places, [one.seconds / one.values for one in alike], (asked.values, flops))
+    return asked.values * of_value
 
 
 def _waiting(busy: Mapping[int, float], found: Computing, length: int, job: Job, late: float) -> Estimate:
