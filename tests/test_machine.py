@@ -22,7 +22,7 @@ from distsgd.machine import between, where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.nearness import alike, commonest, nearness
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
-from distsgd.machine.steps import LEAST_DEVIATION, Seconds, apart, drift, experiment, quiet
+from distsgd.machine.steps import AS_MANY, BEFOREHAND, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
 
 SMALL = {
@@ -86,12 +86,16 @@ def test_sweeps_that_something_disturbed_do_not_count() -> None:
 def test_drift_is_what_sweeps_differ_by_as_a_whole() -> None:
     """Sizes that are slow in different sweeps even out; a sweep that is slow as a whole does not."""
     bursts = Seconds(compute={f"lenet5 {n}": [1.2, 1.0] if n % 2 else [1.0, 1.2] for n in range(8)})
-    assert drift([bursts]) == LEAST_DEVIATION
+
+    def told(seen: float) -> float:
+        return float(((AS_MANY * BEFOREHAND**2 + seen**2) / (AS_MANY + 1)) ** 0.5)
+
+    assert drift([bursts]) == pytest.approx(told(0.0))
     slow = Seconds(compute={f"lenet5 {n}": [1.2 * n, 1.0 * n] for n in range(1, 9)})
     seen = 1.4826 * np.log(1.2) / 2**0.5 * (1 + 1 / 2) ** 0.5
-    assert drift([slow, slow]) == pytest.approx(((LEAST_DEVIATION**2 + seen**2) / 2) ** 0.5)
-    assert drift([Seconds(compute={"lenet5 16": [1.0]})]) == LEAST_DEVIATION
-    assert drift([]) == LEAST_DEVIATION
+    assert drift([slow, slow]) == pytest.approx(told(seen))
+    assert drift([Seconds(compute={"lenet5 16": [1.0]})]) == pytest.approx(BEFOREHAND)
+    assert drift([]) == pytest.approx(BEFOREHAND)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])

@@ -26,7 +26,7 @@ from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_
 from distsgd.machine.where import where
 from distsgd.plan.layers import LOSS
 
-AVERAGING_SECONDS = 1.0
+AVERAGING_SECONDS = 0.8
 """For all ways to average, about, a sweep."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""

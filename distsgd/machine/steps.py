@@ -29,8 +29,10 @@ LARGE, MUCH = 64, 5e8
 """Lanes, and operations forward, beyond which rounds have fewer steps."""
 DISTURBED = 1.1
 """Times as long as others: something else was going on."""
-LEAST_DEVIATION = 0.03
-"""Of the logarithm of a step's seconds from one run to another, beforehand: sweeps of one minute may agree by chance."""
+BEFOREHAND, AS_MANY = 0.025, 2
+"""Deviation of the logarithm of a step's seconds from one run to another, as seen on several machines; and how many times as much
+it counts as what sweeps differ by: these may agree by chance, or not.
+"""
 
 
 def experiment(
@@ -196,8 +198,7 @@ def drift(of_ranks: Iterable[Seconds]) -> float:
     """Deviation of the logarithm of a step's seconds at another time from what all sweeps together say.
 
     Of a network's mean over all sizes, from sweep to sweep: what is over within a sweep evens out in a run of seconds. By the
-    median, as a few sweeps do not move what is predicted either. What two sweeps differ by says little more than what is known
-    beforehand: each counts as much.
+    median, as a few sweeps do not move what is predicted either. Two sweeps say little: see BEFOREHAND.
     """
     away: list[float] = []
     for rank in of_ranks:
@@ -209,8 +210,8 @@ def drift(of_ranks: Iterable[Seconds]) -> float:
             count = len(level)
             if count > 1:
                 away += (abs(level - level.mean()) * math.sqrt((count + 1) / (count - 1))).tolist()
-    seen = max(LEAST_DEVIATION, 1.4826 * float(np.median(away or [0.0])))
-    return math.sqrt((LEAST_DEVIATION**2 + seen**2) / 2)
+    seen = 1.4826 * float(np.median(away)) if away else BEFOREHAND
+    return math.sqrt((AS_MANY * BEFOREHAND**2 + seen**2) / (AS_MANY + 1))
 
 
 def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) -> Iterator[Copying]:
