@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distsgd.cost.machine import Machine
 
 SWEEPS = 2
-UNSTEADY = 0.1
+UNSTEADY = 0.06
 """Deviation of the logarithm of a step's seconds from one time to another: other work went on."""
 
 
@@ -85,7 +85,7 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         Team(given.threads)  # to load what several threads want is a part of a run's start
         so_far, how = clock.seconds(), (given.sweeps, given.threads)
         calibration = Calibration(world, given.network, lambda line: voice(f"{line} ..."), *how)
-        machine = calibration.machine({name: so_far[name] for name in ("start", "compile")})
+        machine = calibration.machine(so_far["start"])
         if machine:
             path = given.out or own_path(machine.where)
             write(machine, path)

@@ -285,10 +285,8 @@ def moments(images, sums):
     for s in range(samples):
         for i in range(height):
             for c in range(channels):
-                total, squares = (
-                    np.int64(0),
-                    np.int64(0),
-                )  # in registers, as a place in memory could be one of the images
+                # Not in `sums` at once, which for all that a compiler knows are bytes of the images.
+                total, squares = np.int64(0), np.int64(0)
                 for j in range(width):
                     value = np.int64(images[s, i, j, c])
                     total += value

@@ -57,13 +57,9 @@ def split(channels):
     high = channels // HIGH * HIGH
     while high > 0 and (channels - high == 1 or channels - high == 2 or channels - high == 5):
         high -= HIGH
-    rest = channels - high
-    threes = -rest % 4
-    return (
-        high,
-        channels - 3 * threes if 3 * threes <= rest else high,
-        channels if 3 * threes <= rest else high,
-    )
+    threes = -(channels - high) % 4
+    adds_up = 3 * threes <= channels - high
+    return high, channels - 3 * threes if adds_up else high, channels if adds_up else high
 
 
 @compiled(

@@ -66,8 +66,8 @@ class Calibration:
         self._deviation = 0.0
         """Of steps, of one rank and then of several: of these, one sweep may be all that counts."""
 
-    def machine(self, seconds: Mapping[str, float]) -> Machine | None:
-        """Measure everything. `seconds`: what a process takes before its first round, see once. None on ranks but 0."""
+    def machine(self, start: float) -> Machine | None:
+        """Measure everything. start: seconds that a process took to begin. None on ranks but 0."""
         with ExitStack() as stack:
             shapes = dict.fromkeys(map(images_of, self._names))
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
@@ -91,7 +91,7 @@ class Calibration:
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
-            times = {**once(path, int(np.prod(shape))), **seconds}
+            times = {**once(path, int(np.prod(shape))), "start": start}
         return Machine(
             version=__version__,
             where=place,

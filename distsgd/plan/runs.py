@@ -68,16 +68,19 @@ def _rough(seconds: float) -> Estimate:
 
 
 def _once(machine: Machine, job: Job, epochs: float) -> dict[str, float]:
-    """Starting, reading, dealing (O(images), on every rank) and ordering (its own images, every epoch), writing."""
+    """Starting, reading (all training images, to keep its own), dealing (O(images), on every rank) and ordering (its own, every
+    epoch), writing. Files older than "scan" tell of keeping alone.
+    """
     costs, images = machine.once, job.images
     size = images.height * images.width * images.channels
     own = -(-job.workers // job.ranks) * job.shard
-    read = own + images.counts["test"] / job.ranks
+    test = images.counts["test"] / job.ranks
+    reading = costs.get("scan", 0.0) * (job.train_images + test) + costs["read"] * (own + test)
     saved = 4 * (job.parameters + job.state)
     return {
         "start": costs["start"],
         "compile": costs["compile"],
-        "load": costs["open"] + costs["read"] * size * read,
+        "load": costs["open"] + size * reading,
         "shuffle": costs["deal"] * (job.train_images + own * (math.ceil(epochs) - 1) / 2),
         "checkpoint": 5 * costs["file"] + costs["byte"] * saved,
     }

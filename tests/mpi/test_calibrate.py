@@ -52,7 +52,7 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
     """Their speeds differ, which is what ranks wait for."""
     ranks = wrap(comm)
     monkeypatch.setattr(type(ranks), "on_node", lambda self: (0, 1))
-    machine = Calibration(ranks, ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
+    machine = Calibration(ranks, ["rendon"], lambda line: None, 2).machine(0)
     assert (machine is None) == (ranks.rank > 0)
     if machine:
         assert [step.together for step in machine.steps] == [1]
@@ -66,7 +66,7 @@ def test_each_of_several_nodes_with_one_rank_measures_its_steps(
 @pytest.mark.mpi(ranks=[2], timeout=300)
 def test_averages_between_steps_are_of_all_kinds(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
     """Of one rank and of both, of states and of gradients, of one worker a rank and of several, after little and much."""
-    machine = Calibration(wrap(comm), ["rendon"], lambda line: None, 2).machine({"start": 0, "compile": 0})
+    machine = Calibration(wrap(comm), ["rendon"], lambda line: None, 2).machine(0)
     assert (machine is None) == (comm.rank > 0)
     if machine is None:
         return
@@ -98,7 +98,7 @@ def test_what_cores_elsewhere_took_is_measured_again(
     made: list[Any] = []
     one = in_place._one
     monkeypatch.setattr(in_place, "_one", lambda *given: made.append(given) or one(*given))
-    machine = Calibration(wrap(comm), ["rendon"], said.append, 2).machine({"start": 0, "compile": 0})
+    machine = Calibration(wrap(comm), ["rendon"], said.append, 2).machine(0)
     of_both = [given[1:3] for given in made if given[-1].size == 2]
     assert len(of_both) == len(set(of_both)) + 1
     assert said.count("some steps of training once more, as cores lie elsewhere now") == 1
