@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "FEWEST", 2)
+    monkeypatch.setattr("distsgd.machine.rounds.BYTES", 0)  # epochs of IMAGES
 
 
 def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +174,7 @@ def test_a_file_that_can_not_be_written_is_told_first(
 def test_ranks_turn_together(mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "FEWEST", 2)
+    monkeypatch.setattr("distsgd.machine.rounds.BYTES", 0)  # epochs of IMAGES
     ranks = wrap(comm)
     with made_up(images_of("rendon")) as path:
         seconds, steps = bench.trained(experiment(path, "rendon", 256, {"workers": 2, "period": 2}, 2), ranks)

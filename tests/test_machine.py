@@ -17,6 +17,7 @@ from distsgd.clock import PHASES
 from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine
+from distsgd.cli.calibrate import UNSTEADY, _summary
 from distsgd.kernels import threads as native
 from distsgd.machine import between, where
 from distsgd.machine.calibrate import Calibration
@@ -385,6 +386,18 @@ def test_kernels_that_calibration_compiles_are_only_loaded_by_runs(
     """By another process, as this one's own start may have taken half a minute."""
     assert where.read(of_two_threads[0]).once["compile"] == 0.25
     assert 0.05 < where.read(measured).once["compile"] < 20
+
+
+def test_a_busy_machine_is_told_so(measured: Path) -> None:
+    machine = where.read(measured)
+
+    def said(deviation: float) -> str:
+        steps = tuple(step.model_copy(update={"deviation": deviation}) for step in machine.steps)
+        return "\n".join(_summary(machine.model_copy(update={"steps": steps}), 60.0, measured))
+
+    assert "this machine was busy" in said(UNSTEADY + 0.01)
+    assert "unsure by 7%" in said(UNSTEADY + 0.01)
+    assert "busy" not in said(BEFOREHAND)
 
 
 def test_a_run_of_two_threads_is_predicted_by_a_file_of_two(

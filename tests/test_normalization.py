@@ -66,12 +66,17 @@ def test_pytorch_agrees_for_any_number_of_channels(size: int, channels: int) -> 
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5, 0.75, 1.0, 1.75])
-def test_quarters_are_right_to_the_last_digits_for_scales_of_any_size(beta: float) -> None:
+def test_quarters_are_right_to_some_of_the_last_bits_for_scales_of_any_size(beta: float) -> None:
     """Scales from `K` to 4e17; powers of more would be too small for a float32."""
     x = np.geomspace(1e-3, 1e9, 4096).astype(np.float32).reshape(1, 2, 1, 2048)
-    y, _ = run(x, x, 1, beta)
-    exact = oracle.response_normalization(x.astype(np.float64), 1, ALPHA, beta, K)
+    y, dx = run(x, x, 1, beta)
+    doubles = x.astype(np.float64)
+    exact = oracle.response_normalization(doubles, 1, ALPHA, beta, K)
+    slopes = oracle.response_normalization_gradient(doubles, doubles, 1, ALPHA, beta, K)
     np.testing.assert_allclose(y, exact, rtol=4e-7 * (1 + 2 * beta))
+    oracle.assert_close(
+        dx, slopes, 4e-7 * (1 + 2 * beta) * (1 + 2 * beta) * abs(exact)
+    )  # a difference of two such
 
 
 def test_by_hand() -> None:

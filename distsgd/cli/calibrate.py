@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SWEEPS = 2
 UNSTEADY = 0.06
-"""Deviation of the logarithm of a step's seconds from one time to another: other work went on."""
+"""Deviation of the logarithm of a step's seconds, as a machine file has it, from which on other work must have gone on."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -105,8 +105,8 @@ def _summary(machine: "Machine", seconds: float, path: Path) -> Iterator[str]:
     unsteady = median(step.deviation for step in machine.steps)
     if unsteady > UNSTEADY:
         yield (
-            f"this machine was busy: the same steps differed by {unsteady:.0%} from one time to another; "
-            "measure again when it is idle"
+            f"this machine was busy, the same steps took longer one time than another: predictions of them are unsure by "
+            f"{unsteady:.0%}; measure again when it is idle"
         )
 
 

@@ -113,7 +113,7 @@ class Copying(Section):
     """Forward, from one average to the next."""
     seconds: float
     kept: bool = False
-    """Whether it is a gradient's, which stays where it is; files older than this line tell of none."""
+    """Whether it is a gradient's, which stays where it is; files of earlier versions have none of these."""
 
 
 class Filling(Section):

@@ -9,7 +9,7 @@ ROWS = 4
 
 @compiled("void(real[::1], int64[::1], real[::1], real[::1], int64)")
 def multiply_adds(x, places, weights, y, times):
-    """`times` times ROWS x STRIP multiply-adds into y, as `rows.sum_rows` does them: no order of loads or stores is faster.
+    """`times` times ROWS x STRIP multiply-adds into y, as a tile of `rows.sum_rows` does: no order of loads or stores is faster.
 
     x: STRIP values. places: (1,), 0. weights: (ROWS,). y: (ROWS x STRIP,).
     """

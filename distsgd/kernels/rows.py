@@ -134,6 +134,12 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
         for k in range(low, high, tile.rows(zeros)):
             sum_tile(zeros, k, strip)
 
+    def sum_narrow(high, low, one, strip):
+        """All channels of a strip that is not COLUMNS wide."""
+        sum_tiles(high, 0, tall, strip)
+        sum_tiles(low, tall, four, strip)
+        sum_tiles(one, four, channels, strip)
+
     def sum_strip(registers, strip):
         """All channels: by tiles as high as may be, then lower ones, single rows where these do not add up."""
         if registers == COLUMNS:
@@ -142,17 +148,11 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
             sum_tiles(tile.zeros(3, COLUMNS), threes_from, ones_from, strip)
             sum_tiles(tile.zeros(1, COLUMNS), ones_from, channels, strip)
         elif registers == 3:
-            sum_tiles(tile.zeros(TALL, 3), 0, tall, strip)
-            sum_tiles(tile.zeros(4, 3), tall, four, strip)
-            sum_tiles(tile.zeros(1, 3), four, channels, strip)
+            sum_narrow(tile.zeros(TALL, 3), tile.zeros(4, 3), tile.zeros(1, 3), strip)
         elif registers == 2:
-            sum_tiles(tile.zeros(TALL, 2), 0, tall, strip)
-            sum_tiles(tile.zeros(4, 2), tall, four, strip)
-            sum_tiles(tile.zeros(1, 2), four, channels, strip)
+            sum_narrow(tile.zeros(TALL, 2), tile.zeros(4, 2), tile.zeros(1, 2), strip)
         else:
-            sum_tiles(tile.zeros(TALL, 1), 0, tall, strip)
-            sum_tiles(tile.zeros(4, 1), tall, four, strip)
-            sum_tiles(tile.zeros(1, 1), four, channels, strip)
+            sum_narrow(tile.zeros(TALL, 1), tile.zeros(4, 1), tile.zeros(1, 1), strip)
 
     piece = CHUNK * (COLUMNS // strips[0, 3] * FAR if tap < row else 1)
     for i in range(bands.shape[0]):

@@ -126,7 +126,7 @@ def _ways_of(name: str, ranks: int) -> Iterator[_Way]:
 
 
 def _much(name: str, workers: int) -> int:
-    """Steps between two averages, as many as are much, or as a worker has."""
+    """Steps between two averages, as many as are much, or as a worker's images last for at least."""
     wanted = round(MUCH / (flops_of(plan_of(name)) * MANY))
     return max(1, min(wanted, IMAGES // (workers * MANY)))
 

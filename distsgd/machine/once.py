@@ -1,5 +1,6 @@
 """What is done once a run or once an epoch: loading kernels, reading, dealing and ordering images, writing files."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,11 @@ from distsgd.record import write_whole
 
 MANY, FEW = 64_000, 8_000
 """Images that are dealt, and bytes / 100 of files that are written."""
-SOME = 16
-"""Images that are kept of all: to find them all are read."""
-
+EVERY = 16
+"""One image of so many is kept, to tell reading from keeping: there is one in every block that a file is read by."""
 
 LOAD = "import time, distsgd.cli; began = time.perf_counter(); import distsgd.kernels; print(time.perf_counter() - began)"
+"""What times the loading, after the imports that come before it in a run."""
 
 
 def once(path: Path, image_bytes: int) -> dict[str, float]:
@@ -30,13 +31,17 @@ def once(path: Path, image_bytes: int) -> dict[str, float]:
     few, many = (_shortest(partial(_deal, n)) for n in (FEW, MANY))
     small, large = (_shortest(partial(_write, 100 * n)) for n in (FEW, MANY))
     images = data.describe(path).counts["train"]
-    kept = np.arange(0), np.linspace(0, images - 1, SOME), np.random.default_rng(0).permutation(images)
-    nothing, some, all_of_it = (_shortest(partial(_read, path, rows.astype(np.int64))) for rows in kept)
+    rows = np.random.default_rng(0).permutation(images)
+    nothing, some, all_of_it = (
+        _shortest(partial(_read, path, r)) for r in (rows[:0], np.arange(0, images, EVERY), rows)
+    )
+    size = images * image_bytes
+    kept = max(all_of_it - some, 0.0) / size * EVERY / (EVERY - 1)
     return {
-        "compile": min(loading() for _ in range(2)),  # what nobody read for a minute takes longer
+        "compile": min(loading() for _ in range(2)),  # the first finds files that no cache holds any more
         "open": nothing,
-        "scan": max(some - nothing, 0.0) / (images * image_bytes),
-        "read": max(all_of_it - some, 0.0) / (images * image_bytes),
+        "scan": max((all_of_it - nothing) / size - kept, 0.0),
+        "read": kept,
         "deal": many / MANY if many < few else (many - few) / (MANY - FEW),
         "file": small,
         "byte": max(large - small, 0.0) / (100 * (MANY - FEW)),
@@ -45,7 +50,9 @@ def once(path: Path, image_bytes: int) -> dict[str, float]:
 
 def loading() -> float:
     """Seconds in which another process loads kernels that are compiled, as every run does: this one may have compiled them."""
-    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    # -P: not what lies in the current folder.
+    done = subprocess.run([sys.executable, "-P", "-c", LOAD], env=environ, stdout=subprocess.PIPE, check=True)
     return float(done.stdout)
 
 

@@ -16,7 +16,9 @@ from distsgd.training import EpochEnd, Experiment, Progress, Training
 ROUND = ("data", "compute", "average", "wait")
 """The phases of a round; they sum to its seconds."""
 IMAGES, BYTES = 2048, 2**22
-"""Training images that are made up for each rank, and their bytes, at least: enough to lie outside of a core's own caches."""
+"""Training images that are made up for each rank, or a multiple, as epochs are to end with whole rounds; and their bytes at least:
+enough to lie outside of a core's own caches.
+"""
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def made_up(shape: tuple[int, int, int], ranks: int = 1, classes: int = 10) -> I
     with tempfile.TemporaryDirectory(prefix="distsgd-") as folder:
         path = Path(folder) / "images.h5"
         with data.writing(path, shape, "random") as file:
-            images = max(IMAGES, BYTES // math.prod(shape))
+            images = IMAGES * max(1, -(-BYTES // (IMAGES * math.prod(shape))))
             for split, count in (("train", ranks * images), ("test", classes)):
                 labels = np.arange(count) % classes
                 file.append(split, chance.integers(0, 256, (count, *shape), np.uint8), labels)

@@ -26,9 +26,7 @@ REACH, ROUGH, NOISE = 1.5, 0.3, 0.03
 much measurements do."""
 
 FILLED = 4
-"""How much more than in sizes layers differ in which part of their tiles they fill."""
-TILES = {16: 64, 8: 24, 4: 8}
-"""Lanes of a tile of registers, by those of a register: see kernels.vector.STRIP, which is that of the machine that plans."""
+"""How much more than in sizes layers differ in which part of their registers they fill."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +107,12 @@ def seconds(machine: Machine, wanted: Operation, job: Job, together: int) -> Est
 
 def _features(operation: Operation | Measured, lanes: int, together: int, vector: int) -> tuple[float, ...]:
     """Logarithms of what a pass's time follows from."""
-    tile = TILES[vector]
     amounts = operation.flops * lanes, operation.moved * lanes, operation.weights, float(lanes)
     shapes = operation.inputs, operation.outputs, float(together)
     columns = operation.outputs if (operation.kind, operation.what) == (Dense.__name__, TO_WEIGHTS) else 0
-    # A tile that is not full takes as long as a full one; units that fill no register are no columns.
-    filled = (
-        math.log(lanes / (-(-lanes // tile) * tile)),
-        _registers(columns, vector) if columns >= LANES else 0.0,
-    )
-    return *(math.log(number + 1) for number in (*amounts, *shapes)), *(FILLED * part for part in filled)
+    # A register that is not full takes as long as a full one; units that fill none are no columns.
+    filled = _registers(columns, vector) if columns >= LANES else 0.0
+    return *(math.log(number + 1) for number in (*amounts, *shapes)), FILLED * filled
 
 
 def _registers(columns: float, vector: int) -> float:

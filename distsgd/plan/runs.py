@@ -69,7 +69,7 @@ def _rough(seconds: float) -> Estimate:
 
 def _once(machine: Machine, job: Job, epochs: float) -> dict[str, float]:
     """Starting, reading (all training images, to keep its own), dealing (O(images), on every rank) and ordering (its own, every
-    epoch), writing. Files older than "scan" tell of keeping alone.
+    epoch), writing. Files of earlier versions have no "scan".
     """
     costs, images = machine.once, job.images
     size = images.height * images.width * images.channels

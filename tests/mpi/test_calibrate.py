@@ -32,9 +32,7 @@ def test_ranks_on_unequal_nodes_measure_the_same(
     ranks = wrap(comm)
     place = (0, 1) if ranks.rank == 2 else (ranks.rank, 2)
     monkeypatch.setattr(type(ranks), "on_node", lambda self: place)
-    machine = Calibration(ranks, ["rendon", "rendon"], lambda line: None, 2).machine(
-        {"start": 0, "compile": 0}
-    )
+    machine = Calibration(ranks, ["rendon", "rendon"], lambda line: None, 2).machine(0)
     assert (machine is None) == (ranks.rank > 0)
     if machine is None:
         return
