@@ -13,11 +13,11 @@ from distsgd.api.foreseen import _elsewhere
 from distsgd.bench.draws import UNSEEN, draw
 from distsgd.bench.prediction import Scored, prediction, summarized, table
 from distsgd.bench.visits import VISITS, Configured, Visits
+from distsgd.cli.calibrate import UNSTEADY, _summary
 from distsgd.clock import PHASES
 from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine
-from distsgd.cli.calibrate import UNSTEADY, _summary
 from distsgd.kernels import threads as native
 from distsgd.machine import between, where
 from distsgd.machine.calibrate import Calibration
