@@ -19,11 +19,11 @@ from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.cost.machine import Machine
 from distsgd.kernels import threads as native
-from distsgd.machine import between, where
+from distsgd.machine import between, networks, where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.nearness import alike, commonest, nearness
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
-from distsgd.machine.steps import AS_MANY, BEFOREHAND, Seconds, apart, drift, experiment, quiet
+from distsgd.machine.steps import AS_MANY, BEFOREHAND, COPIED_AT, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
 
 SMALL = {
@@ -386,6 +386,18 @@ def test_kernels_that_calibration_compiles_are_only_loaded_by_runs(
     """By another process, as this one's own start may have taken half a minute."""
     assert where.read(of_two_threads[0]).once["compile"] == 0.25
     assert 0.05 < where.read(measured).once["compile"] < 20
+
+
+def test_large_networks_are_measured_at_fewer_sizes() -> None:
+    assert (networks.lanes_of("cifar"), networks.lanes_of("garg")) == (networks.SOME_LANES, networks.LANES)
+    assert {*COPIED_AT} <= {*networks.SOME_LANES} <= {*networks.LANES}
+
+
+def test_averages_of_one_worker_are_of_states_and_of_large_gradients(measured: Path) -> None:
+    found = where.read(measured).copying
+    large = max(one.values for one in found if one.kept)
+    assert {one.values for one in found if not one.kept} > {3 * large}, "Adam's state of the same network"
+    assert len({one.values for one in found if one.kept}) == 1, "rendon's gradient is small"
 
 
 def test_a_busy_machine_is_told_so(measured: Path) -> None:

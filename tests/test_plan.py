@@ -276,6 +276,16 @@ def test_what_is_read_off_between_sizes_is_less_sure() -> None:
     assert between_two.deviation / between_two.seconds > made.steps[0].deviation
 
 
+def test_all_images_are_read_to_keep_some() -> None:
+    """Files of earlier versions tell only of what is kept."""
+    one = job("garg", 2, workers=4)
+    made = machine("garg").model_copy(update={"averaging": averages(2)})
+    told = made.model_copy(update={"once": {**made.once, "scan": 1e-6}})
+    images = one.train_images + one.images.counts["test"] / 2
+    more = predict_run(told, one).phases["load"].seconds - predict_run(made, one).phases["load"].seconds
+    assert more == pytest.approx(1e-6 * 28 * 28 * images)
+
+
 def test_a_run_has_the_phases_of_the_clock() -> None:
     one = job("garg", workers=1)
     run = predict_run(machine("garg"), one)

@@ -84,7 +84,7 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
     gate_plane, gate_line = gate.strides[0] >> SHIFT, gate.strides[1] >> SHIFT
     channels, size = y.shape[:2]
     fours_from, threes_from, ones_from = split(channels)
-    tall, four = channels // TALL * TALL, channels // 4 * 4
+    low_from, single_from = channels // TALL * TALL, channels // 4 * 4
     most = 0
     for s in range(strips.shape[0]):
         most = max(most, strips[s, 1])
@@ -136,9 +136,9 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
 
     def sum_narrow(high, low, one, strip):
         """All channels of a strip that is not COLUMNS wide."""
-        sum_tiles(high, 0, tall, strip)
-        sum_tiles(low, tall, four, strip)
-        sum_tiles(one, four, channels, strip)
+        sum_tiles(high, 0, low_from, strip)
+        sum_tiles(low, low_from, single_from, strip)
+        sum_tiles(one, single_from, channels, strip)
 
     def sum_strip(registers, strip):
         """All channels: by tiles as high as may be, then lower ones, single rows where these do not add up."""
