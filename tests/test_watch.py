@@ -9,9 +9,11 @@ import pytest
 
 from distsgd.clock import Clock
 from distsgd.comm import Alone, Average, Ranks
+from distsgd.kernels.extremes import extremes
 from distsgd.training.local import Local
 from distsgd.training.pause import Pause
 from distsgd.training.rounds import Meeting
+from distsgd.training.timeline import MOST_ROUNDS, Timeline
 from distsgd.training.watch import SHORTEST, Watch
 from distsgd.training.workers import Worker
 
@@ -149,3 +151,20 @@ def test_where_it_is_off_nothing_is_told(size: int, on: bool) -> None:
     Meeting(cast(Average, None), cast(Pause, pause), Clock(), watch).wait()
     assert told == [None]
     assert not watch._looks
+
+
+def test_extremes_are_what_numpy_finds() -> None:
+    generator = np.random.default_rng(0)
+    told, found = generator.integers(0, 1000, (2, 2, 17)), np.zeros((2, 4))
+    told[1, 1, 3] = 0
+    extremes(told, found)
+    each = told[0] / np.maximum(told[1], 1)
+    np.testing.assert_array_equal(found.T, [told[0].min(1), told[1].min(1), each.min(1), each.max(1)])
+
+
+def test_what_is_noted_of_rounds_ends() -> None:
+    timeline = Timeline(Clock(), 1)
+    for number in range(MOST_ROUNDS + 2):
+        assert timeline.full == (number >= MOST_ROUNDS)
+        timeline.begin()
+        timeline.end()

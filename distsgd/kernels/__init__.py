@@ -6,7 +6,7 @@ from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
     "rows band_rows normalization fixedpoint together update",
-    "pairs band_pairs patches pool order loss batch confusion probe",
+    "pairs band_pairs patches pool order loss batch confusion probe extremes",
 ):
     if modules := modules_to_compile():
         for module in modules:
@@ -17,6 +17,7 @@ with filled_once(
             band_rows,
             batch,
             confusion,
+            extremes,
             fixedpoint,
             loss,
             normalization,
@@ -38,6 +39,7 @@ __all__ = [
     "band_rows",
     "batch",
     "confusion",
+    "extremes",
     "fixedpoint",
     "loss",
     "normalization",

@@ -27,4 +27,4 @@ class Timeline:
         """It has ended."""
         now = self._clock.seconds()
         self.rounds.append([round(now[phase] - self._began[phase], 7) for phase in PHASES])
-        self.full = len(self.rounds) == self._most
+        self.full = len(self.rounds) >= self._most

@@ -7,14 +7,15 @@ import numpy as np
 
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
+from distsgd.kernels.extremes import extremes
 
 WINDOW, FEWEST, FACTOR = 5, 3, 1.5
 """A rank is slow when it took more than so many times as long for an image as the median rank, in 3 of the last 5 looks."""
 EVERY = 2
 """Looks between two exchanges: one that is slow from now on is named within 5."""
 SHORTEST = 10_000_000
-"""Nanoseconds of computing that a look takes in, about: shorter rounds are looked at together, as the system's own work disturbs
-them. Of less than half of that nothing is concluded.
+"""Nanoseconds of computing that a look takes in on every rank, about: shorter rounds are looked at together, as the system's own
+work disturbs them. Of less than half of that nothing is concluded.
 """
 MOST_TOGETHER = 10_000
 
@@ -36,6 +37,7 @@ class Watch:
         """on: whether it is to be called."""
         self._message = np.zeros(1 + 2 * EVERY * ranks.size, np.int64)
         self._told = self._message[1:].reshape(2, EVERY, ranks.size)
+        self._extremes = np.zeros((EVERY, 4))
         self._over: deque[dict[int, float]] = deque(maxlen=WINDOW)
         """Of the last looks: the ranks that took longer than FACTOR allows, and how many times as long."""
         self._looks, self.together = 0, 1
@@ -69,30 +71,28 @@ class Watch:
 
         After 20 ms of training no cache holds this: what is called is little, where nobody is slow.
         """
-        spent, images = self._told
-        took = spent / np.maximum(images, 1)
-        ordered, at = np.sort(took), (took.shape[1] - 1) // 2  # of two each is held against the other
-        usual: list[int] = np.sort(spent)[:, at].tolist()
-        compared = images.min(axis=1).tolist()  # 0 where a rank's workers had no images left
-        for look, (middle, most) in enumerate(
-            zip(ordered[:, at].tolist(), ordered[:, -1].tolist(), strict=True)
-        ):
+        extremes(self._told, self._extremes)
+        known = []
+        for look, (spent, images, least, most) in enumerate(self._extremes.tolist()):
+            if not images:  # a rank's workers had none left
+                continue
             # the first round is everywhere as slow as it likes
-            if compared[look] and self._warm and usual[look] >= SHORTEST // 2:
+            if self._warm and spent >= SHORTEST // 2:
                 self._over.append({})
-                if most > FACTOR * middle:
-                    self._name(took[look] / max(middle, 1e-9))
-            self._warm |= bool(compared[look])
-        known = [spent for spent, whether in zip(usual, compared, strict=True) if spent and whether]
-        if known:  # in integers, so that every rank takes as many rounds together
+                if most > FACTOR * least:
+                    self._name(self._told[0, look] / self._told[1, look])
+            self._warm = True
+            known.append(int(spent))
+        if sum(known):  # in integers, so that every rank takes as many rounds together
             each = max(1, sum(known) // (len(known) * self.together))
             self.together = min(max(1, SHORTEST // each), MOST_TOGETHER)
         self._message[:], self._looks = 0, 0
 
-    def _name(self, ratios: np.ndarray) -> None:
-        self._over[-1].update(
-            (rank, float(ratios[rank])) for rank in np.flatnonzero(ratios > FACTOR).tolist()
-        )
+    def _name(self, took: np.ndarray) -> None:
+        """Those of the ranks that took so long for an image which are slow in this look and were in others."""
+        middle = np.sort(took)[(len(took) - 1) // 2]  # of two each is held against the other
+        slow = np.flatnonzero(took > FACTOR * middle)
+        self._over[-1].update((rank, float(took[rank] / max(middle, 1e-9))) for rank in slow.tolist())
         for rank in self._over[-1]:
             times = [over[rank] for over in self._over if rank in over]
             if len(times) >= FEWEST:
