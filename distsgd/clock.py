@@ -65,7 +65,8 @@ class Clock:
         self.now, self.running = now, ["start"]
         """Reads the time; the names of the phases that were entered and not left, outermost first."""
         self.data, self.average, self.wait, self.checkpoint = 0.0, 0.0, 0.0, 0.0
-        self._rounds, self._round_began = 0.0, 0.0
+        self._rounds, self._round_began, self.ended = 0.0, 0.0, 0.0
+        """ended: when the last round did."""
         self._began = self._since = now() - age
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._phases = {name: _Phase(self, name) for name in PHASES}
@@ -80,7 +81,8 @@ class Clock:
 
     def end_round(self) -> float:
         """Until now; returns the seconds of the round."""
-        seconds = self.now() - self._round_began
+        self.ended = self.now()
+        seconds = self.ended - self._round_began
         self._rounds += seconds
         self._round_began = 0.0
         return seconds

@@ -148,7 +148,7 @@ def test_where_it_is_off_nothing_is_told(size: int, on: bool) -> None:
     watch = Watch(cast(Ranks, Several(0, size)), Clock(), on)
     told: list[object] = []
     pause = SimpleNamespace(meet=told.append)
-    Meeting(cast(Average, None), cast(Pause, pause), Clock(), watch).wait()
+    Meeting(cast(Average, None), cast(Pause, pause), Clock(), watch).wait(0.0)
     assert told == [None]
     assert not watch._looks
 

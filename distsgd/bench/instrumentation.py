@@ -191,7 +191,7 @@ def trained(
     """Seconds of blocks by way, and how many steps each has."""
     on, off = Clock(), Still(now=float)
     clock = Either(on, off, "now", "phase", "begin_round", "end_round", "switch", "seconds")
-    clock.__dict__ |= {"data": 0.0, "average": 0.0, "wait": 0.0, "checkpoint": 0.0}
+    clock.__dict__ |= dict.fromkeys(("data", "average", "wait", "checkpoint", "ended"), 0.0)
     own = vars(clock)
     own["computed"] = lambda: on.computed() - own["average"] - own["wait"]
     watch = Watch(ranks, cast(Clock, clock), True)

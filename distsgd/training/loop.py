@@ -195,10 +195,9 @@ class Training:
             self._workers.begin(epoch)
             for first, last in self._spans():
                 progress = self._round(epoch, first, last)
-                began = self._clock.now()
                 after_round(progress)
                 self._pause.after_round(save)
-                self._clock.checkpoint += self._clock.now() - began
+                self._clock.checkpoint += self._clock.now() - self._clock.ended
             if epoch + 1 == epochs:
                 with self._clock.phase("checkpoint"):
                     self._pause.at_end(save)

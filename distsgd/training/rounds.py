@@ -39,6 +39,8 @@ class Meeting:
     """(segments,) the magnitude to expect of what is zero at a round's start."""
     unseen: int = 0
     """Rounds since the watch's last look."""
+    _added: float = 0.0
+    """When the last vector was added: to read the time takes longer than all that lies between that and waiting."""
 
     def begin(self, reference: np.ndarray | None, total_weight: int) -> None:
         """Begin a round from what all ranks hold; None: from the last average."""
@@ -48,17 +50,18 @@ class Meeting:
 
     def add(self, vector: np.ndarray, weight: int, last: bool) -> None:
         """Add a worker's vector. last: of this rank; it stays as it is until the average is there."""
+        began = self.clock.now()
         if weight:
-            began = self.clock.now()
             self.average.add(vector, weight, last)
-            self.clock.average += self.clock.now() - began
+        self._added = self.clock.now()
+        self.clock.average += self._added - began
 
     def end(self, out: np.ndarray) -> bool:
         """Write the average to `out`. False if values outgrew their scale: the round is to be done again, with wider ones.
 
         Raises Stopped where a rank has left the round.
         """
-        met = self.wait()
+        met = self.wait(self._added)
         self.average.exchange()
         verdict = self.average.finish(out)
         self.clock.average += self.clock.now() - met
@@ -68,9 +71,11 @@ class Meeting:
             self.average.widen()
         return verdict == Verdict.OK
 
-    def wait(self) -> float:
-        """Return when all ranks are there, and what the time is then; raises Stopped where one has left the round."""
-        began = self.clock.now()
+    def wait(self, began: float) -> float:
+        """Return when all ranks are there, and what the time is then; raises Stopped where one has left the round.
+
+        began: when this rank came.
+        """
         try:
             told, self.unseen = None, self.unseen + 1
             if self.watch.on and self.unseen >= self.watch.together:
@@ -146,7 +151,7 @@ class OneRound:
             self._local.run(worker, max(first, int(self._steps[worker.number]) - before), last)
             np.copyto(self._states[worker.number], self._local.state)
             self._steps[worker.number] = self._local.number(self._local.reached)
-        self._meeting.wait()
+        self._meeting.wait(self._local.clock.now())
         self._seen += [workers.seen(worker, first, last) for worker in range(len(self._seen))]
 
     def settle(self) -> None:
