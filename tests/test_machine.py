@@ -228,7 +228,9 @@ def test_averages_of_cores_that_stay_elsewhere_are_told(monkeypatch: pytest.Monk
     ways = len(list(between._ways_of("rendon", 2)))
     for name, found in (("nearness", lies), ("_one", one), ("return_to", lambda *given: False)):
         monkeypatch.setattr(between, name, found)
-    assert between.in_place(Path("none"), ["garg", "rendon"], {}, Two(), 1, said.append) == (looks, near)
+    made = between.Between(Path("none"), ["garg", "rendon"], {}, 1)
+    made.visit(Two())
+    assert made.found(Two(), said.append) == (looks, near)
     assert [name for name, _ in looks] == ["rendon"] * ways + ["garg"] * ways
     assert said == ["12 averages between steps are of cores that lay elsewhere; another time they may stay"]
 

@@ -8,6 +8,7 @@ early; then no less than half of sent * beta is predicted. Where all points have
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,12 @@ def fit(points: Sequence[Point], seed: int = 0) -> Fit:
     """Fit all points; breaks are looked for where there are enough of them. ValueError for none."""
     if not points:
         raise ValueError("there are no points to fit")
-    points = sorted(points, key=lambda point: point.step)
+    return _fitted(tuple(sorted(points, key=lambda point: point.step)), seed)
+
+
+@lru_cache(maxsize=8)
+def _fitted(points: tuple[Point, ...], seed: int) -> Fit:
+    """Both reductions of an algorithm come with the same points, one after the other."""
     seconds = np.array([point.seconds for point in points])
     terms = np.array([[1.0, point.terms.startups, point.terms.sent] for point in points]) / seconds[:, None]
     wanted = 1 - np.array([point.known for point in points]) / seconds

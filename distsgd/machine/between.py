@@ -60,42 +60,60 @@ class Look:
         return self.found.model_copy(update={"cooled": max(more, LEAST)})
 
 
-def in_place(
-    path: Path,
-    names: Sequence[str],
-    messages: dict[str, Any],
-    ranks: Ranks,
-    threads: int,
-    say: Callable[[str], None],
-) -> tuple[list[Look], float | None]:
-    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 returns counts.
+class Between:
+    """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 finds counts.
 
-    And how near ranks lay at most of the looks, see nearness, on all ranks: those at which they lay otherwise are made again, as
-    far as patience goes. messages: as the machine file will hold them.
+    All ranks `visit` together, some time apart: for some seconds other users of a cache leave less of it.
     """
-    make = partial(experiment, path, ranks=ranks.size, threads=threads)
-    ordered = sorted(names, key=parameters_of)
-    some = dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES))
-    found: dict[tuple[str, _Way], list[Look]] = {}
-    places: dict[tuple[str, _Way], tuple[float | None, float | None]] = {}
 
-    def look(name: str, way: _Way) -> None:
+    def __init__(self, path: Path, names: Sequence[str], messages: dict[str, Any], threads: int) -> None:
+        """messages: as the machine file will hold them."""
+        self._path, self._messages, self._threads = path, messages, threads
+        ordered = sorted(names, key=parameters_of)
+        self._names = list(dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES)))
+        self._found: dict[tuple[str, _Way], list[_Visit]] = {}
+
+    def visit(self, ranks: Ranks, again: bool = False) -> None:
+        """Look at each once. again: only after much computing, where few rounds fit into a look."""
+        for name in self._names:
+            for way in _ways_of(name, ranks.size):
+                if way.lanes > FEW or not again:
+                    self._look(name, way, ranks)
+
+    def _look(self, name: str, way: "_Way", ranks: Ranks) -> None:
+        make = partial(experiment, self._path, ranks=ranks.size, threads=self._threads)
         before = nearness(ranks)
-        found[name, way] = list(_one(make, name, way, messages, ranks))
-        places[name, way] = before, nearness(ranks)
+        looks = list(_one(make, name, way, self._messages, ranks))
+        self._found.setdefault((name, way), []).append(_Visit(looks, (before, nearness(ranks))))
 
-    for name in some:
-        for way in _ways_of(name, ranks.size):
-            look(name, way)
-    near, until = commonest(list(chain(*places.values()))), time.monotonic() + PATIENCE
-    while elsewhere := [one for one, both in places.items() if not alike(near, *both)]:
-        if not return_to(ranks, near, until):
-            say(
-                f"{len(elsewhere)} averages between steps are of cores that lay elsewhere; another time they may stay"
-            )
-            break
-        look(*elsewhere[0])
-    return list(chain(*found.values())), near
+    def found(self, ranks: Ranks, say: Callable[[str], None]) -> tuple[list[Look], float | None]:
+        """All looks; and how near ranks lay at most of them, see nearness, on all ranks. Those at which they lay otherwise do not
+        count, and are made again where there is no other, as far as patience goes.
+        """
+        visits = list(chain(*self._found.values()))
+        near, until = commonest([each for one in visits for each in one.near]), time.monotonic() + PATIENCE
+        while elsewhere := [key for key, of_one in self._found.items() if not _there(of_one, near)]:
+            if not return_to(ranks, near, until):
+                say(
+                    f"{len(elsewhere)} averages between steps are of cores that lay elsewhere; another time they may stay"
+                )
+                break
+            self._look(*elsewhere[0], ranks)
+        count = [_there(of_one, near) or of_one for of_one in self._found.values()]
+        return [look for visit in chain(*count) for look in visit.looks], near
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A look, on rank 0; and how near ranks lay before and after, see nearness."""
+
+    looks: list[Look]
+    near: tuple[float | None, float | None]
+
+
+def _there(visits: Sequence[_Visit], near: float | None) -> list[_Visit]:
+    """Those at which ranks lay so near."""
+    return [one for one in visits if alike(near, *one.near)]
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ def _ways_of(name: str, ranks: int) -> Iterator[_Way]:
     for hosted in (1, 2) if ranks > 1 else (2,):
         for what, lanes, period in (
             ("parameters", FEW, 1),
-            ("parameters", MANY, _much(name, hosted * ranks)),
+            ("parameters", MANY, _much(name, hosted, ranks)),
             ("gradients", FEW, 1),
             ("gradients", 2 * MANY, 1),
         ):
@@ -125,10 +143,10 @@ def _ways_of(name: str, ranks: int) -> Iterator[_Way]:
                 yield _Way(hosted, what, lanes, period, topology, reduction)
 
 
-def _much(name: str, workers: int) -> int:
-    """Steps between two averages, as many as are much, or as a worker's images last for at least."""
-    wanted = round(MUCH / (flops_of(plan_of(name)) * MANY))
-    return max(1, min(wanted, IMAGES // (workers * MANY)))
+def _much(name: str, hosted: int, ranks: int) -> int:
+    """Steps of a worker between two averages, as many as are much of a rank, or as a worker's images last for at least."""
+    wanted = round(MUCH / (flops_of(plan_of(name)) * MANY * hosted))
+    return max(1, min(wanted, IMAGES // (hosted * ranks * MANY)))
 
 
 def _one(make: Make, name: str, way: _Way, messages: dict[str, Any], ranks: Ranks) -> Iterator[Look]:

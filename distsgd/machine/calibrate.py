@@ -17,7 +17,7 @@ from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
 from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
-from distsgd.machine.between import Look, in_place
+from distsgd.machine.between import Between, Look
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
@@ -76,21 +76,22 @@ class Calibration:
             for sweep in range(self._sweeps):
                 if sweep == self._sweeps // 2:  # far apart, sweeps see the machine at more times
                     messages = self._passes_and_averages(sides)
+                    between = self._between(files, messages)
+                    self._say("averages between steps")
+                    self._on_each(between, Between.visit)
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
                     self._together(side, partial(self._sweep, found[side], files))
-            self._say("averages between steps")
-            shape, path = next(iter(files.items()))
-            between_steps = partial(self._between, path, self._of(shape), messages)
-            self._alone(between_steps)
-            if self._here > 1:
-                self._together(self._here, between_steps)
+            self._say("averages between steps, once more")
+            self._on_each(between, partial(Between.visit, again=True))
+            self._on_each(between, self._looked)
             for side in sides:
                 self._together(side, partial(self._settled, found[side], files))
                 self._together(side, partial(self._told, found[side], files, side))
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
+            shape, path = next(iter(files.items()))
             times = {**once(path, int(np.prod(shape))), "start": start}
         return Machine(
             version=__version__,
@@ -136,10 +137,23 @@ class Calibration:
         if any(one.lacking(self._near) for one in found.values()):
             self._say("some steps are of cores that lay elsewhere; another time they may stay")
 
-    def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any], ranks: Ranks) -> None:
-        if ranks.size <= self._here:  # over a network they wait for it, not for memory
-            looks, self._near = in_place(path, names, messages, ranks, self._threads, self._say)
-            self._looks += looks
+    def _between(self, files: Files, messages: dict[str, Any]) -> dict[int, Between]:
+        """By how many ranks there are: one, and all if they are of one node; over a network they wait for it, not for memory."""
+        shape, path = next(iter(files.items()))
+        counts = {1, self._ranks.size} if self._ranks.size <= self._here else {1}
+        return {count: Between(path, self._of(shape), messages, self._threads) for count in sorted(counts)}
+
+    def _on_each(self, between: Mapping[int, Between], do: Callable[[Between, Ranks], None]) -> None:
+        for count, one in between.items():
+            if count == 1:
+                self._alone(partial(do, one))
+            else:
+                self._ranks.barrier()
+                do(one, self._ranks)
+
+    def _looked(self, between: Between, ranks: Ranks) -> None:
+        looks, self._near = between.found(ranks, self._say)
+        self._looks += looks
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
         self._say("passes of layers")

@@ -41,6 +41,10 @@ class _Enough(Exception):
 
 WARM, FEWEST, MOST = 2, 4, 4000
 """Rounds: those that only warm caches up, and those that are kept, at least and at most."""
+LONG, FEW = 0.03, 3
+"""Seconds of a first round from which on it is enough to warm up, as it leaves nothing in a cache that its beginning put there; and
+so few are kept then at least.
+"""
 
 
 class _Watch:
@@ -49,7 +53,8 @@ class _Watch:
     def __init__(self, clock: Clock, experiment: Experiment, ranks: Ranks, seconds: float) -> None:
         self._clock, self._ranks, self._seconds = clock, ranks, seconds
         self._length = experiment.config.averaging.rounds_of
-        self._last, self._done, self._rounds, self._wanted = self._now(), 0, 0, 0
+        self._last, self._done, self._rounds = self._now(), 0, 0
+        self._warm, self._fewest, self._wanted = WARM, FEWEST, 0
         self.kept: list[np.ndarray] = []
 
     def _now(self) -> np.ndarray:
@@ -65,19 +70,22 @@ class _Watch:
         now, length = self._now(), progress.steps_done - self._done
         self._rounds += 1
         full = min(self._length, progress.steps) if isinstance(self._length, int) else progress.steps
-        if self._rounds > WARM and length == full:
+        if self._rounds > self._warm and length == full:
             self.kept.append(now - self._last)
-        if self._rounds == WARM + 1:
-            self._wanted = self._agreed(float((now - self._last).sum()))
+        seconds = float((now - self._last).sum())
+        if self._rounds == 1:
+            self._warm, self._fewest = (1, FEW) if self._agreed(seconds > LONG) else (WARM, FEWEST)
+        if self._rounds == self._warm + 1:
+            self._wanted = self._agreed(np.clip(self._seconds / max(seconds, 1e-9), self._fewest, MOST))
         if self._wanted and len(self.kept) >= self._wanted:
             raise _Enough
         self._last, self._done = self._now(), progress.steps_done
 
-    def _agreed(self, seconds: float) -> int:
-        """How many rounds are wanted, where one takes so long here."""
-        rounds = np.array([np.clip(self._seconds / max(seconds, 1e-9), FEWEST, MOST)]).astype(np.int64)
-        self._ranks.broadcast(rounds)
-        return int(rounds[0])
+    def _agreed(self, number: float) -> int:
+        """Rank 0's."""
+        agreed = np.array([number]).astype(np.int64)
+        self._ranks.broadcast(agreed)
+        return int(agreed[0])
 
 
 def timed_rounds(

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distsgd import data
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config
 from distsgd.cost.estimate import last_of
@@ -52,7 +53,11 @@ def experiment(
         "averaging": averaging,
         **more,
     }
-    return check(Config.model_validate(settings), ranks, [])
+    return check(Config.model_validate(settings), ranks, [], _described(path))
+
+
+_described = cache(data.describe)
+"""Each file is made up once, and looked at hundreds of times."""
 
 
 def period(flops: float, lanes: int) -> int:

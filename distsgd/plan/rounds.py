@@ -20,6 +20,8 @@ AGAIN = 0.15
 """Relative deviation of an average's median from run to run."""
 KNOWN = {"allreduce": ("ring", "recursive-doubling", "rabenseifner"), "master": ("binomial",)}
 """What a library, or "auto", would do over a network that was not measured."""
+ALONE = "allreduce", "library"
+"""The topology and the algorithm by which an average of one rank is told."""
 PHASES = ("data", "compute", "average", "wait")
 
 
@@ -114,7 +116,9 @@ def asked_of(job: Job) -> Asked:
     """The average of a round."""
     averaging = job.config.averaging
     values = job.parameters if averaging.what == "gradients" else job.state
-    way = averaging.topology, averaging.algorithm, averaging.reduction
+    # Alone it makes no difference, and one was measured between steps.
+    topology, algorithm = (averaging.topology, averaging.algorithm) if job.ranks > 1 else ALONE
+    way = topology, algorithm, averaging.reduction
     kept = averaging.what == "gradients"
     return Asked(*way, values, job.ranks, job.nodes, job.workers / job.ranks, kept)
 
@@ -147,10 +151,7 @@ def _in_place(machine: Machine, asked: Asked, flops: float) -> tuple[float, floa
     """How much longer an average takes between steps, which leave it the caches as they need them, than one after another; and
     how much longer the last rank's takes than all in the mean.
     """
-    topology = (
-        asked.topology if asked.ranks > 1 else "allreduce"
-    )  # alone it makes no difference, and one was measured
-    wanted = topology, asked.reduction, asked.kept
+    wanted = asked.topology, asked.reduction, asked.kept
     alike = [f for f in machine.in_place if (f.topology, f.reduction, f.kept) == wanted]
     alike = [f for f in alike if (f.ranks > 1) == (asked.ranks > 1)]
     if not alike:

@@ -57,13 +57,18 @@ class Experiment:
         return optim.learning_rate(settings.optimizer, number, steps, settings.train.epochs, self.workers)
 
 
-def check(config: Config, ranks: int, problems: list[str]) -> Experiment:
-    """Open the data, lay out the network. InputError with all that is wrong, `problems` first."""
+def check(
+    config: Config, ranks: int, problems: list[str], described: Description | None = None
+) -> Experiment:
+    """Open the data, lay out the network. InputError with all that is wrong, `problems` first.
+
+    described: the data, where they were opened before.
+    """
     workers = config.averaging.workers or ranks
     problems = problems + _too_few_workers(workers, ranks)
-    images, stages = None, []
+    images, stages = described, []
     try:
-        images = data.describe(data.locate(config.data.path))
+        images = images or data.describe(data.locate(config.data.path))
         problems += _too_few_images(config, workers, images)
         problems += _validation_problems(config, workers, images)
         if config.train.replay:
