@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,24 +216,32 @@ def test_a_network_is_measured_once_more_by_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_averages_of_cores_that_stay_elsewhere_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the first and the last of one network, and at the first ten of the next."""
+    """At the first of all, and at the first four of the second visit."""
     near, apart_, looks, said = 7e-7, 9e-7, list[tuple[str, Any]](), list[str]()
+    first: list[tuple[str, Any]] = []
 
     def lies(ranks: Ranks) -> float:
-        return apart_ if len(looks) in {0, *range(ways, ways + 10)} else near
+        return apart_ if len(looks) in {0, *range(len(first), len(first) + 4 if first else 0)} else near
 
     def one(make: object, name: str, way: Any, messages: object, ranks: Ranks) -> list[Any]:
         looks.append((name, way))
         return looks[-1:]
 
-    ways = len(list(between._ways_of("rendon", 2)))
     for name, found in (("nearness", lies), ("_one", one), ("return_to", lambda *given: False)):
         monkeypatch.setattr(between, name, found)
-    made = between.Between(Path("none"), ["garg", "rendon"], {}, 1)
-    made.visit(Two())
+    monkeypatch.setattr(between, "described", lambda path: SimpleNamespace(counts={"train": 6144}))
+    made = between.Between(Path("none"), ["chavan-3-16-100", "rendon", "chavan-5-50-100"], {}, 1)
+    made.visit(0, Two())
+    first += looks
+    made.visit(1, Two())
     assert made.found(Two(), said.append) == (looks, near)
-    assert [name for name, _ in looks] == ["rendon"] * ways + ["garg"] * ways
-    assert said == ["12 averages between steps are of cores that lay elsewhere; another time they may stay"]
+    assert said == ["5 averages between steps are of cores that lay elsewhere; another time they may stay"]
+    assert len(looks) == len(set(looks))
+    for name in ("rendon", "chavan-3-16-100", "chavan-5-50-100"):
+        assert {way.level for of, way in looks if of == name} == ({0, 1} if name == "rendon" else {0, 1, 2})
+    visits = [{(name, way.level) for name, way in some} for some in (first, looks[len(first) :])]
+    assert not visits[0] & visits[1]
+    assert {level for _, level in visits[1]} == {1, 2}
 
 
 def test_a_run_says_where_cores_lie_now() -> None:

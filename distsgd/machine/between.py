@@ -21,22 +21,25 @@ from distsgd.cost.curve import between
 from distsgd.cost.machine import InPlace, Step
 from distsgd.machine.nearness import alike, commonest, nearness, return_to
 from distsgd.machine.networks import parameters_of, plan_of
-from distsgd.machine.rounds import IMAGES, timed_rounds
-from distsgd.machine.steps import Make, experiment
+from distsgd.machine.rounds import timed_rounds
+from distsgd.machine.steps import Make, described, experiment
 from distsgd.plan.work import flops_of, network_text
 from distsgd.training.algorithm import asked
 
-SECONDS = 0.02
+SECONDS = 0.012
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
 """One rank alone does the same in either topology."""
-FEW, MANY = 16, 64
-"""Lanes of the steps between two averages: of one step, and of as many as compute MUCH."""
-MUCH = 4e8
-"""Operations forward from one average to the next: ten milliseconds, after which no cache holds what an average needs."""
+FEW, MANY, LARGEST = 16, 64, 256
+"""Lanes of the steps between two averages: of one step, of as many as compute MUCH, and MORE."""
+MUCH, MORE = 4e8, 1.6e9
+"""Operations forward from one average to the next, of a rank: ten milliseconds, after which no cache of its own holds what an
+average needs; and forty, after which one that it shares does not.
+"""
 LEAST = 1e-6
 """Seconds: less than what an average does to caches."""
 PATIENCE = 3.0
 """Seconds in which what was measured while cores lay elsewhere is measured again."""
+VISITS = 2
 SIZES = 4
 """Networks whose states are averaged, from the smallest to the largest."""
 
@@ -63,7 +66,8 @@ class Look:
 class Between:
     """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 finds counts.
 
-    All ranks `visit` together, some time apart: for some seconds other users of a cache leave less of it.
+    All ranks `visit` together, VISITS times, some time apart: for some seconds other users of a cache leave less of it. So what is
+    seen after much computing is of one time for one network, and of another for the next larger one.
     """
 
     def __init__(self, path: Path, names: Sequence[str], messages: dict[str, Any], threads: int) -> None:
@@ -71,49 +75,37 @@ class Between:
         self._path, self._messages, self._threads = path, messages, threads
         ordered = sorted(names, key=parameters_of)
         self._names = list(dict.fromkeys(ordered[round(n)] for n in np.linspace(0, len(ordered) - 1, SIZES)))
-        self._found: dict[tuple[str, _Way], list[_Visit]] = {}
+        self._images = described(path).counts["train"]
+        self._found: dict[tuple[str, _Way], list[Look]] = {}
+        self._near: dict[tuple[str, _Way], tuple[float | None, float | None]] = {}
+        """How near ranks lay before and after, see nearness."""
 
-    def visit(self, ranks: Ranks, again: bool = False) -> None:
-        """Look at each once. again: only after much computing, where few rounds fit into a look."""
-        for name in self._names:
-            for way in _ways_of(name, ranks.size):
-                if way.lanes > FEW or not again:
+    def visit(self, number: int, ranks: Ranks) -> None:
+        """What is seen at the visit of that number, counted from 0: after little computing all at the first."""
+        for place, name in enumerate(self._names):
+            for way in _ways_of(name, ranks.size, self._images):
+                if number == ((place + way.level) % VISITS if way.level else 0):
                     self._look(name, way, ranks)
 
     def _look(self, name: str, way: "_Way", ranks: Ranks) -> None:
         make = partial(experiment, self._path, ranks=ranks.size, threads=self._threads)
         before = nearness(ranks)
-        looks = list(_one(make, name, way, self._messages, ranks))
-        self._found.setdefault((name, way), []).append(_Visit(looks, (before, nearness(ranks))))
+        self._found[name, way] = list(_one(make, name, way, self._messages, ranks))
+        self._near[name, way] = before, nearness(ranks)
 
     def found(self, ranks: Ranks, say: Callable[[str], None]) -> tuple[list[Look], float | None]:
-        """All looks; and how near ranks lay at most of them, see nearness, on all ranks. Those at which they lay otherwise do not
-        count, and are made again where there is no other, as far as patience goes.
+        """All looks; and how near ranks lay at most of them, on all ranks. Those at which they lay otherwise are made again, as far
+        as patience goes.
         """
-        visits = list(chain(*self._found.values()))
-        near, until = commonest([each for one in visits for each in one.near]), time.monotonic() + PATIENCE
-        while elsewhere := [key for key, of_one in self._found.items() if not _there(of_one, near)]:
+        near, until = commonest(list(chain(*self._near.values()))), time.monotonic() + PATIENCE
+        while elsewhere := [one for one, both in self._near.items() if not alike(near, *both)]:
             if not return_to(ranks, near, until):
                 say(
                     f"{len(elsewhere)} averages between steps are of cores that lay elsewhere; another time they may stay"
                 )
                 break
             self._look(*elsewhere[0], ranks)
-        count = [_there(of_one, near) or of_one for of_one in self._found.values()]
-        return [look for visit in chain(*count) for look in visit.looks], near
-
-
-@dataclass(frozen=True)
-class _Visit:
-    """A look, on rank 0; and how near ranks lay before and after, see nearness."""
-
-    looks: list[Look]
-    near: tuple[float | None, float | None]
-
-
-def _there(visits: Sequence[_Visit], near: float | None) -> list[_Visit]:
-    """Those at which ranks lay so near."""
-    return [one for one in visits if alike(near, *one.near)]
+        return list(chain(*self._found.values())), near
 
 
 @dataclass(frozen=True)
@@ -126,27 +118,32 @@ class _Way:
     period: int
     topology: str
     reduction: str
+    level: int
+    """0: after little computing, 1: after MUCH, 2: after MORE."""
 
 
-def _ways_of(name: str, ranks: int) -> Iterator[_Way]:
-    """After little computing and after much; by one worker of a rank, and by several, which add sums. One rank alone has
-    several, or there would be nothing to average.
-    """
+def _ways_of(name: str, ranks: int, images: int) -> Iterator[_Way]:
+    """By one worker of a rank, and by several, which add sums. One rank alone has several, or there would be nothing to average."""
     for hosted in (1, 2) if ranks > 1 else (2,):
-        for what, lanes, period in (
-            ("parameters", FEW, 1),
-            ("parameters", MANY, _much(name, hosted, ranks)),
-            ("gradients", FEW, 1),
-            ("gradients", 2 * MANY, 1),
-        ):
+        steps = partial(_steps, flops_of(plan_of(name)) * hosted, images // (hosted * ranks))
+        levels = [
+            *(("parameters", FEW, 1, 0), ("parameters", MANY, steps(MANY, MUCH), 1)),
+            *(("gradients", FEW, 1, 0), ("gradients", 2 * MANY, 1, 1)),
+        ]
+        more = steps(LARGEST, MORE)
+        if images >= LARGEST * hosted * ranks and LARGEST * more >= 2 * MANY * steps(MANY, MUCH):
+            levels.append(("parameters", LARGEST, more, 2))
+        for what, lanes, period, level in levels:
             for topology, reduction in WAYS if ranks > 1 else WAYS[:2]:
-                yield _Way(hosted, what, lanes, period, topology, reduction)
+                yield _Way(hosted, what, lanes, period, topology, reduction, level)
 
 
-def _much(name: str, hosted: int, ranks: int) -> int:
-    """Steps of a worker between two averages, as many as are much of a rank, or as a worker's images last for at least."""
-    wanted = round(MUCH / (flops_of(plan_of(name)) * MANY * hosted))
-    return max(1, min(wanted, IMAGES // (hosted * ranks * MANY)))
+def _steps(flops: float, images: int, lanes: int, much: float) -> int:
+    """Of a worker between two averages, as many as are so much of a rank, or as the worker's images last for at least.
+
+    flops: for an image of each worker of a rank.
+    """
+    return max(1, min(round(much / (flops * lanes)), images // lanes))
 
 
 def _one(make: Make, name: str, way: _Way, messages: dict[str, Any], ranks: Ranks) -> Iterator[Look]:

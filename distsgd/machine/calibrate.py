@@ -17,7 +17,7 @@ from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
 from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
-from distsgd.machine.between import Between, Look
+from distsgd.machine.between import VISITS, Between, Look
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
@@ -26,7 +26,7 @@ from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_
 from distsgd.machine.where import where
 from distsgd.plan.layers import LOSS
 
-AVERAGING_SECONDS = 0.8
+AVERAGING_SECONDS = 0.7
 """For all ways to average, about, a sweep."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
@@ -76,14 +76,13 @@ class Calibration:
             for sweep in range(self._sweeps):
                 if sweep == self._sweeps // 2:  # far apart, sweeps see the machine at more times
                     messages = self._passes_and_averages(sides)
-                    between = self._between(files, messages)
-                    self._say("averages between steps")
-                    self._on_each(between, Between.visit)
+                    shape, path = next(iter(files.items()))
+                    between = self._between(path, self._of(shape), messages)
+                    self._visit(between, 0)
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
                     self._together(side, partial(self._sweep, found[side], files))
-            self._say("averages between steps, once more")
-            self._on_each(between, partial(Between.visit, again=True))
+            self._visit(between, 1)
             self._on_each(between, self._looked)
             for side in sides:
                 self._together(side, partial(self._settled, found[side], files))
@@ -91,7 +90,6 @@ class Calibration:
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
-            shape, path = next(iter(files.items()))
             times = {**once(path, int(np.prod(shape))), "start": start}
         return Machine(
             version=__version__,
@@ -137,11 +135,14 @@ class Calibration:
         if any(one.lacking(self._near) for one in found.values()):
             self._say("some steps are of cores that lay elsewhere; another time they may stay")
 
-    def _between(self, files: Files, messages: dict[str, Any]) -> dict[int, Between]:
+    def _between(self, path: Path, names: Sequence[str], messages: dict[str, Any]) -> dict[int, Between]:
         """By how many ranks there are: one, and all if they are of one node; over a network they wait for it, not for memory."""
-        shape, path = next(iter(files.items()))
         counts = {1, self._ranks.size} if self._ranks.size <= self._here else {1}
-        return {count: Between(path, self._of(shape), messages, self._threads) for count in sorted(counts)}
+        return {count: Between(path, names, messages, self._threads) for count in sorted(counts)}
+
+    def _visit(self, between: Mapping[int, Between], number: int) -> None:
+        self._say(f"averages between steps, {number + 1} of {VISITS}")
+        self._on_each(between, lambda one, ranks: one.visit(number, ranks))
 
     def _on_each(self, between: Mapping[int, Between], do: Callable[[Between, Ranks], None]) -> None:
         for count, one in between.items():

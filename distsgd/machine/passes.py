@@ -12,14 +12,15 @@ from distsgd.kernels.vector import aligned
 from distsgd.machine.networks import CLASSES, plan_of
 from distsgd.machine.operations import Operation as Pass
 from distsgd.machine.operations import operations
+from distsgd.machine.rounds import FEW, FEWEST, LONG, WARM
 from distsgd.network import Network, Stage
 from distsgd.optim import Adam, Optimizer, Sgd
 from distsgd.plan import layers
 from distsgd.plan.layers import LOSS, UPDATE
 from distsgd.threads import Team
 
-SECONDS, FEWEST = 0.015, 4
-"""For each network and batch; steps at least."""
+SECONDS = 0.015
+"""For each network and batch."""
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(0.001, 0.9), "adam": Adam(0.001, 0.9, 0.999, 1e-8)}
 
 
@@ -57,9 +58,12 @@ def _stamped(
         runs = [_shared_out(operation, team) for operation in order]
         meet()
         began = time.perf_counter()
-        while len(stamps) < FEWEST + 2 or time.perf_counter() - began < SECONDS:
+        warm, fewest = WARM, FEWEST
+        while len(stamps) < warm + fewest or time.perf_counter() - began < SECONDS:
             stamps.append([time.perf_counter_ns(), *(_after(run) for run in runs)])
-    seconds = np.median(np.diff(stamps[2:], axis=1), axis=0) * 1e-9
+            if stamps[0][-1] - stamps[0][0] > LONG * 1e9:
+                warm, fewest = 1, FEW
+    seconds = np.median(np.diff(stamps[warm:], axis=1), axis=0) * 1e-9
     return list(zip(order, seconds.tolist(), strict=True))
 
 

@@ -53,10 +53,10 @@ def experiment(
         "averaging": averaging,
         **more,
     }
-    return check(Config.model_validate(settings), ranks, [], _described(path))
+    return check(Config.model_validate(settings), ranks, [], described(path))
 
 
-_described = cache(data.describe)
+described = cache(data.describe)
 """Each file is made up once, and looked at hundreds of times."""
 
 
