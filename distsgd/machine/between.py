@@ -40,7 +40,7 @@ LEAST = 1e-6
 PATIENCE = 3.0
 """Seconds in which what was measured while cores lay elsewhere is measured again."""
 VISITS = 2
-SIZES = 4
+SIZES = 3
 """Networks whose states are averaged, from the smallest to the largest."""
 
 

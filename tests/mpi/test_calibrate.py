@@ -71,7 +71,9 @@ def test_averages_between_steps_are_of_all_kinds(mpi_ranks: int, comm: "MPI.Intr
     kinds = {(1, 2), (2, 1), (2, 2)}
     found = [(one.ranks, one.hosted, one.kept, one.flops) for one in machine.in_place]
     assert {of[:3] for of in found} == {(*kind, kept) for kind in kinds for kept in (False, True)}
-    assert len(set(found)) == 2 * 2 * len(kinds)
+    all_ways = [(count, way) for count in (1, 2) for way in in_place._ways_of("rendon", count, 3 * 2048)]
+    wanted = {(count, way.hosted, way.what, way.level) for count, way in all_ways}
+    assert len(set(found)) == len(wanted) >= 2 * 2 * len(kinds)
     cooled = {(one.ranks, one.hosted, one.kept) for one in machine.in_place if one.cooled}
     assert cooled == {(2, 1, False), (2, 1, True)}
 
