@@ -70,7 +70,7 @@ def test_what_is_off_is_off(few_turns: None, monkeypatch: pytest.MonkeyPatch) ->
     assert len(on) == ways.count("with") == 2
     assert set(counted) - {*range(first)} == on
     assert {counted[block] for block in on} == {IMAGES // 2}
-    per_step, per_round = 2, 11 + 2  # the timeline asks twice
+    per_step, per_round = 2, 9 + 2  # the timeline asks twice
     assert {read[block] for block in on} == {4 * per_step + 2 * per_round}
 
 

@@ -35,6 +35,8 @@ SMALL = {
     "steps.SECONDS": 0.005,
     "passes.SECONDS": 0.002,
     "between.SECONDS": 0.005,
+    "between.MUCH": 2e7,
+    "between.MORE": 8e7,
     "calibrate.SOME_LANES": (16, 32),
     "calibrate.LAYERS_OF": ("chavan-3-8-32",),
     "calibrate.AVERAGING_SECONDS": 0.2,
