@@ -69,15 +69,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(("long", "kept"), [(60.0, 4), (0.0, 3)])
 @pytest.mark.parametrize("period", [1, 3, 400, "epoch"])
-def test_rounds_are_timed_whatever_their_length(period: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_are_timed_whatever_their_length(
+    period: int | str, long: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that take long fewer."""
+    monkeypatch.setattr("distsgd.machine.rounds.LONG", long)
     monkeypatch.setattr("distsgd.machine.rounds.IMAGES", 200)
     monkeypatch.setattr("distsgd.machine.rounds.BYTES", 0)
     with made_up((8, 8, 1)) as path:
         made = experiment(path, "chavan-3-4-8", 16, {"workers": 2, "period": period})
         rounds = timed_rounds(made, Alone(), 0.0)
     assert set(rounds) == set(ROUND)
-    assert {len(seconds) for seconds in rounds.values()} == {4}
+    assert {len(seconds) for seconds in rounds.values()} == {kept}
     assert (rounds["compute"] > 0).all()
 
 
@@ -238,11 +243,12 @@ def test_averages_of_cores_that_stay_elsewhere_are_told(monkeypatch: pytest.Monk
     made.visit(1, Two())
     assert made.found(Two(), said.append) == (looks, near)
     assert said == ["5 averages between steps are of cores that lay elsewhere; another time they may stay"]
+    names = ("rendon", "chavan-3-16-100", "chavan-5-50-100")
     assert len(looks) == len(set(looks))
-    for name in ("rendon", "chavan-3-16-100", "chavan-5-50-100"):
+    assert set(looks) == {(name, way) for name in names for way in between._ways_of(name, 2, 6144)}
+    for name in names:
         assert {way.level for of, way in looks if of == name} == ({0, 1} if name == "rendon" else {0, 1, 2})
     visits = [{(name, way.level) for name, way in some} for some in (first, looks[len(first) :])]
-    assert not visits[0] & visits[1]
     assert {level for _, level in visits[1]} == {1, 2}
 
 

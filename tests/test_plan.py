@@ -240,6 +240,13 @@ def test_a_plan_asks_for_the_average_that_a_run_makes(what: str, ranks: int, wor
     assert made.kept == (what == "gradients")
 
 
+@pytest.mark.parametrize("other", [{"topology": "master"}, {"algorithm": "ring"}])
+def test_alone_it_makes_no_difference_how_ranks_would_add(other: dict[str, str]) -> None:
+    """It is told by what was measured of one rank; only of several by their own."""
+    assert asked_of(job("garg", 1, workers=2, **other)) == asked_of(job("garg", 1, workers=2))
+    assert asked_of(job("garg", 2, workers=2, **other)) != asked_of(job("garg", 2, workers=2))
+
+
 def test_only_an_average_of_parameters_is_copied() -> None:
     def seconds(what: str, ranks: int, copy: float) -> float:
         messages = averages(2)

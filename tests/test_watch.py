@@ -92,6 +92,20 @@ def test_noise_raises_no_alarm() -> None:
     assert not group.slow
 
 
+def test_it_is_the_middle_rank_that_others_are_held_against() -> None:
+    group = Group(3)
+    rounds(group, 20, lambda at: [LONG / 2, LONG, LONG])
+    assert not group.slow
+
+
+def test_a_look_takes_in_as_much_of_the_rank_that_computes_least() -> None:
+    short = SHORTEST / 1e9 / 8
+    group = Group(3)
+    for _ in range(100):
+        group.round([short, 4 * short, 4 * short], [16, 64, 64])
+    assert group.watches[0].together == pytest.approx(8, abs=1)
+
+
 def test_two_slow_rounds_of_five_are_no_alarm_and_three_are() -> None:
     for often, named in ((2, False), (3, True)):
         group = Group(2)
@@ -155,10 +169,9 @@ def test_where_it_is_off_nothing_is_told(size: int, on: bool) -> None:
 
 def test_extremes_are_what_numpy_finds() -> None:
     generator = np.random.default_rng(0)
-    told, found = generator.integers(0, 1000, (2, 2, 17)), np.zeros((2, 4))
-    told[1, 1, 3] = 0
+    told, found = generator.integers(1, 1000, (2, 2, 17)), np.zeros((2, 4))
     extremes(told, found)
-    each = told[0] / np.maximum(told[1], 1)
+    each = told[0] / told[1]
     np.testing.assert_array_equal(found.T, [told[0].min(1), told[1].min(1), each.min(1), each.max(1)])
 
 

@@ -80,7 +80,7 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """As a file holds it."""
         return {
-            "pieces": [vars(piece) for piece in self.pieces],
+            "pieces": [dict(vars(piece)) for piece in self.pieces],
             "spread": self.spread,
         }
 
@@ -113,9 +113,9 @@ def fit(points: Sequence[Point], seed: int = 0) -> Fit:
     return _fitted(tuple(sorted(points, key=lambda point: point.step)), seed)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _fitted(points: tuple[Point, ...], seed: int) -> Fit:
-    """Both reductions of an algorithm come with the same points, one after the other."""
+    """Both reductions of an algorithm of ours come with the same points, one after the other."""
     seconds = np.array([point.seconds for point in points])
     terms = np.array([[1.0, point.terms.startups, point.terms.sent] for point in points]) / seconds[:, None]
     wanted = 1 - np.array([point.known for point in points]) / seconds

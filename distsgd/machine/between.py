@@ -1,7 +1,7 @@
 """Averages between steps of training: not as fast or as slow as one after another, as steps leave them other caches.
 
 How much so depends on how much is computed from one average to the next: after a step of microseconds all is still there, after
-ten milliseconds not even the interpreter's own memory is near.
+ten milliseconds not even the interpreter's own memory is near, after forty a cache that cores share has other things as well.
 """
 
 import json
@@ -30,16 +30,17 @@ SECONDS = 0.012
 WAYS = [(topology, reduction) for topology in ("allreduce", "master") for reduction in ("exact", "fast")]
 """One rank alone does the same in either topology."""
 FEW, MANY, LARGEST = 16, 64, 256
-"""Lanes of the steps between two averages: of one step, of as many as compute MUCH, and MORE."""
+"""Lanes of the steps between two averages: of one step, of as many as compute MUCH, and MORE. Between gradients lies one step, of
+FEW or of twice MANY.
+"""
 MUCH, MORE = 4e8, 1.6e9
 """Operations forward from one average to the next, of a rank: ten milliseconds, after which no cache of its own holds what an
 average needs; and forty, after which one that it shares does not.
 """
 LEAST = 1e-6
 """Seconds: less than what an average does to caches."""
-PATIENCE = 3.0
+PATIENCE = 5.0
 """Seconds in which what was measured while cores lay elsewhere is measured again."""
-VISITS = 2
 SIZES = 3
 """Networks whose states are averaged, from the smallest to the largest."""
 
@@ -66,7 +67,7 @@ class Look:
 class Between:
     """Every topology and reduction, for states and for gradients, on ranks of so many threads; what rank 0 finds counts.
 
-    All ranks `visit` together, VISITS times, some time apart: for some seconds other users of a cache leave less of it. So what is
+    All ranks `visit` together, twice and some time apart: for some seconds other users of a cache leave less of it. So what is
     seen after much computing is of one time for one network, and of another for the next larger one.
     """
 
@@ -81,10 +82,10 @@ class Between:
         """How near ranks lay before and after, see nearness."""
 
     def visit(self, number: int, ranks: Ranks) -> None:
-        """What is seen at the visit of that number, counted from 0: after little computing all at the first."""
+        """What is seen at the visit of that number, 0 or 1: after little computing all at the first."""
         for place, name in enumerate(self._names):
             for way in _ways_of(name, ranks.size, self._images):
-                if number == ((place + way.level) % VISITS if way.level else 0):
+                if number == ((place + way.level) % 2 if way.level else 0):
                     self._look(name, way, ranks)
 
     def _look(self, name: str, way: "_Way", ranks: Ranks) -> None:
@@ -119,23 +120,25 @@ class _Way:
     topology: str
     reduction: str
     level: int
-    """0: after little computing, 1: after MUCH, 2: after MORE."""
+    """0: after little computing, 1: after MUCH, or a large gradient, 2: after MORE."""
 
 
 def _ways_of(name: str, ranks: int, images: int) -> Iterator[_Way]:
     """By one worker of a rank, and by several, which add sums. One rank alone has several, or there would be nothing to average."""
     for hosted in (1, 2) if ranks > 1 else (2,):
-        steps = partial(_steps, flops_of(plan_of(name)) * hosted, images // (hosted * ranks))
+        flops, own = flops_of(plan_of(name)) * hosted, images // (hosted * ranks)
+        steps = partial(_steps, flops, own)
         levels = [
             *(("parameters", FEW, 1, 0), ("parameters", MANY, steps(MANY, MUCH), 1)),
             *(("gradients", FEW, 1, 0), ("gradients", 2 * MANY, 1, 1)),
         ]
         more = steps(LARGEST, MORE)
-        if images >= LARGEST * hosted * ranks and LARGEST * more >= 2 * MANY * steps(MANY, MUCH):
+        fits = own >= LARGEST and flops * LARGEST <= 2 * MORE
+        if fits and LARGEST * more >= 2 * MANY * steps(MANY, MUCH):
             levels.append(("parameters", LARGEST, more, 2))
         for what, lanes, period, level in levels:
             for topology, reduction in WAYS if ranks > 1 else WAYS[:2]:
-                yield _Way(hosted, what, lanes, period, topology, reduction, level)
+                yield _Way(hosted, what, min(lanes, own), period, topology, reduction, level)
 
 
 def _steps(flops: float, images: int, lanes: int, much: float) -> int:

@@ -17,7 +17,7 @@ from distsgd.comm import Alone, Ranks
 from distsgd.cost.curve import between
 from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
-from distsgd.machine.between import VISITS, Between, Look
+from distsgd.machine.between import Between, Look
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
@@ -77,13 +77,13 @@ class Calibration:
                 if sweep == self._sweeps // 2:  # far apart, sweeps see the machine at more times
                     messages = self._passes_and_averages(sides)
                     shape, path = next(iter(files.items()))
-                    between = self._between(path, self._of(shape), messages)
-                    self._visit(between, 0)
+                    looking = self._between(path, self._of(shape), messages)
+                    self._visit(looking, 0)
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
                 for side in sides:
                     self._together(side, partial(self._sweep, found[side], files))
-            self._visit(between, 1)
-            self._on_each(between, self._looked)
+            self._visit(looking, 1)
+            self._on_each(looking, self._looked)
             for side in sides:
                 self._together(side, partial(self._settled, found[side], files))
                 self._together(side, partial(self._told, found[side], files, side))
@@ -129,7 +129,7 @@ class Calibration:
         """Steps, as averages between them, are of ranks that lie so near; networks that never were measured so are once more."""
         lacking = {shape: one.lacking(self._near) for shape, one in found.items()}
         if any(lacking.values()):
-            self._say("some steps of training once more, as cores lie elsewhere now")
+            self._say("some steps of training once more, as cores lay elsewhere")
         for shape, names in lacking.items():
             found[shape].sweep(files[shape], names, ranks, self._threads)
         if any(one.lacking(self._near) for one in found.values()):
@@ -140,20 +140,19 @@ class Calibration:
         counts = {1, self._ranks.size} if self._ranks.size <= self._here else {1}
         return {count: Between(path, names, messages, self._threads) for count in sorted(counts)}
 
-    def _visit(self, between: Mapping[int, Between], number: int) -> None:
-        self._say(f"averages between steps, {number + 1} of {VISITS}")
-        self._on_each(between, lambda one, ranks: one.visit(number, ranks))
+    def _visit(self, looking: Mapping[int, Between], number: int) -> None:
+        self._say(f"averages between steps, {number + 1} of 2")
+        self._on_each(looking, lambda one, ranks: one.visit(number, ranks))
 
-    def _on_each(self, between: Mapping[int, Between], do: Callable[[Between, Ranks], None]) -> None:
-        for count, one in between.items():
+    def _on_each(self, looking: Mapping[int, Between], do: Callable[[Between, Ranks], None]) -> None:
+        for count, one in looking.items():
             if count == 1:
                 self._alone(partial(do, one))
             else:
-                self._ranks.barrier()
-                do(one, self._ranks)
+                self._together(count, partial(do, one))
 
-    def _looked(self, between: Between, ranks: Ranks) -> None:
-        looks, self._near = between.found(ranks, self._say)
+    def _looked(self, one: Between, ranks: Ranks) -> None:
+        looks, self._near = one.found(ranks, self._say)
         self._looks += looks
 
     def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:

@@ -58,11 +58,10 @@ def _stamped(
         runs = [_shared_out(operation, team) for operation in order]
         meet()
         began = time.perf_counter()
-        warm, fewest = WARM, FEWEST
+        stamps.append(_stamps(runs))
+        warm, fewest = (1, FEW) if stamps[0][-1] - stamps[0][0] > LONG * 1e9 else (WARM, FEWEST)
         while len(stamps) < warm + fewest or time.perf_counter() - began < SECONDS:
-            stamps.append([time.perf_counter_ns(), *(_after(run) for run in runs)])
-            if stamps[0][-1] - stamps[0][0] > LONG * 1e9:
-                warm, fewest = 1, FEW
+            stamps.append(_stamps(runs))
     seconds = np.median(np.diff(stamps[warm:], axis=1), axis=0) * 1e-9
     return list(zip(order, seconds.tolist(), strict=True))
 
@@ -72,6 +71,11 @@ def _shared_out(operation: Pass, team: Team) -> Callable[[], None]:
     if operation.what in (LOSS, UPDATE):
         return partial(operation.run, 1)
     return team.bound(operation.program)
+
+
+def _stamps(runs: Sequence[Callable[[], None]]) -> list[int]:
+    """Nanoseconds at the beginning and after each."""
+    return [time.perf_counter_ns(), *(_after(run) for run in runs)]
 
 
 def _after(run: Callable[[], None]) -> int:

@@ -42,8 +42,8 @@ class _Enough(Exception):
 WARM, FEWEST, MOST = 2, 4, 4000
 """Rounds: those that only warm caches up, and those that are kept, at least and at most."""
 LONG, FEW = 0.03, 3
-"""Seconds of a first round from which on it is enough to warm up, as it leaves nothing in a cache that its beginning put there; and
-so few are kept then at least.
+"""Seconds that a first round computes from which on it is enough to warm up, as it leaves nothing in a cache that its beginning put
+there; and so few are kept then at least.
 """
 
 
@@ -72,11 +72,12 @@ class _Watch:
         full = min(self._length, progress.steps) if isinstance(self._length, int) else progress.steps
         if self._rounds > self._warm and length == full:
             self.kept.append(now - self._last)
-        seconds = float((now - self._last).sum())
         if self._rounds == 1:
-            self._warm, self._fewest = (1, FEW) if self._agreed(seconds > LONG) else (WARM, FEWEST)
-        if self._rounds == self._warm + 1:
-            self._wanted = self._agreed(np.clip(self._seconds / max(seconds, 1e-9), self._fewest, MOST))
+            computed = (now - self._last)[ROUND.index("compute")]
+            self._warm, self._fewest = (1, FEW) if self._agreed(computed > LONG) else (WARM, FEWEST)
+        if self.kept and not self._wanted:
+            seconds = max(float(self.kept[0].sum()), 1e-9)
+            self._wanted = self._agreed(np.clip(self._seconds / seconds, self._fewest, MOST))
         if self._wanted and len(self.kept) >= self._wanted:
             raise _Enough
         self._last, self._done = self._now(), progress.steps_done

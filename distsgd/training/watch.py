@@ -89,10 +89,10 @@ class Watch:
         self._message[:], self._looks = 0, 0
 
     def _name(self, took: np.ndarray) -> None:
-        """Those of the ranks that took so long for an image which are slow in this look and were in others."""
+        """Note who is slow, given what each rank took for an image; name those who were in FEWEST looks."""
         middle = np.sort(took)[(len(took) - 1) // 2]  # of two each is held against the other
         slow = np.flatnonzero(took > FACTOR * middle)
-        self._over[-1].update((rank, float(took[rank] / max(middle, 1e-9))) for rank in slow.tolist())
+        self._over[-1].update((rank, float(took[rank] / middle)) for rank in slow.tolist())
         for rank in self._over[-1]:
             times = [over[rank] for over in self._over if rank in over]
             if len(times) >= FEWEST:

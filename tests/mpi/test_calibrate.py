@@ -74,6 +74,7 @@ def test_averages_between_steps_are_of_all_kinds(mpi_ranks: int, comm: "MPI.Intr
     all_ways = [(count, way) for count in (1, 2) for way in in_place._ways_of("rendon", count, 3 * 2048)]
     wanted = {(count, way.hosted, way.what, way.level) for count, way in all_ways}
     assert len(set(found)) == len(wanted) >= 2 * 2 * len(kinds)
+    assert len(found) == len(all_ways)
     cooled = {(one.ranks, one.hosted, one.kept) for one in machine.in_place if one.cooled}
     assert cooled == {(2, 1, False), (2, 1, True)}
 
@@ -102,7 +103,7 @@ def test_what_cores_elsewhere_took_is_measured_again(
     machine = Calibration(wrap(comm), ["rendon"], said.append, 2).machine(0)
     of_both = [given[1:3] for given in made if given[-1].size == 2]
     assert len(of_both) == len(set(of_both)) + 1
-    assert said.count("some steps of training once more, as cores lie elsewhere now") == 1
+    assert said.count("some steps of training once more, as cores lay elsewhere") == 1
     assert not any("of cores that lay" in line for line in said)
     if machine:
         assert machine.where.nearness == apart
