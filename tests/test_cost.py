@@ -9,7 +9,7 @@ import pytest
 
 from distsgd.cost.algorithms import FORMULAS, Layout, Terms, ended
 from distsgd.cost.averaging import Asked, advice, averaging_estimate, choices, fastest
-from distsgd.cost.curve import between, nearby
+from distsgd.cost.curve import among, between
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit, Point, fit
 from distsgd.machine.averaging import Measured
@@ -231,12 +231,14 @@ def test_seconds_between_sizes_that_were_measured() -> None:
     assert between([5.0, 5.0], [1.0, 3.0], 50) == 20.0
 
 
-def test_what_is_near_counts() -> None:
-    places, values = [(1e3, 1.0), (1e6, 1.0), (1e6, 1e4)], [1.0, 4.0, 9.0]
-    assert nearby(places, values, (1e3, 1.0)) == pytest.approx(1.0)
-    assert nearby(places, values, (1e9, 1e9)) == pytest.approx(9.0)
-    assert nearby(places, values, (1e6, 1e2)) == pytest.approx(6.0)
-    assert nearby(places[:2], values[:2], (10**4.5, 1e5)) == pytest.approx(2.0)
+def test_what_is_among_places_lies_on_lines() -> None:
+    places, values = [(1e3, 1.0), (1e6, 1e4), (1e6, 1.0)], [1.0, 9.0, 4.0]
+    assert among(places, values, (1e3, 1.0)) == pytest.approx(1.0)
+    assert among(places, values, (1.0, 1e9)) == pytest.approx(1.0)
+    assert among(places, values, (1e9, 1e9)) == pytest.approx(9.0)
+    assert among(places, values, (1e6, 1e2)) == pytest.approx(6.0)
+    assert among(places, values, (10**4.5, 1e2)) == pytest.approx(6.0**0.5)
+    assert among([*places, (1e6, 1.0)], [*values, 1.0], (1e6, 0.1)) == pytest.approx(2.0)
 
 
 def test_a_conversion_takes_as_long_whichever_of_our_algorithms_runs() -> None:

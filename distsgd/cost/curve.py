@@ -1,13 +1,11 @@
-"""Seconds between sizes that were measured, and near them."""
+"""Seconds between sizes that were measured."""
 
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
-
-REACH = 0.8
-"""Of the logarithm of a size: what is so near counts for 1/sqrt(e) of what is just there."""
 
 
 def between(sizes: Sequence[float], seconds: Sequence[float], size: float) -> float:
@@ -28,14 +26,22 @@ def between(sizes: Sequence[float], seconds: Sequence[float], size: float) -> fl
     return max(0.0, seconds[left] + share * (seconds[right] - seconds[left]))
 
 
-def nearby(places: Sequence[Sequence[float]], values: Sequence[float], at: Sequence[float]) -> float:
-    """What `values`, all above 0, are near a place: their geometric mean, weighted by how near each is (Nadaraya 1964).
+def among(places: Sequence[tuple[float, float]], values: Sequence[float], at: tuple[float, float]) -> float:
+    """What `values`, all above 0, are at a place: read off between the second coordinates of each first one, then between those,
+    on lines in their logarithms; beyond the outermost as there. Of those at one place the geometric mean counts.
 
-    Coordinates are sizes, above 0: it is their ratios that count.
+    Coordinates are sizes, above 0.
     """
-    away = ((np.log(places) - np.log(at)) ** 2).sum(axis=1) / REACH**2
-    weights = np.exp((away.min() - away) / 2)
-    return float(np.exp(weights @ np.log(values) / weights.sum()))
+    logs: dict[float, dict[float, list[float]]] = {}
+    for (first, second), value in zip(places, values, strict=True):
+        logs.setdefault(first, {}).setdefault(second, []).append(math.log(value))
+    lines = {first: {second: fmean(same) for second, same in line.items()} for first, line in logs.items()}
+    return math.exp(_on_line({first: _on_line(line, at[1]) for first, line in lines.items()}, at[0]))
+
+
+def _on_line(logs: Mapping[float, float], size: float) -> float:
+    sizes = sorted(logs)
+    return float(np.interp(math.log(size), np.log(sizes), [logs[one] for one in sizes]))
 
 
 def _distinct(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[list[float], list[float]]:

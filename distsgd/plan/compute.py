@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distsgd.cost import Estimate
-from distsgd.cost.curve import between, nearby
+from distsgd.cost.curve import among, between
 from distsgd.cost.machine import Machine, Step
 from distsgd.plan import layers
 from distsgd.plan.measured import nearest
@@ -57,7 +57,7 @@ def whole(machine: Machine, job: Job) -> float:
     """How many times as long a step takes as its operations together: as in networks and batches like these."""
     near = nearest(machine.wholes, job.together)
     places = [(one.parameters, one.lanes) for one in near]
-    return nearby(places, [one.factor for one in near], (job.parameters, job.lanes))
+    return among(places, [one.factor for one in near], (job.parameters, job.lanes))
 
 
 def _like(steps: Sequence[Step], parameters: int) -> Step:

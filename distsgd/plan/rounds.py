@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from distsgd.cost import Estimate
 from distsgd.cost.algorithms import FORMULAS, Layout
 from distsgd.cost.averaging import BYTES, Asked, Averaging, averaging_estimate, fastest
-from distsgd.cost.curve import between, nearby
+from distsgd.cost.curve import among, between
 from distsgd.cost.estimate import last_of, total
 from distsgd.cost.machine import Filling, Machine
 from distsgd.plan.compute import Computing, computing
@@ -72,8 +72,8 @@ def _cooled(machine: Machine, job: Job, found: Computing) -> Estimate:
     alike = [one for one in machine.in_place if one.cooled and one.ranks > 1 and one.kept == gradients]
     if job.ranks == 1 or not alike:
         return Estimate(0.0) if gradients else found.turn
-    places = [(float(one.values),) for one in alike]
-    seconds = nearby(places, [one.cooled or 0.0 for one in alike], (asked.values,))
+    places = [(one.values, 1.0) for one in alike]
+    seconds = among(places, [one.cooled or 0.0 for one in alike], (asked.values, 1.0))
     return Estimate(seconds, 0.3 * seconds)
 
 
@@ -161,7 +161,7 @@ def _in_place(machine: Machine, asked: Asked, flops: float) -> tuple[float, floa
     few = min((abs(math.log(f.ranks / asked.ranks)), f.ranks) for f in alike)[1]
     near = [f for f in alike if f.ranks == few]
     places, here = [(f.values, f.flops) for f in near], (asked.values, flops)
-    return nearby(places, [f.factor for f in near], here), nearby(places, [f.latest for f in near], here)
+    return among(places, [f.factor for f in near], here), among(places, [f.latest for f in near], here)
 
 
 def _single(machine: Machine, asked: Asked, flops: float) -> float:
@@ -170,7 +170,7 @@ def _single(machine: Machine, asked: Asked, flops: float) -> float:
     if not alike:
         return 0.0
     places = [(one.values, one.flops) for one in alike]
-    of_value = nearby(places, [one.seconds / one.values for one in alike], (asked.values, flops))
+    of_value = among(places, [one.seconds / one.values for one in alike], (asked.values, flops))
     return asked.values * of_value
 
 
