@@ -10,13 +10,15 @@ SEED = 2**63 + 12345
 LAYER = 3
 
 
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (16, 16), (15, 17), (33, 64), (130, 5)])
-def test_a_matrix_is_transposed_and_nothing_else_is_written(shape: tuple[int, int]) -> None:
-    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    memory = np.full(x.size + 2, 7, np.float32)
-    order.transpose(x, memory[1:-1].reshape(shape[::-1]))
-    np.testing.assert_array_equal(memory[1:-1].reshape(shape[::-1]), x.T)
-    assert memory[0] == memory[-1] == 7
+def test_rows_are_transposed_and_nothing_else_is_written(shape: tuple[int, int], rows: int) -> None:
+    """Into the first columns of longer ones."""
+    x = np.random.default_rng(0).normal(size=(shape[0], rows, shape[1])).astype(np.float32)
+    memory = np.full((rows, shape[1], shape[0] + 2), 7, np.float32)
+    order.transpose(x, memory[:, :, :-2])
+    np.testing.assert_array_equal(memory[:, :, :-2], x.transpose(1, 2, 0))
+    assert (memory[:, :, -2:] == 7).all()
 
 
 def test_the_first_columns_are_taken() -> None:

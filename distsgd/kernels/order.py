@@ -24,10 +24,11 @@ def transposed(x, y):
             y[j, i] = x[i, j]
 
 
-@compiled("void(real[:,:], real[:,::1])")
+@compiled("void(real[:,:,:], real[:,:,:])")
 def transpose(x, y):
-    """Write y = x transposed. The last axis of x is contiguous."""
-    transposed(x, y)
+    """Write y[r, n, k] = x[k, r, n]: each row transposed. Last axes are contiguous; y's may be longer than it need be."""
+    for r in range(y.shape[0]):
+        transposed(x[:, r], y[r])
 
 
 @compiled("void(real[:,:], real[:,::1])")

@@ -203,21 +203,22 @@ def gather_patches(products, bands, columns, batch, bias, room, edge, y, gate, r
                 pool_row(y, k * plane + r * pool * line, plane, line, pool, pool, *windows, r)
 
 
-@compiled("void(real[:,:,:], int64, int64, int64, real[:,::1], real[:,:,:])")
-def spread_slopes(turned, bands, columns, batch, room, slopes):
-    """Write slopes (points, bands x columns x batch, filters) from turned (rows, pixels x batch, filters), those of the outputs.
+@compiled("void(real[:,:,:,:], int64, real[:,::1], real[:,:,:,:])")
+def spread_slopes(turned, columns, room, slopes):
+    """Write slopes (points, bands x columns, images, filters) from turned (rows, pixels, images, filters), those of the outputs.
 
     Their filters are whole registers and contiguous. room: (points along a side, OUTPUTS x filters).
     """
     outputs, (rows, across) = tile.zeros(OUTPUTS, 1), room.shape
-    line, pixel = turned.strides[0] >> SHIFT, turned.strides[1] >> SHIFT
-    point, deep, filters = slopes.strides[0] >> SHIFT, slopes.strides[1] >> SHIFT, turned.shape[2]
+    line, pixel, image = turned.strides[0] >> SHIFT, turned.strides[1] >> SHIFT, turned.strides[2] >> SHIFT
+    point, deep, side = slopes.strides[0] >> SHIFT, slopes.strides[1] >> SHIFT, slopes.strides[2] >> SHIFT
+    filters = turned.shape[3]
 
     def spread_image(points, at, to):
         """A patch of an image at as many points as the tile has rows."""
         for s in range(OUTPUTS):
             for k in range(0, filters, VECTOR):
-                value = tile.load(outputs, turned, at + s * batch * pixel + k, line)
+                value = tile.load(outputs, turned, at + s * pixel + k, line)
                 tile.store(slopes_to_points(value, points), room, s * filters + k, across)
         for p in range(rows):
             for k in range(0, filters, VECTOR):
@@ -225,11 +226,10 @@ def spread_slopes(turned, bands, columns, batch, room, slopes):
                 tile.store(value, slopes, to + p * rows * point + k, point)
 
     six, eight = tile.zeros(6, 1), tile.zeros(8, 1)
-    for patch in range(bands * columns):
+    for patch in range(slopes.shape[1]):
         i, j = patch // columns, patch % columns
-        for image in range(batch):
-            at = i * OUTPUTS * line + (j * OUTPUTS * batch + image) * pixel
-            to = (patch * batch + image) * deep
+        for b in range(slopes.shape[2]):
+            at, to = OUTPUTS * (i * line + j * pixel) + b * image, patch * deep + b * side
             if rows == 6:
                 spread_image(six, at, to)
             else:

@@ -250,11 +250,11 @@ def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Prog
     slopes = dy[:, piece.lines(window), across.start * batch : across.stop * batch]
     _, high, lanes = slopes.shape
     pixels = made.pixels[: piece.bands * OUTPUTS, : piece.columns * OUTPUTS * batch]
-    program: Program = [(order.transpose, (slopes[:, i], pixels[i, :lanes])) for i in range(high)]
+    program: Program = [(order.transpose, (slopes, pixels[:high, :lanes]))]
     if high < pixels.shape[0]:
         program.append((order.clear, (pixels[high:, :, None],)))
     if lanes < pixels.shape[1]:
         program.append((order.clear, (pixels[:high, lanes:, None],)))
     at_points = _of_length(made.slopes, pixels.shape[2], piece.bands * piece.columns * batch)
-    spread = pixels, piece.bands, piece.columns, batch, made.room, at_points
-    return [*program, (patches.spread_slopes, spread)]
+    by_image, by_patch = (part.reshape(len(part), -1, batch, part.shape[2]) for part in (pixels, at_points))
+    return [*program, (patches.spread_slopes, (by_image, piece.columns, made.room, by_patch))]

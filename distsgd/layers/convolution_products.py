@@ -38,7 +38,7 @@ def products(
     x: np.ndarray, window: Window, dy: np.ndarray, partial: np.ndarray, turned: np.ndarray, dw: np.ndarray
 ) -> Program:
     """What `convolution_bands.pairs` says, for LANES filters or more. partial, turned: see `shapes`."""
-    program: Program = [(order.transpose, (dy[:, i], turned[i])) for i in range(len(turned))]
+    program: Program = [(order.transpose, (dy, turned))]
     planes = x.reshape(window.channels, -1).T
 
     def of_tap(row: int, column: int) -> Call:

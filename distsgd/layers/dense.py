@@ -88,7 +88,7 @@ class Dense:
             filled, partial = rest[: len(x) * wide].reshape(len(x), wide), rest[len(x) * wide :]
             into, narrowed = filled[:, None], [(order.first_columns, (filled, place.gradients[0]))]
         sums = _sums(turned.reshape(-1), turned.shape, x.T, rows.NO_BIAS, partial, into)
-        return [(order.transpose, (dy, turned)), sums, *narrowed]
+        return [(order.transpose, (dy[:, None], turned[None])), sums, *narrowed]
 
     def _to_input(self, place: Place, dx: Values) -> Program:
         dy, inputs, batch = place.dy.units, len(place.weights[0]), place.x.batch

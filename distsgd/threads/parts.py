@@ -14,6 +14,7 @@ import numpy as np
 
 from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, patches, pool, rows, update
 from distsgd.kernels.pairs import CHANNELS
+from distsgd.kernels.patches import OUTPUTS
 from distsgd.kernels.vector import LANES, TAPS
 
 Given = dict[str, Any]
@@ -40,6 +41,8 @@ class Way:
     """Whether this is a way for these arguments."""
     more: Callable[[Given, int, int], Given] = field(default=_nothing)
     """Arguments that change otherwise, for pieces first..last."""
+    repeated: float = 0.0
+    """The part of the work, about, that every thread does for itself."""
 
     def count(self, given: Given) -> int:
         """How many pieces there are."""
@@ -56,7 +59,8 @@ class Way:
     def largest(self, given: Given, threads: int) -> float:
         """The largest part that any thread gets of the whole."""
         ends = self.ends(given, threads)
-        return float(max(np.diff([0, *ends]))) / max(1, ends[-1])
+        part = float(max(np.diff([0, *ends]))) / max(1, ends[-1])
+        return self.repeated + (1 - self.repeated) * part
 
     def part(self, given: Given, first: int, last: int, room: Room) -> Given:
         """The arguments for pieces first..last."""
@@ -124,6 +128,16 @@ def _channels(given: Given, first: int, last: int) -> Given:
     return {"x": given["x"][first * given["plane"] :]}
 
 
+def _is_one_band(given: Given) -> bool:
+    """Whether the patches of `spread_slopes` lie side by side."""
+    return bool(given["slopes"].shape[1] == given["columns"])
+
+
+def _columns(given: Given, first: int, last: int) -> Given:
+    """Patches of its one band. Not filters: two cores that write neighbouring lines take them from each other."""
+    return {"columns": last - first, "turned": given["turned"][:, first * OUTPUTS : last * OUTPUTS]}
+
+
 def _points(given: Given, first: int, last: int) -> Given:
     """Points of `multiply_points`."""
     return {"spread": given["spread"][first * given["point"] :]}
@@ -172,7 +186,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     band_rows.sum_bands: (
         Way({"meeting": 0}, ("spread", "partial", "products"), 1, _where(False), _bands),
         Way({"meeting": 0}, ("spread", "partial", "products", "y"), 1, _where(True), _bands),
-        Way({**_FILTERS, "weights": 2, "products": 1}, ("spread", "partial"), 4),
+        Way({**_FILTERS, "weights": 2, "products": 1}, ("spread", "partial"), 4, repeated=0.3),
     ),
     pairs.sum_pairs: (
         Way({**_OF_FILTERS, "dw": 1}, ("partial",), CHANNELS),
@@ -187,7 +201,10 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     patches.spread_patches: (Way({"spread": 1}, ("room", "edge"), more=_channels),),
     patches.multiply_points: (Way({"products": 0, "weights": 0}, ("partial",), more=_points),),
     patches.gather_patches: (Way({"products": 1, **_FILTERS}, ("room", "edge")),),
-    patches.spread_slopes: (Way({"slopes": 2, "turned": 2}, ("room",), LANES),),
+    patches.spread_slopes: (
+        Way({"slopes": 1}, ("room",), 1, _is_one_band, _columns),
+        Way({"slopes": 2, "turned": 2}, ("room",)),
+    ),
     patches.pair_points: (Way({"total": 0}, more=_pairs_at_points),),
     patches.gather_filters: (Way({"weights": 0}, ("room",), more=_from),),
     pool.max_pool: (Way({**_CHANNELS, "winner": 0}),),
@@ -196,7 +213,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     pool.average_pool_gradient: (Way({"dx": 0, "dy": 0, "x": 0}),),
     normalization.normalize: (Way({"x": 1, "y": 1}, ("squares",)),),
     normalization.normalize_gradient: (Way({"x": 1, "dy": 1, "dx": 1}, ("squares", "passed")),),
-    order.transpose: (Way({"y": 0, "x": 1}, (), LANES),),
+    order.transpose: (Way({"y": 1, "x": 2}, (), LANES),),
     order.first_columns: (Way({"y": 0, "x": 0}),),
     order.turn_filters: (Way({"turned": 0, "weights": 3}),),
     order.drop: (Way({"x": 0, "y": 0}, more=_from),),
