@@ -253,6 +253,15 @@ def test_averages_of_cores_that_stay_elsewhere_are_told(monkeypatch: pytest.Monk
     assert {level for _, level in visits[1]} == {1, 2}
 
 
+def test_averages_are_looked_at_after_as_much_as_there_are_images_for() -> None:
+    """And not where one large batch computes far more."""
+    assert {way.level for way in between._ways_of("cifar", 2, 6144)} == {0, 1}
+    assert {way.level for way in between._ways_of("chavan-5-50-100", 2, 6144)} == {0, 1, 2}
+    many = list(between._ways_of("rendon", 28, 6144))
+    assert max(way.lanes for way in many if way.hosted == 2) == 110  # of the largest shard all
+    assert all(way.lanes * way.period <= 110 for way in many if way.hosted == 2)
+
+
 def test_a_run_says_where_cores_lie_now() -> None:
     there = where.where(Alone()).model_copy(update={"ranks": 2, "nearness": 9e-7})
     assert _elsewhere(there, there) == ""

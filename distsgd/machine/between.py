@@ -19,6 +19,7 @@ from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.curve import between
 from distsgd.cost.machine import InPlace, Step
+from distsgd.kernels.vector import LANES
 from distsgd.machine.nearness import alike, commonest, nearness, return_to
 from distsgd.machine.networks import parameters_of, plan_of
 from distsgd.machine.rounds import timed_rounds
@@ -111,7 +112,7 @@ class Between:
 
 @dataclass(frozen=True)
 class _Way:
-    """How a network is averaged: by so many workers of each rank, after so many steps on batches with room for so many images."""
+    """How a network is averaged: by so many workers of each rank, after so many steps on batches of so many images."""
 
     hosted: int
     what: str
@@ -120,13 +121,13 @@ class _Way:
     topology: str
     reduction: str
     level: int
-    """0: after little computing, 1: after MUCH, or a large gradient, 2: after MORE."""
+    """0: after little computing, 1: after MUCH, or of gradients after a large batch, 2: after MORE."""
 
 
 def _ways_of(name: str, ranks: int, images: int) -> Iterator[_Way]:
     """By one worker of a rank, and by several, which add sums. One rank alone has several, or there would be nothing to average."""
     for hosted in (1, 2) if ranks > 1 else (2,):
-        flops, own = flops_of(plan_of(name)) * hosted, images // (hosted * ranks)
+        flops, own = flops_of(plan_of(name)) * hosted, -(-images // (hosted * ranks))
         steps = partial(_steps, flops, own)
         levels = [
             *(("parameters", FEW, 1, 0), ("parameters", MANY, steps(MANY, MUCH), 1)),
@@ -171,4 +172,4 @@ def _one(make: Make, name: str, way: _Way, messages: dict[str, Any], ranks: Rank
         )
         single = way.period == way.hosted == 1 < ranks.size and way.lanes <= FEW
         computed = float(np.mean([rank["compute"] for rank in of_ranks])) if single else None
-        yield Look(network_text(made.stages), way.lanes, found, computed)
+        yield Look(network_text(made.stages), -(-way.lanes // LANES) * LANES, found, computed)
