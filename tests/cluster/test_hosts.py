@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -73,6 +74,11 @@ def test_nothing_of_a_cluster_is_left(tmp_path: Path) -> None:
         hosts = stack.enter_context(cluster(2, tmp_path)).hosts
         mark = hosts[0].removesuffix("0")
         begun = subprocess.Popen(["ip", "netns", "exec", hosts[1], "sleep", "60"])
+        until = time.monotonic() + 10
+        while (
+            str(begun.pid) not in run("ip", "netns", "pids", hosts[1]).split()
+        ):  # on a busy machine it takes a while
+            assert time.monotonic() < until
         assert run("ip", "netns", "list").count(mark) == 3
     assert begun.wait(10) != 0
     assert mark not in run("ip", "netns", "list")
