@@ -38,7 +38,7 @@ from distsgd.plan.memory import memory
 from distsgd.plan.work import Job
 from distsgd.record import weights_sha256
 from distsgd.threads import Team
-from distsgd.threads.parts import WAYS, parts
+from distsgd.threads.parts import WAYS, Way, parts
 from distsgd.threads.team import Rooms
 from distsgd.training import Training, check
 
@@ -151,6 +151,12 @@ def test_no_two_threads_write_to_the_same_place(
     assert network.gradient.any()
     several_bands = near == 300_000 and shape[0] == 20
     assert True in (cut_by_images if threads == 3 or several_bands else cut_by_columns)
+
+
+def test_what_every_thread_repeats_makes_a_way_longer() -> None:
+    given = {"y": np.zeros((4, 1))}
+    assert Way({"y": 0}).largest(given, 2) == 0.5
+    assert Way({"y": 0}, repeated=0.3).largest(given, 2) == pytest.approx(0.65)
 
 
 @pytest.mark.parametrize("name", ["cifar", "alexnet-small"])

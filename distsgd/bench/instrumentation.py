@@ -191,7 +191,7 @@ def trained(
     """Seconds of blocks by way, and how many steps each has."""
     on, off = Clock(), Still(now=float)
     clock = Either(on, off, "now", "phase", "begin_round", "end_round", "switch", "seconds")
-    # Sums that nobody asks for: what they are added to is the clock's own.
+    # What training reads of a clock and adds to it: here only `computed` asks, for two of these.
     clock.__dict__ |= dict.fromkeys(("data", "average", "wait", "checkpoint", "ended"), 0.0)
     own = vars(clock)
     own["computed"] = lambda: on.computed() - own["average"] - own["wait"]
