@@ -1,12 +1,12 @@
 """All that a machine file holds, measured by the ranks there are."""
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ class Calibration:
         self._copying: list[Copying] = []
         self._near: float | None = None
         """How near to each other ranks lie whose steps the file tells of, see nearness."""
-        self._deviation = 0.0
-        """Of steps, of one rank and then of several: of these, one sweep may be all that counts."""
+        self._swept: dict[int, dict[Shape, list[Seconds]]] = {}
+        """What ranks found that count, by how many computed together and by shape."""
 
     def machine(self, start: float) -> Machine | None:
         """Measure everything. start: seconds that a process took to begin. None on ranks but 0."""
@@ -86,7 +86,8 @@ class Calibration:
             self._on_each(looking, self._looked)
             for side in sides:
                 self._together(side, partial(self._settled, found[side], files))
-                self._together(side, partial(self._told, found[side], files, side))
+                self._together(side, partial(self._gather, found[side], side))
+            self._tell(files)
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
@@ -162,19 +163,24 @@ class Calibration:
         self._say("averages")
         return averaging.measure(self._ranks, AVERAGING_SECONDS * self._sweeps)
 
-    def _told(self, found: Mapping[Shape, Seconds], files: Files, together: int, ranks: Ranks) -> None:
-        """What the sweeps come to."""
-        of_shapes = {
+    def _gather(self, found: Mapping[Shape, Seconds], together: int, ranks: Ranks) -> None:
+        self._swept[together] = {
             shape: [Seconds(**content) for content in _gathered(ranks, asdict(one.there(self._near)))]
             for shape, one in found.items()
         }
-        self._deviation = max(self._deviation, drift(itertools.chain(*of_shapes.values())))
-        for shape, of_ranks in of_shapes.items():
-            if of_ranks:
-                path, names = files[shape], self._of(shape)
-                self._steps += steps_of(path, names, together, of_ranks, self._deviation)
-                self._filling += filling_of(shape, names, together, of_ranks)
-                self._copying += copying_of(path, names, of_ranks)
+
+    def _tell(self, files: Files) -> None:
+        """What the sweeps come to, on rank 0. How sure that is they say together: of one rank or of one network, strangers may have
+        slowed all that there is.
+        """
+        deviation = drift(chain(*(of_ranks for swept in self._swept.values() for of_ranks in swept.values())))
+        for together, swept in self._swept.items():
+            for shape, of_ranks in swept.items():
+                if of_ranks:
+                    path, names = files[shape], self._of(shape)
+                    self._steps += steps_of(path, names, together, of_ranks, deviation)
+                    self._filling += filling_of(shape, names, together, of_ranks)
+                    self._copying += copying_of(path, names, of_ranks)
 
     def _passes(self, together: int, ranks: Ranks) -> None:
         others = LAYERS_OF if together == self._here else ()
