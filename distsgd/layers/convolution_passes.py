@@ -97,15 +97,16 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
 
 def backward(layer: "Convolution", place: Place) -> Program:
     """The gradients to weights and bias, and dx, from dy."""
-    program: Program = [(pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1]))]
+    # After the weights', which have brought dy near.
+    to_bias: Program = [(pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1]))]
     if layer.pool == 1:
-        return program + _to_weights(layer, place, place.dy.rows) + _to_input(layer, place, place.dy)
+        return _to_weights(layer, place, place.dy.rows) + to_bias + _to_input(layer, place, place.dy)
     if place.dx is None:
-        return program + _to_weights(layer, place, None)
+        return _to_weights(layer, place, None) + to_bias
     spread = _spread(layer, place)
     sizes = (layer.pool, layer.pool)
     windows = (place.dy.buffer, place.winners, *sizes, rows.NO_ROWS, False, spread.rows)
-    program.append((pool.max_pool_gradient, windows))
+    program = [*to_bias, (pool.max_pool_gradient, windows)]
     height, width = covered(layer, place.x.shape)
     used = spread.rows[:, :height, : width * place.x.batch]
     return program + _to_weights(layer, place, used) + _to_input(layer, place, spread)
