@@ -7,7 +7,7 @@ import pytest
 from oracle import assert_close, rounding
 
 from distsgd.kernels import rows
-from distsgd.kernels.rows import CHUNK, GROUP, NEAR, NEXT, NO_BIAS, NO_ROWS, NO_WINNERS
+from distsgd.kernels.rows import CHUNK, GROUP, NEAR, NEXT, NO_BIAS, NO_ROWS, NO_WINNERS, PAGES
 from distsgd.kernels.vector import COLUMNS, STRIP, VECTOR
 
 LENGTHS = sorted({16, 17, 31, 32, 48, STRIP - 1, STRIP, STRIP + 1, 80, 128, 200, GROUP - 1, GROUP, GROUP + 1})
@@ -96,7 +96,11 @@ def test_strips_cover_a_row_with_as_few_registers_as_will_do() -> None:
 
 def test_channels_are_split_without_single_rows_where_that_adds_up() -> None:
     for channels in range(1, 400):
-        fours, threes, ones = rows.split.py_func(channels)
+        begin, *ends = (place - 7 for place in rows.split.py_func(7, 7 + channels))
+        fours, threes, ones, low, single, end = ends
+        assert (begin, end) == (0, channels)
+        assert (low % rows.TALL, single % 4) == (0, 0)
+        assert (low, single) == (channels // rows.TALL * rows.TALL, channels // 4 * 4)
         assert (fours % rows.HIGH, (threes - fours) % 4, (ones - threes) % 3) == (0, 0, 0)
         # As many high tiles as may be: with one more there were 1, 2 or 5 channels left, or less than none.
         assert channels - fours - rows.HIGH in (1, 2, 5) or channels - fours < rows.HIGH
@@ -120,9 +124,12 @@ def test_real_numbers_add_up_within_float32(taps: int) -> None:
     assert_close(tried.run(), tried.expected(), rounding(taps) * tried.magnitudes())
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 11, 32, 33, 130])
-def test_many_channels(channels: int) -> None:
-    tried = case(channels, CHUNK + 3, channels, GROUP + 20, lines=1)
+@pytest.mark.parametrize("turned", [0, 1], ids=["channels side by side", "taps side by side"])
+@pytest.mark.parametrize(
+    "channels", [1, 2, 3, 4, 5, 6, 7, 11, 32, PAGES - 1, PAGES, PAGES + 1, 2 * PAGES + 5, 130]
+)
+def test_many_channels(channels: int, turned: int) -> None:
+    tried = case(2 * channels + turned, CHUNK + 3, channels, GROUP + 20, lines=1 + channels % 2)
     np.testing.assert_array_equal(tried.run(), tried.expected())
     assert (tried.outside() == CANARY).all()
 

@@ -28,6 +28,10 @@ TOGETHER = 256 // STRIP
 """Strips that take their turn with the same chunk of taps, so that large weights are fetched from far away once for all of them."""
 GROUP = TOGETHER * STRIP
 """Their lanes."""
+PAGES = 48
+"""Channels of several strips each that are finished before others begin: their rows may all be on pages of their own, and of no
+more than 64 pages do processors keep near where they are.
+"""
 NEAR = 1 << 16
 """Weights that the level-2 cache holds beside all else. Of more, those that are next are fetched while others are used."""
 NEXT = 32
@@ -52,14 +56,18 @@ def strips(length: int) -> list[tuple[int, int]]:
 
 
 @inlined
-def split(channels):
-    """From which channel on tiles of a wide strip have four rows in place of HIGH, three, and one: only of 1, 2 and 5 channels."""
+def split(begin, end):
+    """Where in channels begin..end the tiles of a wide strip have HIGH rows, four, three and one (only of 1, 2 and 5 channels),
+    where those of a narrower one have four and one, and the end.
+    """
+    channels = end - begin
     high = channels // HIGH * HIGH
     while high > 0 and (channels - high == 1 or channels - high == 2 or channels - high == 5):
         high -= HIGH
     threes = -(channels - high) % 4
     adds_up = 3 * threes <= channels - high
-    return high, channels - 3 * threes if adds_up else high, channels if adds_up else high
+    threes_from, ones_from = end - 3 * threes if adds_up else begin + high, end if adds_up else begin + high
+    return begin, begin + high, threes_from, ones_from, end - channels % TALL, end - channels % 4, end
 
 
 @compiled(
@@ -83,8 +91,6 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
     plane, line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     gate_plane, gate_line = gate.strides[0] >> SHIFT, gate.strides[1] >> SHIFT
     channels, size = y.shape[:2]
-    fours_from, threes_from, ones_from = split(channels)
-    low_from, single_from = channels // TALL * TALL, channels // 4 * 4
     most = 0
     for s in range(strips.shape[0]):
         most = max(most, strips[s, 1])
@@ -134,42 +140,52 @@ def sum_rows(x, taps, strips, bands, step, weights, bias, partial, y, gate, rect
         for k in range(low, high, tile.rows(zeros)):
             sum_tile(zeros, k, strip)
 
-    def sum_narrow(high, low, one, strip):
-        """All channels of a strip that is not COLUMNS wide."""
-        sum_tiles(high, 0, low_from, strip)
+    def sum_narrow(high, low, one, tiles, strip):
+        """The channels of a strip that is not COLUMNS wide."""
+        begin, _, _, _, low_from, single_from, end = tiles
+        sum_tiles(high, begin, low_from, strip)
         sum_tiles(low, low_from, single_from, strip)
-        sum_tiles(one, single_from, channels, strip)
+        sum_tiles(one, single_from, end, strip)
 
-    def sum_strip(registers, strip):
-        """All channels: by tiles as high as may be, then lower ones, single rows where these do not add up."""
+    def sum_strip(registers, tiles, strip):
+        """The channels: by tiles as high as may be, then lower ones, single rows where these do not add up."""
         if registers == COLUMNS:
-            sum_tiles(tile.zeros(HIGH, COLUMNS), 0, fours_from, strip)
+            begin, fours_from, threes_from, ones_from, _, _, end = tiles
+            sum_tiles(tile.zeros(HIGH, COLUMNS), begin, fours_from, strip)
             sum_tiles(tile.zeros(4, COLUMNS), fours_from, threes_from, strip)
             sum_tiles(tile.zeros(3, COLUMNS), threes_from, ones_from, strip)
-            sum_tiles(tile.zeros(1, COLUMNS), ones_from, channels, strip)
+            sum_tiles(tile.zeros(1, COLUMNS), ones_from, end, strip)
         elif registers == 3:
-            sum_narrow(tile.zeros(TALL, 3), tile.zeros(4, 3), tile.zeros(1, 3), strip)
+            sum_narrow(tile.zeros(TALL, 3), tile.zeros(4, 3), tile.zeros(1, 3), tiles, strip)
         elif registers == 2:
-            sum_narrow(tile.zeros(TALL, 2), tile.zeros(4, 2), tile.zeros(1, 2), strip)
+            sum_narrow(tile.zeros(TALL, 2), tile.zeros(4, 2), tile.zeros(1, 2), tiles, strip)
         else:
-            sum_narrow(tile.zeros(TALL, 1), tile.zeros(4, 1), tile.zeros(1, 1), strip)
+            sum_narrow(tile.zeros(TALL, 1), tile.zeros(4, 1), tile.zeros(1, 1), tiles, strip)
 
     piece = CHUNK * (COLUMNS // strips[0, 3] * FAR if tap < row else 1)
-    for i in range(bands.shape[0]):
+
+    def sum_group(group, i, tiles):
+        """Those channels of the strips of a group, of row i."""
         low, high = bands[i]
-        for group in range(0, strips.shape[0], TOGETHER):
-            # An output may see nothing: it is written.
-            for chunk in range(0, max(1, (high - low) * most), piece):
-                for s in range(group, min(group + TOGETHER, strips.shape[0])):
-                    begin, of_row, j, registers = strips[s]
-                    begin, end = begin + low * of_row, begin + high * of_row
-                    first, last = begin + chunk, min(begin + chunk + piece, end)
-                    rest = (s - group) * channels * STRIP
-                    if first < last or chunk == 0:
-                        out, seen = i % size * line + j, i * gate_line + j
-                        sum_strip(registers, (i * step + j, first, last, begin, end, rest, out, seen))
-        if winner.size > 0 and (i + 1) % size == 0:
-            pool_row(y, 0, plane, line, size, size, pooled, winner, i // size)
+        # An output may see nothing: it is written.
+        for chunk in range(0, max(1, (high - low) * most), piece):
+            for s in range(group, min(group + TOGETHER, strips.shape[0])):
+                begin, of_row, j, registers = strips[s]
+                begin, end = begin + low * of_row, begin + high * of_row
+                first, last = begin + chunk, min(begin + chunk + piece, end)
+                rest = (s - group) * channels * STRIP
+                if first < last or chunk == 0:
+                    out, seen = i % size * line + j, i * gate_line + j
+                    sum_strip(registers, tiles, (i * step + j, first, last, begin, end, rest, out, seen))
+
+    block = PAGES if tap < row and strips.shape[0] > 1 and winner.size == 0 else channels
+    for channel in range(0, channels, block):
+        tiles = split(channel, min(channel + block, channels))
+        for i in range(bands.shape[0]):
+            for group in range(0, strips.shape[0], TOGETHER):
+                sum_group(group, i, tiles)
+            if winner.size > 0 and (i + 1) % size == 0:
+                pool_row(y, 0, plane, line, size, size, pooled, winner, i // size)
 
 
 NO_BIAS = np.empty(0, FLOAT)

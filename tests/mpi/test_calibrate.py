@@ -36,7 +36,9 @@ def test_ranks_on_unequal_nodes_measure_the_same(
     assert (machine is None) == (ranks.rank > 0)
     if machine is None:
         return
-    assert len({step.deviation for step in machine.steps}) == 1  # alone, a moment's strangers would be all that counts
+    assert (
+        len({step.deviation for step in machine.steps}) == 1
+    )  # alone, a moment's strangers would be all that counts
     assert sorted((step.network, step.together) for step in machine.steps) == sorted(
         {(step.network, together) for step in machine.steps for together in (1, 2)}
     )
