@@ -85,11 +85,14 @@ def vgg11(classes: int) -> Layers:
     return [*stack, Dense(512), Rectifier(), Dense(512), Rectifier(), Dense(classes)]
 
 
+NORMALIZED: Layers = [Rectifier(), ResponseNormalization(5, 5e-4), MaxPool(3, 2)]
+"""As in the paper, whose 1e-4 is the factor of the sum over five channels."""
+
+
 def alexnet(classes: int) -> Layers:
     """Krizhevsky, Sutskever and Hinton's (2012) for 224x224 crops of colour images: 60,965,224 parameters with 1000 classes."""
-    normalized: Layers = [Rectifier(), ResponseNormalization(), MaxPool(3, 2)]
-    stack: Layers = [Convolution(96, 11, 2, stride=4), *normalized]
-    stack += [Convolution(256, 5, "same", groups=2), *normalized]
+    stack: Layers = [Convolution(96, 11, 2, stride=4), *NORMALIZED]
+    stack += [Convolution(256, 5, "same", groups=2), *NORMALIZED]
     stack += [Convolution(384, 3, "same"), Rectifier(), Convolution(384, 3, "same", groups=2), Rectifier()]
     stack += [Convolution(256, 3, "same", groups=2), Rectifier(), MaxPool(3, 2)]
     return [*stack, Dense(4096), Rectifier(), Dense(4096), Rectifier(), Dense(classes)]
@@ -97,9 +100,8 @@ def alexnet(classes: int) -> Layers:
 
 def alexnet_small(classes: int) -> Layers:
     """AlexNet's layers in small, for 112x112 crops of colour images: half the filters, of less reach, and fewer hidden units."""
-    normalized: Layers = [Rectifier(), ResponseNormalization(), MaxPool(3, 2)]
-    stack: Layers = [Convolution(48, 5, 1, stride=2), *normalized]
-    stack += [Convolution(128, 5, "same", groups=2), *normalized]
+    stack: Layers = [Convolution(48, 5, 1, stride=2), *NORMALIZED]
+    stack += [Convolution(128, 5, "same", groups=2), *NORMALIZED]
     stack += [Convolution(192, 3, "same"), Rectifier(), Convolution(192, 3, "same", groups=2), Rectifier()]
     stack += [Convolution(128, 3, "same", groups=2), Rectifier(), MaxPool(3, 2)]
     return [*stack, Dense(512), Rectifier(), Dense(512), Rectifier(), Dense(classes)]

@@ -134,7 +134,10 @@ def test_alexnet_is_that_of_2012() -> None:
     kinds = [type(stage.layer).__name__ for stage in stages[:7]]
     first = ["Convolution", "ResponseNormalization", "MaxPool"]
     assert kinds == [*first, *first, "Convolution"]
-    assert stages[1].layer == ResponseNormalization(5, 1e-4, 0.75, 2.0)
+    normalization = stages[1].layer
+    assert isinstance(normalization, ResponseNormalization)
+    size, alpha, beta, k = (getattr(normalization, name) for name in ("size", "alpha", "beta", "k"))
+    assert (size, alpha / size, beta, k) == (5, 1e-4, 0.75, 2)  # the paper's alpha is the factor of the sum
     assert stages[1].rectified
     maps = [stage.output for stage in stages if stage.output[1] > 1]
     assert maps[::3] == [(96, 55, 55), (256, 27, 27), (384, 13, 13), (256, 6, 6)]

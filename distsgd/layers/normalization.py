@@ -19,7 +19,7 @@ class ResponseNormalization:
     """y = x / (k + alpha * mean of the squares of `size` channels around x's own)^beta (Krizhevsky et al. 2012).
 
     Channels beyond the first and last count as zeros; of an even size one more lies before than behind. alpha is the mean's
-    factor, as in PyTorch; the paper's formula has that of the sum, alpha / size.
+    factor, as in PyTorch; the paper writes that of the sum, alpha / size.
     """
 
     size: int = 5
