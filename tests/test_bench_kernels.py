@@ -53,9 +53,22 @@ def test_limits_are_those_of_the_working_set() -> None:
     assert not LIMITS.arithmetic_binds(500, 10000)
 
 
-def test_measured_limits_count_what_is_done() -> None:
+def test_what_is_copied_is_more_than_the_last_cache_holds(tmp_path: Path) -> None:
+    for number, size in enumerate(("48K", "2048K", "260M")):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(f"{size}\n")
+    assert limits.last_cache(tmp_path) == 260 << 20
+    assert limits.last_cache(tmp_path / "nothing") == 0
+    assert limits.copied(0)[-1] == limits.copied(32 << 20)[-1] == 64 << 20
+    assert limits.copied(260 << 20)[-1] == 1 << 30
+    assert limits.copied(1 << 40) == SIZES
+
+
+def test_measured_limits_count_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "last_cache", lambda: 40 << 20)
     found = limits.measured(every_second())
-    assert found.bandwidths[-1] == SIZES[-1] // 8 // STRIP * STRIP * 8
+    assert found.bandwidths[-1] == (128 << 20) // 8 // STRIP * STRIP * 8
+    assert len(found.bandwidths) == 14
     assert found.peak == 2 * probe.ROWS * STRIP
     assert found.bandwidths[0] == SIZES[0] // 8 // STRIP * STRIP * 8
 
@@ -156,13 +169,20 @@ def test_the_picture(tmp_path: Path) -> None:
 def test_pytorch_does_every_operation(name: str) -> None:
     at_work, steps = kernels._at_work(kernels._plan(name), 16)
     for operation in operations(at_work, steps):
-        assert len(alike(operation, at_work)) == (2 if operation.convolves else 1)
+        flat = operation.stage is None or operation.stage.shape[1:] == (1, 1)
+        assert len(alike(operation, at_work)) == (1 if flat else 2)
         for repeat in alike(operation, at_work):
             repeat(1)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--networks", "nothing"], ["--json", "no/folder/k.json"], ["--plot", "no/folder/k.png"]]
+    "arguments",
+    [
+        ["--networks", "nothing"],
+        ["--json", "no/folder/k.json"],
+        ["--plot", "no/folder/k.png"],
+        ["--plot", "k.nothing"],
+    ],
 )
 def test_mistakes_are_told_before_anything_is_timed(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

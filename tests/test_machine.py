@@ -325,6 +325,33 @@ def test_ranks_of_another_mpi_have_other_files_and_one_rank_takes_any(measured: 
     assert (nearest[1].where.ranks, largest[1].where.ranks) == (1, 2)
 
 
+def test_the_clock_is_read_where_the_system_tells(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("model name\t: A Processor\ncpu MHz\t\t: 2899.998\n")
+    assert where.megahertz(tmp_path / "cpuinfo") == 2899.998
+    (tmp_path / "cpuinfo").write_text("CPU architecture: 8\n")
+    assert where.megahertz(tmp_path / "cpuinfo") is where.megahertz(tmp_path / "nothing") is None
+
+
+def test_ranks_of_one_node_are_told_of_by_ranks_of_one_node(measured: Path, home: Path) -> None:
+    machine = where.read(measured)
+    places = {}
+    for layout in ((4, 1), (4, 2), (4, 4), (2, 2)):
+        ranks, per_node = layout
+        change = {"ranks": ranks, "ranks_per_node": per_node, "mpi": "an MPI"}
+        places[layout] = machine.where.model_copy(update=change)
+        if layout != (4, 4):
+            where.write(machine.model_copy(update={"where": places[layout]}), where.own_path(places[layout]))
+
+    def chosen(here: tuple[int, int]) -> tuple[int, int]:
+        found = where.found(places[here])
+        assert found
+        return found[1].where.ranks, found[1].where.ranks_per_node
+
+    assert chosen((4, 4)) == (2, 2)
+    where.write(machine.model_copy(update={"where": places[4, 4]}), where.own_path(places[4, 4]))
+    assert [chosen(layout) for layout in places] == list(places)
+
+
 def test_a_file_of_another_version_stops_nobody(measured: Path, home: Path) -> None:
     path = where.own_path(where.where(Alone()))
     path.parent.mkdir(parents=True)

@@ -293,6 +293,38 @@ def test_all_images_are_read_to_keep_some() -> None:
     assert more == pytest.approx(1e-6 * 28 * 28 * images)
 
 
+def test_every_deal_reads_anew() -> None:
+    """In ten epochs, dealt anew every three: four times."""
+
+    def phases(every: int) -> Any:
+        one = job("garg", workers=1)
+        changed = one.config.data.model_copy(update={"reshuffle": every})
+        one = replace(one, config=one.config.model_copy(update={"data": changed}))
+        costs = {**machine("garg").once, "scan": 1e-6, "deal": 1e-3}
+        return predict_run(machine("garg").model_copy(update={"once": costs}), one, 10).phases
+
+    once, often, size = phases(0), phases(3), 28 * 28 * job("garg").train_images
+    assert often["shuffle"].seconds - once["shuffle"].seconds == pytest.approx(3e-3 * size / 28 / 28)
+    assert often["load"].seconds - once["load"].seconds == pytest.approx(3 * (1e-6 + 1e-9) * size)
+
+
+def test_checkpoints_are_written_all_along_a_run() -> None:
+    one = job("garg", workers=1)
+    made = machine("garg").model_copy(update={"once": {**machine("garg").once, "file": 0.25}})
+
+    def checkpoints(every: float) -> float:
+        changed = one.config.checkpoint.model_copy(update={"every": every})
+        return (
+            predict_run(made, replace(one, config=one.config.model_copy(update={"checkpoint": changed})))
+            .phases["checkpoint"]
+            .seconds
+        )
+
+    whole = predict_run(made, one).whole.seconds
+    assert checkpoints(0.0) == checkpoints(2 * whole)
+    assert checkpoints(whole / 3.5) - checkpoints(0.0) == pytest.approx(3 * 0.25, abs=0.01)
+
+
 def test_a_run_has_the_phases_of_the_clock() -> None:
     one = job("garg", workers=1)
     run = predict_run(machine("garg"), one)

@@ -41,6 +41,7 @@ NETWORKS = (
 OTHERS = 28, 28, 1
 """Images (height, width, channels) of networks that take any."""
 CLASSES = 10
+"""Of networks that are for any number."""
 
 
 def kernels(
@@ -58,6 +59,8 @@ def kernels(
     plans = {name: _plan(name) for name in dict.fromkeys(names or NETWORKS)}
     check_folder("--json", json_path)
     check_folder("--plot", plot_path)
+    if plot_path:
+        roofline.check(plot_path)
     against = find_spec("torch") is not None
     about = {"batch": batch, "processor": processor(), "vector_lanes": VECTOR}
     about["torch_version"] = pytorch.version(Alone()) if against else None
@@ -83,7 +86,7 @@ def kernels(
 
 def _plan(name: str) -> list[Stage]:
     height, width, channels = MADE_FOR.get(name, OTHERS)
-    return network.plan(zoo.layers(name, CLASSES), (channels, height, width))
+    return network.plan(zoo.layers(name, zoo.CLASSES.get(name, CLASSES)), (channels, height, width))
 
 
 def _timed(
@@ -107,7 +110,7 @@ def _at_work(stages: list[Stage], batch: int) -> tuple[Network, SgdSteps]:
     at_work = Network(stages, batch, state[:size])
     at_work.images.rows[:] = random.standard_normal(at_work.images.rows.shape)
     at_work.batches[0].count = batch
-    at_work.labels[:] = random.integers(0, CLASSES, at_work.lanes)
+    at_work.labels[:] = random.integers(0, len(at_work.scores.units), at_work.lanes)
     at_work.learn(0, 0, 0)
     return at_work, SGD.bind(state, at_work.gradient)
 

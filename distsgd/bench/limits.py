@@ -4,28 +4,31 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from distsgd.kernels import probe
 from distsgd.kernels.vector import STRIP, aligned
 
-SIZES = tuple(1 << power for power in range(14, 27))
-"""Bytes of what is copied, both sides together: from inside the first level's cache to beyond the last one's."""
+SIZES = tuple(1 << power for power in range(14, 31))
+"""Bytes of what is copied, both sides together, from inside the first level's cache on."""
+BEYOND = 2
+"""Times as much as the last cache holds: the largest that is copied."""
 TRIES, SECONDS = 7, 0.004
 """The best of so many, each so long at least: whatever disturbs makes it slower."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """peak: floating-point operations a second. bandwidths: for each of SIZES bytes read and written a second."""
+    """peak: floating-point operations a second. bandwidths: bytes read and written a second, of the first of SIZES on."""
 
     peak: float
     bandwidths: tuple[float, ...]
 
     def bandwidth(self, moved: float) -> float:
         """Bytes a second of a working set of that size: that of the next larger one that was measured."""
-        return self.bandwidths[min(bisect_left(SIZES, moved), len(SIZES) - 1)]
+        return self.bandwidths[min(bisect_left(SIZES, moved), len(self.bandwidths) - 1)]
 
     def arithmetic_binds(self, flops: float, moved: float) -> bool:
         """Whether computing takes longer than moving."""
@@ -52,11 +55,23 @@ def _elapsed(call: Callable[[int], object], times: int, now: Callable[[], int]) 
 
 
 def measured(now: Callable[[], int] = time.perf_counter_ns) -> Limits:
-    """Those of the core that this process runs on; takes about a second."""
+    """Those of the core that this process runs on; takes a second or two."""
     x, weights, places = aligned(STRIP), aligned(probe.ROWS), np.zeros(1, np.int64)
     y = aligned(probe.ROWS * STRIP)
     step = best(lambda times: probe.multiply_adds(x, places, weights, y, times), now)
-    return Limits(2 * y.size / step, tuple(_bandwidth(size, now) for size in SIZES))
+    return Limits(2 * y.size / step, tuple(_bandwidth(size, now) for size in copied(last_cache())))
+
+
+def last_cache(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes that the largest cache holds, 0 where the system does not tell (it is Linux that does)."""
+    sizes = [file.read_text().strip() for file in caches.glob("index*/size")]
+    return max((int(size[:-1]) << {"K": 10, "M": 20}.get(size[-1:], 0) for size in sizes), default=0)
+
+
+def copied(cache: int) -> tuple[int, ...]:
+    """Those of SIZES that are copied where the last cache holds so many bytes: up to what lies beyond it, and 64 MB."""
+    most = max(BEYOND * cache, 1 << 26)
+    return SIZES[: bisect_left(SIZES, most) + 1]
 
 
 def _bandwidth(size: int, now: Callable[[], int]) -> float:

@@ -16,7 +16,7 @@ def alike(operation: Operation, network: Network) -> list[Repeated]:
     """What PyTorch does for an operation, once for each layout that makes a difference."""
     if operation.stage is None:
         return [{LOSS: _loss, UPDATE: _update}[operation.what](network)]
-    layouts = LAYOUTS if operation.convolves else LAYOUTS[:1]
+    layouts = LAYOUTS if max(operation.stage.shape[1:]) > 1 else LAYOUTS[:1]
     return [_pass(operation.stage, operation.what, network.batch, layout) for layout in layouts]
 
 

@@ -10,23 +10,34 @@ from distsgd.bench.timed import Timed
 from distsgd.config import InputError
 
 COLOURS = {"forward": "#0072B2", "to weights": "#D55E00", "to data": "#009E73"}
-CACHES = (0, 6, len(SIZES) - 1)
+CACHES = (0, 6, -1)
 """Which of the sizes copied have a roof drawn."""
 
 
-def draw(path: Path, limits: Limits, timed: Sequence[Timed]) -> None:
-    """Write the picture, of the kind that the file's name ends with. InputError where that can't be."""
+def check(path: Path) -> None:
+    """InputError where no picture of that name can be drawn."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("pictures are drawn by matplotlib: pip install 'distsgd[plot]'") from None
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise InputError(f"--plot {path}: no kind of picture; choose .png, .svg or .pdf")
+
+
+def draw(path: Path, limits: Limits, timed: Sequence[Timed]) -> None:
+    """Write the picture, of the kind that the file's name ends with. InputError where that can't be."""
+    check(path)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     intensities = np.geomspace(0.25, 2048, 60)
     for place in CACHES:
         roof = np.minimum(limits.peak, intensities * limits.bandwidths[place]) / 1e9
         axes.plot(intensities, roof, color="#888888", linewidth=1)
-        axes.annotate(_size(SIZES[place]), (intensities[2], roof[2]), color="#555555", fontsize=8)
+        size = SIZES[: len(limits.bandwidths)][place]
+        axes.annotate(_size(size), (intensities[2], roof[2]), color="#555555", fontsize=8)
     for what, colour in COLOURS.items():
         seen = [each for each in timed if each.what == what and each.gflops]
         points = [each.gflops / each.gigabytes for each in seen], [each.gflops for each in seen]
@@ -35,7 +46,11 @@ def draw(path: Path, limits: Limits, timed: Sequence[Timed]) -> None:
     for axis, ticks in ((axes.xaxis, (1, 10, 100, 1000)), (axes.yaxis, (10, 20, 50, 100, 200, 500, 1000))):
         axis.set_ticks(ticks, [str(tick) for tick in ticks])
         axis.set_ticks([], minor=True)
-    axes.set_title("Convolutions and dense layers under this core's roof", loc="left", fontsize=11)
+    axes.set_title(
+        "Convolutions (by definition's operations) and dense layers, this core's roof",
+        loc="left",
+        fontsize=11,
+    )
     axes.legend(frameon=False)
     try:
         figure.savefig(path)

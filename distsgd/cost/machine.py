@@ -23,6 +23,8 @@ class Where(Section):
     """Of each rank; files older than this line are of one."""
     memory: int | None = None
     """Bytes of a node that ranks may share; None: the file is older than this line, or the system does not tell."""
+    megahertz: float | None = None
+    """Of rank 0's core, as the system told when it was measured; None: it does not, or the file is older than this line."""
     nearness: float | None = None
     """Seconds of the ranks' smallest exchange, see machine.nearness; None: not to be told, or the file is older than this line."""
 

@@ -25,6 +25,12 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def megahertz(known: Path = Path("/proc/cpuinfo")) -> float | None:
+    """What the clock of the first core does now, where the system tells (Linux on x86)."""
+    found = re.search(r"^cpu MHz\s*: ([\d.]+)", known.read_text(), re.MULTILINE) if known.is_file() else None
+    return float(found[1]) if found else None
+
+
 def where(ranks: Ranks, threads: int = 1) -> Where:
     """This rank's node, and the job, of ranks with so many threads. All ranks call this."""
     return Where(
@@ -36,6 +42,7 @@ def where(ranks: Ranks, threads: int = 1) -> Where:
         mpi=ranks.mpi_library(),
         threads=threads,
         memory=memory(),
+        megahertz=megahertz(),
         nearness=nearness(ranks),
     )
 
@@ -110,7 +117,8 @@ def found(here: Where, ranks: int | None = None) -> tuple[Path, Machine] | None:
     """The file of this kind of machine whose number of ranks is the nearest to `ranks`, not given: to those there are.
 
     For several ranks only of the same MPI library. One of ranks with other threads only where there is none with as many: it tells
-    of averages still. One that can't be read, as of another version, is as good as none.
+    of averages still. Ranks of one node are told of by such of one node, if there is a file of them. One that can't be read, as of
+    another version, is as good as none.
     """
     wanted = ranks or here.ranks
     files = []
@@ -119,8 +127,26 @@ def found(here: Where, ranks: int | None = None) -> tuple[Path, Machine] | None:
             files.append((path, read(path)))
     fitting = [file for file in files if here.ranks == 1 or file[1].where.mpi == here.mpi]
     places = [machine.where for _, machine in fitting]
-    farness = [(there.threads != here.threads, abs(there.ranks - wanted)) for there in places]
+    farness = [
+        (
+            there.threads != here.threads,
+            _other_nodes(there, here),
+            abs(there.ranks - wanted),
+            _crowd(there, here),
+        )
+        for there in places
+    ]
     return fitting[farness.index(min(farness))] if fitting else None
+
+
+def _other_nodes(there: Where, here: Where) -> bool:
+    """Whether those ranks were of several nodes and these are of one, or the other way round; one rank alone may be either."""
+    return here.ranks > 1 and (there.ranks > there.ranks_per_node) != (here.ranks > here.ranks_per_node)
+
+
+def _crowd(there: Where, here: Where) -> int:
+    """By how much ranks are more or fewer to a node."""
+    return abs(there.ranks_per_node - here.ranks_per_node)
 
 
 def chosen(path: str | None, ranks: Ranks, threads: int, wanted: int | None = None) -> Machine:

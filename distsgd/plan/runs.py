@@ -51,6 +51,9 @@ def predict_run(machine: Machine, job: Job, epochs: float | None = None) -> Run:
     once = {name: _rough(seconds) for name, seconds in _once(machine, job, count).items()}
     phases = {**once, **{name: part.times(count) for name, part in rounds.items()}}
     phases["evaluate"] = _evaluate(machine, job).times(math.ceil(count))
+    phases["checkpoint"] = total(
+        [phases["checkpoint"], _checkpoints(machine, job, total(phases.values()).seconds)]
+    )
     return Run({name: phases[name] for name in PHASES}, full)
 
 
@@ -68,22 +71,32 @@ def _rough(seconds: float) -> Estimate:
 
 
 def _once(machine: Machine, job: Job, epochs: float) -> dict[str, float]:
-    """Starting, reading (all training images, to keep its own), dealing (O(images), on every rank) and ordering (its own, every
-    epoch), writing. Files of earlier versions have no "scan".
+    """Starting; reading (all training images, to keep its own) and dealing (O(images), on every rank), both at every new deal;
+    ordering (its own, every epoch); writing at the end. Files of earlier versions have no "scan".
     """
     costs, images = machine.once, job.images
     size = images.height * images.width * images.channels
     own = -(-job.workers // job.ranks) * job.shard
     test = images.counts["test"] / job.ranks
-    reading = costs.get("scan", 0.0) * (job.train_images + test) + costs["read"] * (own + test)
+    every, later = job.config.data.reshuffle, math.ceil(epochs) - 1
+    deals = 1 + (later // every if every else 0)
+    scan, read = costs.get("scan", 0.0), costs["read"]
+    reading = deals * (scan * job.train_images + read * own) + (scan + read) * test
     saved = 4 * (job.parameters + job.state)
     return {
         "start": costs["start"],
         "compile": costs["compile"],
         "load": costs["open"] + size * reading,
-        "shuffle": costs["deal"] * (job.train_images + own * (math.ceil(epochs) - 1) / 2),
+        "shuffle": costs["deal"] * (deals * job.train_images + own * later / 2),
         "checkpoint": 5 * costs["file"] + costs["byte"] * saved,
     }
+
+
+def _checkpoints(machine: Machine, job: Job, seconds: float) -> Estimate:
+    """Those before the end of a run of so many seconds."""
+    every, costs = job.config.checkpoint.every, machine.once
+    count = int(seconds / every) if every else 0
+    return _rough(count * (costs["file"] + costs["byte"] * 4 * job.state))
 
 
 def _evaluate(machine: Machine, job: Job) -> Estimate:
