@@ -270,6 +270,8 @@ def test_a_resumed_run_is_as_if_it_had_not_stopped(
     assert {key: seen[key] for key in same} == {key: whole_run[key] for key in same}
     place = {"epoch": facts["epoch"], "step": facts["step"], "rounds": facts["rounds"], "ranks": 1}
     assert (seen["resumed"], whole_run["resumed"]) == ([place], [])
+    assert whole_run["rounds_timed"] == whole_run["rounds"]
+    assert seen["rounds_timed"] == seen["rounds"] - facts["rounds"] < seen["rounds"]
     lines = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 10))
     seconds = [line["seconds"] for line in lines]

@@ -146,6 +146,13 @@ def test_errors_of_a_prediction() -> None:
     assert nothing.error is None
 
 
+def test_a_round_is_of_those_whose_seconds_were_counted() -> None:
+    """A resumed run tells of its rounds from then on."""
+    whole, resumed = (Summary.model_validate({**RUN, **more}) for more in ({}, {"rounds_timed": 4}))
+    for each, one in zip(prediction.of_a_round(resumed), prediction.of_a_round(whole), strict=True):
+        assert each.measured == pytest.approx(one.measured * whole.rounds / 4)
+
+
 def test_a_run_of_before_has_a_page(tmp_path: Path) -> None:
     folder = write(tmp_path / "run")
     content = json.loads((folder / "run.json").read_text())

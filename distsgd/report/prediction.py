@@ -41,7 +41,8 @@ def phases(summary: Summary) -> list[Beside]:
 
 def of_a_round(summary: Summary) -> list[Beside]:
     """What a round of training is made of, the mean over rounds and ranks, in seconds."""
-    rounds = max(summary.rounds, 1)
+    timed = summary.rounds if summary.rounds_timed is None else summary.rounds_timed
+    rounds = max(timed, 1)
     return [_beside(summary, phase).each(rounds) for phase in TRAINING if phase in summary.seconds]
 
 

@@ -84,6 +84,8 @@ class Summary(Read):
     workers: Count = 0
     epochs_done: Count = 0
     rounds: Count = 0
+    rounds_timed: Count | None = None
+    """Of which the seconds are: not those before the run was resumed. None: the run is of an earlier version."""
     ranks_lost: Count = 0
     test_accuracy: float | None = Field(None, ge=0, le=1)
     test_loss: Seconds | None = None

@@ -115,8 +115,9 @@ class Training:
         replay = experiment.config.train.replay
         self._local.replay = read_replay(replay, seed) if replay else None
         self._tally = Tally(experiment.images.classes)
-        self.rounds_done, self._rounds_before, self._samples, self._seconds = 0, 0, 0, 0.0
-        self._step = 0
+        self._step, self._samples, self._seconds = 0, 0, 0.0
+        self.rounds_done, self.rounds_before = 0, 0
+        """Of the whole run, and before it was resumed."""
 
     def learning_rate(self, number: int) -> float:
         """That of the step of that number in the experiment, counted from 1."""
@@ -152,7 +153,7 @@ class Training:
     def restore(self, place: dict[str, Any], take: Take) -> None:
         """Go on from another run's place and arrays, on every rank. Random numbers are keyed by the place: they have no state."""
         self._local.epoch, self._step = place["epoch"], place["step"]
-        self.rounds_done = self._rounds_before = place["rounds"]
+        self.rounds_done = self.rounds_before = place["rounds"]
         if self._ranks.rank == 0:
             self._network.totals[:] = place["totals"]
         self._rounds.restore(take)
@@ -246,7 +247,7 @@ class Training:
         if len(self._watch.slow) > len(self.slow):
             found = list(self._watch.slow.items())[len(self.slow) :]
             self.slow += [Slow(rank, self.rounds_done, times) for rank, times in found]
-        if self.rounds_done - self._rounds_before == 2:
+        if self.rounds_done - self.rounds_before == 2:
             # the first round also warms caches up: it counts only while it is the only one
             self._samples, self._seconds = 0, 0.0
         self._samples, self._seconds = self._samples + samples, self._seconds + seconds

@@ -70,6 +70,7 @@ def _summary(training: Training, ranks: Ranks, result: Result, parts: list[dict[
         "epochs_done": result.last.epoch,
         "best_epoch": best.epoch,
         "rounds": result.rounds,
+        "rounds_timed": max(result.rounds - training.rounds_before, 0),
         "steps": result.steps,
         "test_accuracy": result.test.accuracy,
         "test_loss": result.test.loss,
