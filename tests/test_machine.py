@@ -41,6 +41,7 @@ SMALL = {
     "calibrate.SOME_LANES": (16, 32),
     "calibrate.LAYERS_OF": ("chavan-3-8-32",),
     "calibrate.AVERAGING_SECONDS": 0.2,
+    "calibrate.OVER_NETWORK": 0.2,
     "averaging.SIZES": 3,
     "averaging.REPEATS": 1,
     "averaging.MOST_REPEATS": 1,

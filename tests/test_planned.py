@@ -262,6 +262,19 @@ def test_the_page_has_the_plan_of_a_run_that_was_predicted(tmp_path: Path) -> No
     assert all(link.startswith("data:image/svg+xml;base64,") for link in Elements(text).links)
 
 
+def test_a_page_plans_for_a_network_that_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = predicted(tmp_path, "one", 1)
+    assert cli.main(["report", str(folder)]) == 0
+    page = folder / "report" / "report.html"
+    assert "no network was measured" in page.read_text()
+    assert cli.main(["report", str(folder), "--link", "25,10000"]) == 0
+    assert "no network was measured" not in page.read_text()
+    assert cli.main(["report", str(folder), "--link", "fast"]) == 2
+    assert "--link 'fast': must be MICROSECONDS,MBIT/S" in capsys.readouterr().err
+
+
 def test_a_run_of_one_worker_has_a_table_and_no_picture(tmp_path: Path) -> None:
     folder = predicted(tmp_path, "one", 1, averaging={"workers": 1})
     assert cli.main(["report", str(folder)]) == 0

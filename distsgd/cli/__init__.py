@@ -135,6 +135,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=["png", "svg"], default="png", help="of the pictures (default: png)"
     )
+    parser.add_argument(
+        "--link", metavar=cli_plan.LINK, help="plan for such a network between nodes, where none was measured"
+    )
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +223,7 @@ def _evaluate(given: argparse.Namespace, clock: Clock) -> int:
 def _report(given: argparse.Namespace, clock: Clock) -> int:
     from distsgd.report import pictures
 
-    for path in pictures.report(given.runs, given.out or given.runs[0] / "report", given.format):
+    out, link = given.out or given.runs[0] / "report", cli_plan.link_of(given.link)
+    for path in pictures.report(given.runs, out, given.format, link):
         print(path)
     return 0

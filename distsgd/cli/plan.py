@@ -101,14 +101,15 @@ def _planned(given: argparse.Namespace) -> "Planned":
     experiment = check(settings, 1, problems)
     machine = chosen(settings.prediction.machine, Alone(), settings.train.threads, given.most)
     stages = tuple(experiment.stages)
-    job = Job(stages, settings, experiment.images, experiment.workers, 1, 1, _link(given.link))
+    job = Job(stages, settings, experiment.images, experiment.workers, 1, 1, link_of(given.link))
     try:
         return plan(machine, job, given.most, given.ranks_per_node, given.deadline)
     except LookupError as error:
         raise InputError(f"this machine file does not tell: {error.args[0]}") from None
 
 
-def _link(text: str | None) -> "Link | None":
+def link_of(text: str | None) -> "Link | None":
+    """The network that is meant; None where none is. InputError where it can't be read."""
     from distsgd.plan.work import Link
 
     if text is None:

@@ -26,8 +26,10 @@ from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_
 from distsgd.machine.where import where
 from distsgd.plan.layers import LOSS
 
-AVERAGING_SECONDS = 0.7
-"""For all ways to average, about, a sweep."""
+AVERAGING_SECONDS, OVER_NETWORK = 0.7, 8.0
+"""For all ways to average, about, a sweep: on one node, and on several, which take so much longer for the same. What of averages is
+measured between steps is of one node only, so that all together takes as long.
+"""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
 
@@ -161,7 +163,8 @@ class Calibration:
         for side in sides:
             self._together(side, partial(self._passes, side))
         self._say("averages")
-        return averaging.measure(self._ranks, AVERAGING_SECONDS * self._sweeps)
+        seconds = OVER_NETWORK if self._ranks.size > self._here else AVERAGING_SECONDS
+        return averaging.measure(self._ranks, seconds * self._sweeps)
 
     def _gather(self, found: Mapping[Shape, Seconds], together: int, ranks: Ranks) -> None:
         self._swept[together] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsgd.config import InputError
+from distsgd.plan.work import Link
 from distsgd.record import write_whole
 from distsgd.report import figures, page, plan_figure, rounds, scaling, speed_up
 from distsgd.report.planning import Planning, planning
@@ -30,13 +31,15 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def report(folders: Sequence[Path], out: Path, form: str) -> list[Path]:
+def report(folders: Sequence[Path], out: Path, form: str, link: Link | None = None) -> list[Path]:
     """Tell of runs and scaling studies in one page, report.html, and in pictures ("png" or "svg") in the folder `out`.
+
+    link: the network that plans are made for, where none was measured.
 
     Returns the paths. Raises InputError, and then has written nothing.
     """
     studies = [folder for folder in folders if (folder / "scale.json").exists()]
-    plans = _plans(folders)  # before matplotlib takes memory
+    plans = _plans(folders, link)  # before matplotlib takes memory
     files: dict[str, bytes] = {}
     shown: list[page.Shown] = []
     for folder in (folder for folder in folders if folder not in studies):
@@ -53,11 +56,11 @@ def report(folders: Sequence[Path], out: Path, form: str) -> list[Path]:
     return written(out, {**files, "report.html": page.page(shown, about).encode()})
 
 
-def _plans(folders: Sequence[Path]) -> dict[Path, Planning | str]:
+def _plans(folders: Sequence[Path], link: Link | None) -> dict[Path, Planning | str]:
     """Of each folder; of several that are the same the first."""
     found: dict[Path, Planning | str] = {}
     for folder in folders:
-        one = planning(folder, folders)
+        one = planning(folder, folders, link)
         told = {other: before for other, before in found.items() if isinstance(before, Planning)}
         same = [
             other.name for other, before in told.items() if isinstance(one, Planning) and one.same(before)

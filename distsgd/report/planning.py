@@ -8,7 +8,7 @@ from distsgd import config
 from distsgd.config import InputError
 from distsgd.machine import where
 from distsgd.plan.planned import MOST, Planned, plan
-from distsgd.plan.work import Job
+from distsgd.plan.work import Job, Link
 from distsgd.record import read_bounded
 from distsgd.report.measured import Measured, measured, runs_of
 from distsgd.report.reading import Summary, read_run
@@ -30,8 +30,9 @@ class Planning:
         ] and self.measured == other.measured
 
 
-def planning(folder: Path, others: Sequence[Path]) -> "Planning | str":
-    """The plan of a run or of a study's first run, beside it the runs in `others` that fit; or why there is none.
+def planning(folder: Path, others: Sequence[Path], link: Link | None = None) -> "Planning | str":
+    """The plan of a run or of a study's first run, beside it the runs in `others` that fit; or why there is none. link: between
+    nodes, where none was measured.
 
     Nothing where the run was not predicted. What the run's files name is read as strictly as what is given to a command.
     """
@@ -40,18 +41,18 @@ def planning(folder: Path, others: Sequence[Path]) -> "Planning | str":
         summary, _ = read_run(run)
         if not summary.machine_file:
             return ""
-        planned = _planned(run, summary)
+        planned = _planned(run, summary, link)
         return Planning(planned, measured(others, planned)[0])
     except (InputError, LookupError, MemoryError) as error:
         return f"There is no plan: {error}."
 
 
-def _planned(run: Path, summary: Summary) -> Planned:
+def _planned(run: Path, summary: Summary, link: Link | None) -> Planned:
     path = Path(summary.machine_file)
     read_bounded(path)  # what no machine file can be is not waited for
     read_bounded(run / "config.toml")
     settings, problems = config.read(run / "config.toml", [])
     experiment = check(settings, 1, problems)
-    job = Job(tuple(experiment.stages), settings, experiment.images, experiment.workers, 1, 1)
+    job = Job(tuple(experiment.stages), settings, experiment.images, experiment.workers, 1, 1, link)
     hosts = len(set(summary.machine.hosts))
     return plan(where.read(path), job, MOST, -(-summary.ranks // hosts) if hosts > 1 else None)

@@ -90,6 +90,38 @@ def test_a_run_averages_in_the_predicted_time(
 
 
 @pytest.mark.skipif("DISTSGD_TEST_LONG" not in os.environ, reason="a quarter of an hour: DISTSGD_TEST_LONG=1")
+def test_what_calibrate_finds_makes_runs_as_fast_as_it_says(
+    four: Cluster, openmpi: "Launch", tmp_path: Path
+) -> None:
+    """The command itself on four hosts, then a run by the library's algorithm and by the one predicted to be the best."""
+    machine = tmp_path / "machine.json"
+    calibrate = ("-m", "distsgd", "calibrate", "--network", "rendon", "--out", str(machine))
+    done = four.mpirun(openmpi, 1, *calibrate, timeout=300)
+    assert done.rc == 0, done.stderr
+    trace = tmp_path / "steps.json"
+    trace.write_text(json.dumps([0.01]))
+    more = ("network.name=chavan-3-16-100", f"train.replay={trace}", f"prediction.machine={machine}")
+    found = {}
+    for algorithm in ("library", "auto"):
+        out = tmp_path / algorithm
+        sets = [part for change in more for part in ("--set", change)]
+        done = four.mpirun(openmpi, 1, *TRAIN, *sets, "--mpi-algorithm", algorithm, "--out", str(out))
+        assert done.rc == 0, done.stderr
+        run = json.loads((out / "run.json").read_text())
+        found[algorithm] = run["machine"]["algorithm"], run["seconds"]["average"] / run["rounds"]
+    messages, values = json.loads(machine.read_text())["averaging"], 2 * run["parameters"]
+
+    def told(algorithm: str) -> float:
+        asked = Asked("allreduce", algorithm, "exact", values, 4, 4, 1)
+        return averaging_estimate(messages, asked).whole.seconds
+
+    print(json.dumps({"found": found, "told": {name: told(name) for name in ("library", found["auto"][0])}}))
+    assert found["auto"][1] == pytest.approx(told(found["auto"][0]), rel=0.1)
+    gain = told("library") / told(found["auto"][0])
+    assert found["library"][1] / found["auto"][1] == pytest.approx(gain, rel=0.15)
+
+
+@pytest.mark.skipif("DISTSGD_TEST_LONG" not in os.environ, reason="a quarter of an hour: DISTSGD_TEST_LONG=1")
 def test_fast_cables_are_those_of_plain_sockets_and_predicted(openmpi: "Launch") -> None:
     """At 1000 Mbit/s both ways the machine is slower than the cables; one way it is not."""
     skip_unless_possible()
