@@ -22,7 +22,7 @@ from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing
 from distsgd.plan.curve import curve, remedies
-from distsgd.plan.ladder import fastest, printed, rungs
+from distsgd.plan.ladder import peak, printed, rungs
 from distsgd.plan.rounds import asked_of, predict_round
 from distsgd.plan.runs import predict_run
 from distsgd.plan.work import Job, Link, network_text
@@ -409,11 +409,17 @@ def test_each_rung_of_the_ladder_adds_a_term() -> None:
 
 def test_the_printed_equations_are_summed_over_convolutions() -> None:
     made, one = measured_machine(), job("garg", 2, workers=2, period=4)
-    images, t_c = 2 * 4 * 32, 1 / fastest(made)
+    images, t_c = 2 * 4 * 32, 1 / peak(made)
     wanted = 0.0
     for side in (28, 24):  # two convolutions of 8 filters, 5x5
-        wanted += t_c * 51 * side**2 * images / 2 + 2e-6 * images + 4 * 2e-10 * images * 8 * side * 4
+        wanted += images * 8 * (t_c * 51 * side**2 / 2 + 2e-6 + 2e-10 * side * 4)
     assert printed(made, one) == pytest.approx(wanted)
+
+
+def test_the_peak_is_the_core_s_or_the_fastest_pass_of_an_older_file() -> None:
+    made = measured_machine()
+    assert peak(made) == pytest.approx(1 / PER_FLOP, rel=0.2)
+    assert peak(made.model_copy(update={"peak": 3e11})) == 3e11
 
 
 def test_a_deadline_takes_the_fewest_ranks() -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-BATCHES = (16, 20, 24, 40, 48, 56, 64, 80, 100, 112, 144, 176, 200, 220)
-"""The last is read off between sizes that calibration measures; the others have room for as many as one of those."""
+BATCHES = (16, 20, 24, 40, 56, 72, 90, 100, 120, 150, 190, 220, 240)
+"""From 90 on all but 100 have room for as many as calibration does not measure, between sizes that it does; the others are as large
+as one of those, most of them not full.
+"""
 PERIODS = (1, 2, 3, 4, 6, 12, 16)
 UNSEEN = (
     *("chavan-3-20-80", "chavan-4-10-120", "chavan-5-24-60", "chavan-5-16-300", "chavan-6-12-90"),

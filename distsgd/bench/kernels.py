@@ -21,6 +21,7 @@ from distsgd.bench.training import SGD, as_json, check_folder
 from distsgd.comm import Alone
 from distsgd.kernels.vector import VECTOR, aligned
 from distsgd.machine.operations import Operation, operations
+from distsgd.machine.peak import best
 from distsgd.machine.where import processor
 from distsgd.network import Network, Stage
 from distsgd.optim import SgdSteps
@@ -95,10 +96,10 @@ def _timed(
     """The operations of one network, on random numbers."""
     at_work, steps = _at_work(stages, batch)
     for operation in operations(at_work, steps):
-        seconds = limits.best(operation.run, now)
+        seconds = best(operation.run, now)
         ratio = None
         if against:
-            ratio = min(limits.best(repeat, now) for repeat in alike(operation, at_work)) / seconds
+            ratio = min(best(repeat, now) for repeat in alike(operation, at_work)) / seconds
         yield _judged(name, operation, seconds, found, ratio)
 
 

@@ -6,17 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from distsgd.kernels import probe
 from distsgd.kernels.vector import STRIP, aligned
+from distsgd.machine.peak import best, peak
 
 SIZES = tuple(1 << power for power in range(14, 31))
 """Bytes of what is copied, both sides together, from inside the first level's cache on."""
 BEYOND = 2
 """Times as much as the last cache holds: the largest that is copied."""
-TRIES, SECONDS = 7, 0.004
-"""The best of so many, each so long at least: whatever disturbs makes it slower."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +36,9 @@ class Limits:
         return max(flops / self.peak, moved / self.bandwidth(moved))
 
 
-def best(call: Callable[[int], object], now: Callable[[], int] = time.perf_counter_ns) -> float:
-    """Seconds a time of call(times): the best of TRIES, of code that is loaded."""
-    call(1)
-    times, nanoseconds = 1, 0
-    while (nanoseconds := _elapsed(call, times, now)) < SECONDS * 1e9 / 2:
-        times *= 2
-    return min(nanoseconds, *(_elapsed(call, times, now) for _ in range(TRIES))) / times * 1e-9
-
-
-def _elapsed(call: Callable[[int], object], times: int, now: Callable[[], int]) -> int:
-    began = now()
-    call(times)
-    return now() - began
-
-
 def measured(now: Callable[[], int] = time.perf_counter_ns) -> Limits:
     """Those of the core that this process runs on; takes a second or two."""
-    x, weights, places = aligned(STRIP), aligned(probe.ROWS), np.zeros(1, np.int64)
-    y = aligned(probe.ROWS * STRIP)
-    step = best(lambda times: probe.multiply_adds(x, places, weights, y, times), now)
-    return Limits(2 * y.size / step, tuple(_bandwidth(size, now) for size in copied(last_cache())))
+    return Limits(peak(now), tuple(_bandwidth(size, now) for size in copied(last_cache())))
 
 
 def last_cache(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:

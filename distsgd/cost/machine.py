@@ -144,3 +144,5 @@ class Machine(Section):
     in_place: tuple[InPlace, ...] = Field(strict=False)
     averaging: dict[str, Any]
     """See machine.averaging."""
+    peak: float | None = None
+    """Floating-point operations a second of rank 0's core, see machine.peak; None: the file is older than this line."""

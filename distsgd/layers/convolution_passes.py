@@ -97,7 +97,7 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
 
 def backward(layer: "Convolution", place: Place) -> Program:
     """The gradients to weights and bias, and dx, from dy."""
-    # After the weights', which have brought dy near.
+    # After the weights', which bring dy near; of windows that are spread, before: the weights' read what they are spread to.
     to_bias: Program = [(pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1]))]
     if layer.pool == 1:
         return _to_weights(layer, place, place.dy.rows) + to_bias + _to_input(layer, place, place.dy)

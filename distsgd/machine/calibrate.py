@@ -21,6 +21,7 @@ from distsgd.machine.between import Between, Look
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes
+from distsgd.machine.peak import peak
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_of
 from distsgd.machine.where import where
@@ -105,6 +106,7 @@ class Calibration:
             copying=tuple(self._copying),
             once=times,
             averaging=messages,
+            peak=peak(),
         )
 
     def _together(self, side: int, do: Callable[[Ranks], None]) -> None:
@@ -173,9 +175,11 @@ class Calibration:
         }
 
     def _tell(self, files: Files) -> None:
-        """What the sweeps come to, on rank 0. How sure that is they say together: of one rank or of one network, strangers may have
-        slowed all that there is.
+        """What the sweeps come to; nothing on ranks but 0. How sure that is they say together: of one rank or of one network,
+        strangers may have slowed all that there is.
         """
+        if self._ranks.rank > 0:
+            return
         deviation = drift(chain(*(of_ranks for swept in self._swept.values() for of_ranks in swept.values())))
         for together, swept in self._swept.items():
             for shape, of_ranks in swept.items():
