@@ -47,6 +47,11 @@ SMALL_ALEXNET: Layers = [
     *(Convolution(12, 3, 1, groups=2), Rectifier(), ResponseNormalization(4, 0.3, 0.6, 1.5), MaxPool(3, 2)),
     *(Convolution(16, 3, 2, stride=2, groups=4), Rectifier(), AveragePool(), Dense(CLASSES)),
 ]
+THINNED: Layers = [
+    *(Convolution(6, 3, 1), Rectifier(), Dropout(0.3), ResponseNormalization(3, 0.5), MaxPool(3, 2)),
+    *(Convolution(8, 3, "same"), ResponseNormalization(4, 0.4), MaxPool(2), Dropout(0.5)),
+    *(Dense(30), Rectifier(), Dropout(0.4), Dense(CLASSES)),
+]
 # Orders of layers that the zoo does not have: each joins two buffers, or two borders, in another way.
 STACKS: dict[str, Layers] = {
     "dense alone": [Dense(CLASSES)],
@@ -221,11 +226,11 @@ def test_gradients_to_a_layers_input_are_the_oracles(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("name", [*FULL, "small alexnet"])
+@pytest.mark.parametrize("name", [*FULL, "small alexnet", "thinned"])
 def test_pytorch_finds_the_same_loss_and_gradients(name: str) -> None:
     torch = pytest.importorskip("torch", reason="NO SECOND OPINION: PyTorch is not installed")
     # From the 24th image on: the two largest of a window of the 12th and 23rd differ by 2e-7, where float32 may take the other.
-    layers = zoo.layers(name, CLASSES) if name in FULL else SMALL_ALEXNET
+    layers = zoo.layers(name, CLASSES) if name in FULL else {"thinned": THINNED}.get(name, SMALL_ALEXNET)
     first, count, shape = 23, 21, FULL.get(name, (3, 47, 51))
     stages, data = plan(layers, shape), Data(shape)
     network = Network(stages, count, start(stages))
@@ -245,7 +250,9 @@ def test_pytorch_finds_the_same_loss_and_gradients(name: str) -> None:
 def in_pytorch(functional: object, layers: Layers, given: list, x: object) -> object:
     """The zoo's layers by PyTorch's functions; "same" is PyTorch's own."""
     rest = iter(given)
+    number = -1
     for layer in layers:
+        number += not isinstance(layer, Rectifier)
         if isinstance(layer, Convolution):
             weights = next(rest)  # (groups, channels, size, size, filters of a group)
             weights = weights.reshape(layer.groups, *weights.shape[-4:]).permute(0, 4, 1, 2, 3).flatten(0, 1)
@@ -255,11 +262,21 @@ def in_pytorch(functional: object, layers: Layers, given: list, x: object) -> ob
             x = functional.linear(x.flatten(1), next(rest).T, next(rest) if layer.bias else None)
         elif isinstance(layer, ResponseNormalization):
             x = functional.local_response_norm(x, layer.size, layer.alpha, layer.beta, layer.k)
+        elif isinstance(layer, Dropout):
+            x = thinned(layer, number, x)
         elif isinstance(layer, AveragePool):
             x = functional.avg_pool2d(x, layer.size or x.shape[2:], layer.stride)
         else:
             x = functional.relu(x) if isinstance(layer, Rectifier) else pooled(functional, layer, x)
     return x
+
+
+def thinned(layer: Dropout, number: int, x: object) -> object:
+    """Times what is drawn, for lanes of whole registers; the rest is PyTorch's."""
+    count, *shape = x.shape
+    shape += [1] * (3 - len(shape))
+    mask = oracle.dropout_mask((*shape, -(-count // 16) * 16), DRAW, number, layer.rate)[..., :count]
+    return x * x.new_tensor(mask.transpose(3, 0, 1, 2).reshape(x.shape))
 
 
 def pooled(functional: object, layer: MaxPool, x: object) -> object:
