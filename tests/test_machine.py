@@ -18,10 +18,11 @@ from distsgd.cli.calibrate import UNSTEADY, _summary
 from distsgd.clock import PHASES
 from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
-from distsgd.cost.machine import Machine
+from distsgd.cost.machine import Machine, Operation
 from distsgd.machine import between, networks, where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.nearness import alike, commonest, nearness
+from distsgd.machine.passes import quietest
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.machine.steps import AS_MANY, BEFOREHAND, COPIED_AT, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
@@ -326,6 +327,14 @@ def test_ranks_of_another_mpi_have_other_files_and_one_rank_takes_any(measured: 
     assert (nearest[1].where.ranks, largest[1].where.ranks) == (1, 2)
 
 
+def test_of_passes_the_quietest_time_counts() -> None:
+    def of(*seconds: float) -> list[Operation]:
+        sizes = {"flops": 1.0, "moved": 1.0, "weights": 1.0, "inputs": 1.0, "outputs": 1.0}
+        return [Operation(key="k", what="w", kind="k", together=1, lanes=(16, 32), seconds=seconds, **sizes)]
+
+    assert list(quietest([of(1.0, 3.0), of(2.0, 2.5)])) == of(1.0, 2.5)
+
+
 def test_the_clock_is_read_where_the_system_tells(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("model name\t: A Processor\ncpu MHz\t\t: 2899.998\n")
     assert where.megahertz(tmp_path / "cpuinfo") == 2899.998
@@ -431,9 +440,8 @@ def test_ranks_of_two_threads_are_measured_in_two_threads(
     assert {(step.together, step.lanes) for step in found.steps} == {(1, (16, 32))}
     measured = len(found.steps) * len(SMALL["networks.LANES"])
     assert len(kernels["training.loop"]) >= 2 * measured
-    assert (
-        len(kernels["machine.passes"]) == 2 * 3 + 3
-    )  # networks and LAYERS_OF, two sizes of sgd and one of adam
+    # Twice: networks and LAYERS_OF, two sizes of sgd and one of adam.
+    assert len(kernels["machine.passes"]) == 2 * (2 * 3 + 3)
     assert all(count > 50 for counts in kernels.values() for count in counts)
 
 

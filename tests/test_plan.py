@@ -20,7 +20,7 @@ from distsgd.cost.machine import Copying, Filling, InPlace, Machine, Operation, 
 from distsgd.kernels import rows
 from distsgd.machine.where import write
 from distsgd.plan import layers
-from distsgd.plan.compute import computing
+from distsgd.plan.compute import computing, whole
 from distsgd.plan.curve import curve, remedies
 from distsgd.plan.ladder import peak, printed, rungs
 from distsgd.plan.rounds import asked_of, predict_round
@@ -291,6 +291,26 @@ def test_all_images_are_read_to_keep_some() -> None:
     images = one.train_images + one.images.counts["test"] / 2
     more = predict_run(told, one).phases["load"].seconds - predict_run(made, one).phases["load"].seconds
     assert more == pytest.approx(1e-6 * 28 * 28 * images)
+
+
+def test_of_networks_the_middle_one_tells_how_much_longer_a_step_takes_than_its_passes() -> None:
+    """Of one passes were disturbed."""
+    factors = {16: (1.1, 0.8, 1.2), 64: (1.0, 1.05, 5.0)}
+    wholes = tuple(
+        Whole(together=together, parameters=1000 * (1 + number), lanes=lanes, factor=factor * together)
+        for lanes, some in factors.items()
+        for number, factor in enumerate(some)
+        for together in (1, 4)
+    )
+    made = machine("garg").model_copy(update={"wholes": wholes})
+
+    def of(batch: int) -> float:
+        one = job("garg")
+        train = one.config.train.model_copy(update={"batch": batch})
+        return whole(made, replace(one, config=one.config.model_copy(update={"train": train})))
+
+    assert (of(16), of(64), of(200)) == pytest.approx((1.1, 1.05, 1.05))
+    assert 1.05 < of(32) < 1.1
 
 
 def test_every_deal_reads_anew() -> None:

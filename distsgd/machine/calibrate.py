@@ -20,7 +20,7 @@ from distsgd.machine import averaging
 from distsgd.machine.between import Between, Look
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
-from distsgd.machine.passes import merged, passes
+from distsgd.machine.passes import merged, passes, quietest
 from distsgd.machine.peak import peak
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_of
@@ -59,7 +59,10 @@ class Calibration:
         ranks.maximum(here)
         self._here = int(here[0])
         """Ranks of the node that has most of them: all ranks do the same, however many are on theirs."""
+        self._fewer = fewer(ranks, self._here)
         self._steps: list[Step] = []
+        self._passes: list[list[Operation]] = []
+        """At each time that they were measured."""
         self._operations: list[Operation] = []
         self._filling: list[Filling] = []
         self._looks: list[Look] = []
@@ -75,21 +78,25 @@ class Calibration:
             shapes = dict.fromkeys(map(images_of, self._names))
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
             sides = sorted({1, self._here})
-            found = {side: {shape: Seconds() for shape in files} for side in sides}
+            found = {side: {shape: Seconds() for shape in files} for side in (*sides, *self._fewer)}
+            self._visit_passes(sides, 1)
             for sweep in range(self._sweeps):
                 if sweep == self._sweeps // 2:  # far apart, sweeps see the machine at more times
-                    messages = self._passes_and_averages(sides)
+                    self._visit_passes(sides, 2)
+                    messages = self._averages()
                     shape, path = next(iter(files.items()))
                     looking = self._between(path, self._of(shape), messages)
                     self._visit(looking, 0)
                 self._say(f"steps of training, {sweep + 1} of {self._sweeps}")
-                for side in sides:
+                for side in found:
                     self._together(side, partial(self._sweep, found[side], files))
             self._visit(looking, 1)
             self._on_each(looking, self._looked)
             for side in sides:
                 self._together(side, partial(self._settled, found[side], files))
-                self._together(side, partial(self._gather, found[side], side))
+                self._together(side, partial(self._gather, found[side], side, self._near))
+            for side in self._fewer:
+                self._together(side, partial(self._gather, found[side], side, None))
             self._tell(files)
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
@@ -110,12 +117,26 @@ class Calibration:
         )
 
     def _together(self, side: int, do: Callable[[Ranks], None]) -> None:
-        """So many ranks of a node at once: on all nodes where that is all of its ranks, else on rank 0 alone."""
-        if side < self._here:
+        """So many ranks of a node at once: on all nodes where that is all of its ranks, else on the first of rank 0's."""
+        if side in self._fewer:
+            self._first(side, do)
+        elif side < self._here:
             self._alone(do)
         else:
             self._ranks.barrier()
             do(self._ranks)
+
+    def _first(self, side: int, do: Callable[[Ranks], None]) -> None:
+        """On so many ranks while the others sleep."""
+        part = self._ranks.first(side)
+        if part:
+            do(part)
+            part.barrier()
+            part.close()
+        if self._ranks.rank == 0:
+            self._ranks.shout()
+        else:
+            sleep_until(self._ranks.hears)
 
     def _alone(self, do: Callable[[Ranks], None]) -> None:
         """On rank 0 while the others sleep."""
@@ -160,17 +181,16 @@ class Calibration:
         looks, self._near = one.found(ranks, self._say)
         self._looks += looks
 
-    def _passes_and_averages(self, sides: Sequence[int]) -> dict[str, Any]:
-        self._say("passes of layers")
-        for side in sides:
-            self._together(side, partial(self._passes, side))
+    def _averages(self) -> dict[str, Any]:
         self._say("averages")
         seconds = OVER_NETWORK if self._ranks.size > self._here else AVERAGING_SECONDS
         return averaging.measure(self._ranks, seconds * self._sweeps)
 
-    def _gather(self, found: Mapping[Shape, Seconds], together: int, ranks: Ranks) -> None:
+    def _gather(
+        self, found: Mapping[Shape, Seconds], together: int, near: float | None, ranks: Ranks
+    ) -> None:
         self._swept[together] = {
-            shape: [Seconds(**content) for content in _gathered(ranks, asdict(one.there(self._near)))]
+            shape: [Seconds(**content) for content in _gathered(ranks, asdict(one.there(near)))]
             for shape, one in found.items()
         }
 
@@ -187,14 +207,22 @@ class Calibration:
                     path, names = files[shape], self._of(shape)
                     self._steps += steps_of(path, names, together, of_ranks, deviation)
                     self._filling += filling_of(shape, names, together, of_ranks)
-                    self._copying += copying_of(path, names, of_ranks)
+                    if together not in self._fewer:
+                        self._copying += copying_of(path, names, of_ranks)
 
-    def _passes(self, together: int, ranks: Ranks) -> None:
+    def _visit_passes(self, sides: Sequence[int], number: int) -> None:
+        self._say(f"passes of layers, {number} of 2")
+        self._passes.append([])
+        for side in sides:
+            self._together(side, partial(self._pass, side))
+        self._operations = list(quietest(self._passes))
+
+    def _pass(self, together: int, ranks: Ranks) -> None:
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
             own = passes(name, SOME_LANES, together, ranks.barrier, self._threads)
             of_each = _gathered(ranks, [operation.model_dump() for operation in own])
-            self._operations += merged([Operation(**each) for each in one] for one in of_each)
+            self._passes[-1] += merged([Operation(**each) for each in one] for one in of_each)
 
     def _of(self, shape: tuple[int, int, int]) -> list[str]:
         return [name for name in self._names if images_of(name) == shape]
@@ -202,6 +230,8 @@ class Calibration:
     def _wholes(self) -> Iterator[Whole]:
         """Every network's steps over the sum of their operations, where both were measured."""
         for step in self._steps:
+            if step.together in self._fewer:
+                continue
             alike = [o for o in self._operations if o.together == step.together]
             mine = [o for o in alike if o.key in step.network.split("; ") or o.what == LOSS]
             mine += [o for o in alike if o.kind == step.optimizer and o.weights == 4 * step.parameters]
@@ -216,6 +246,16 @@ class Calibration:
                         lanes=lanes,
                         factor=step.compute[place] / of_passes,
                     )
+
+
+def fewer(ranks: Ranks, here: int) -> tuple[int, ...]:
+    """With how many ranks of a node steps are measured between one and all: 2, 4, 8 ... All ranks call this.
+
+    None where the first ranks are not those of one node.
+    """
+    elsewhere = np.array([ranks.rank < here and ranks.on_node()[0] != ranks.rank], np.int64)
+    ranks.maximum(elsewhere)
+    return () if elsewhere[0] else tuple(1 << n for n in range(1, here.bit_length()) if 1 << n < here)
 
 
 def _gathered(ranks: Ranks, content: Any) -> list[Any]:

@@ -19,8 +19,8 @@ from distsgd.plan import layers
 from distsgd.plan.layers import LOSS, UPDATE
 from distsgd.threads import Team
 
-SECONDS = 0.015
-"""For each network and batch."""
+SECONDS = 0.008
+"""For each network and batch, each time."""
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(0.001, 0.9), "adam": Adam(0.001, 0.9, 0.999, 1e-8)}
 
 
@@ -99,6 +99,13 @@ def _measured(
         assert operation.stage is not None, "a pass of a layer"
         about = layers.of_stage(operation.stage, operation.what)
     return Operation(**vars(about), together=together, lanes=tuple(sizes), seconds=seconds)
+
+
+def quietest(times: Sequence[Sequence[Operation]]) -> Iterator[Operation]:
+    """The same operations as found at several times: what else a machine does makes some of them longer, and none shorter."""
+    for same in zip(*times, strict=True):
+        least = np.min([each.seconds for each in same], axis=0)
+        yield same[0].model_copy(update={"seconds": tuple(least.tolist())})
 
 
 def merged(of_ranks: Iterator[list[Operation]]) -> list[Operation]:

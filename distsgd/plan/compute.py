@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from distsgd.cost import Estimate
 from distsgd.cost.curve import among, between
@@ -54,10 +55,14 @@ def _composed(machine: Machine, job: Job, update: Estimate) -> Computing:
 
 
 def whole(machine: Machine, job: Job) -> float:
-    """How many times as long a step takes as its operations together: as in networks and batches like these."""
+    """How many times as long a step takes as its operations together: on batches as large, in the middle one of the networks.
+
+    Networks show no order in that, and of one its passes or its steps may have been disturbed.
+    """
     near = nearest(machine.wholes, job.together)
-    places = [(one.parameters, one.lanes) for one in near]
-    return among(places, [one.factor for one in near], (job.parameters, job.lanes))
+    sizes = sorted({one.lanes for one in near})
+    middle = [median(one.factor for one in near if one.lanes == lanes) for lanes in sizes]
+    return among([(lanes, 1.0) for lanes in sizes], middle, (job.lanes, 1.0))
 
 
 def _like(steps: Sequence[Step], parameters: int) -> Step:

@@ -46,6 +46,20 @@ def test_ranks_on_unequal_nodes_measure_the_same(
         assert predict_run(machine, larger(count, workers), 1).whole.seconds > 0
 
 
+@pytest.mark.mpi(ranks=[3], timeout=300)
+def test_steps_are_measured_of_any_number_of_ranks_of_a_node(mpi_ranks: int, comm: "MPI.Intracomm") -> None:
+    """Of some while the others sleep."""
+    machine = Calibration(wrap(comm), ["rendon"], lambda line: None, 2).machine(0)
+    assert (machine is None) == (comm.rank > 0)
+    if machine is None:
+        return
+    assert sorted(step.together for step in machine.steps) == [1, 2, 3]
+    assert {filling.together for filling in machine.filling} == {1, 2, 3}
+    assert {operation.together for operation in machine.operations} == {1, 3}
+    for count in (1, 2):
+        assert predict_run(machine, larger(count, 3), 1).whole.seconds > 0
+
+
 @pytest.mark.mpi(ranks=[2], timeout=300)
 def test_each_of_several_nodes_with_one_rank_measures_its_steps(
     mpi_ranks: int, comm: "MPI.Intracomm", monkeypatch: pytest.MonkeyPatch
