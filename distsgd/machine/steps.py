@@ -28,8 +28,6 @@ WINDOWS_AT = (32, 128)
 """Lanes for which batches of windows are measured."""
 LARGE, MUCH = 64, 5e8
 """Lanes, and operations forward, beyond which rounds have fewer steps."""
-DISTURBED = 1.1
-"""Times as long as others: something else was going on."""
 BEFOREHAND, AS_MANY = 0.025, 2
 """Deviation of the logarithm of a step's seconds from one run to another, as seen on several machines; and how many times as much
 it counts as what sweeps differ by: these may agree by chance, or not.
@@ -193,10 +191,8 @@ def apart(seconds: np.ndarray) -> float:
 
 
 def quiet(sweeps: Sequence[float]) -> float:
-    """The mean of the lower half and of what is near it: what else a machine does makes some sweeps longer, and none shorter."""
-    ordered = sorted(sweeps)
-    calm = ordered[: -(-len(ordered) // 2)]
-    return float(np.mean([seconds for seconds in ordered if seconds <= DISTURBED * calm[-1]]))
+    """The mean of the lower half: what else a machine does makes some sweeps longer, and none shorter."""
+    return float(np.mean(sorted(sweeps)[: -(-len(sweeps) // 2)]))
 
 
 def drift(of_ranks: Iterable[Seconds]) -> float:
