@@ -22,9 +22,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def facts(summary: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on the machine or its speed."""
+    """What does not depend on the machine or its speed, nor on when a run was stopped."""
     changing = ("images_per_second", "peak_memory_bytes", "seconds", "seconds_by_rank", "machine", "ranks")
-    changing += ("first_rounds", "slow_ranks")
+    changing += ("first_rounds", "rounds_timed", "slow_ranks")
     return {key: value for key, value in summary.items() if key not in (*changing, "format", "sha256")}
 
 
