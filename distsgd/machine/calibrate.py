@@ -253,7 +253,8 @@ def fewer(ranks: Ranks, here: int) -> tuple[int, ...]:
 
     None where the first ranks are not those of one node.
     """
-    elsewhere = np.array([ranks.rank < here and ranks.on_node()[0] != ranks.rank], np.int64)
+    place, _ = ranks.on_node()  # which all call, whoever asks
+    elsewhere = np.array([ranks.rank < here and place != ranks.rank], np.int64)
     ranks.maximum(elsewhere)
     return () if elsewhere[0] else tuple(1 << n for n in range(1, here.bit_length()) if 1 << n < here)
 
