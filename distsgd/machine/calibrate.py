@@ -61,9 +61,8 @@ class Calibration:
         """Ranks of the node that has most of them: all ranks do the same, however many are on theirs."""
         self._fewer = fewer(ranks, self._here)
         self._steps: list[Step] = []
-        self._passes: list[list[Operation]] = []
-        """At each time that they were measured."""
-        self._operations: list[Operation] = []
+        self._passes: dict[int, list[list[Operation]]] = {}
+        """By how many computed together: what was found each time."""
         self._filling: list[Filling] = []
         self._looks: list[Look] = []
         self._copying: list[Copying] = []
@@ -79,7 +78,7 @@ class Calibration:
             files = {shape: stack.enter_context(made_up(shape)) for shape in shapes}
             sides = sorted({1, self._here})
             found = {side: {shape: Seconds() for shape in files} for side in (*sides, *self._fewer)}
-            self._visit_passes(sides, 1)
+            self._visit_passes(sides[-1:], 1)  # of one rank alone once, as time is short
             for sweep in range(self._sweeps):
                 if sweep == self._sweeps // 2:  # far apart, sweeps see the machine at more times
                     self._visit_passes(sides, 2)
@@ -212,17 +211,21 @@ class Calibration:
 
     def _visit_passes(self, sides: Sequence[int], number: int) -> None:
         self._say(f"passes of layers, {number} of 2")
-        self._passes.append([])
         for side in sides:
+            self._passes.setdefault(side, []).append([])
             self._together(side, partial(self._pass, side))
-        self._operations = list(quietest(self._passes))
 
     def _pass(self, together: int, ranks: Ranks) -> None:
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
             own = passes(name, SOME_LANES, together, ranks.barrier, self._threads)
             of_each = _gathered(ranks, [operation.model_dump() for operation in own])
-            self._passes[-1] += merged([Operation(**each) for each in one] for one in of_each)
+            self._passes[together][-1] += merged([Operation(**each) for each in one] for one in of_each)
+
+    @property
+    def _operations(self) -> list[Operation]:
+        """All passes, each of its quietest time."""
+        return list(chain(*(quietest(times) for times in self._passes.values())))
 
     def _of(self, shape: tuple[int, int, int]) -> list[str]:
         return [name for name in self._names if images_of(name) == shape]
