@@ -13,6 +13,7 @@ import numpy as np
 
 from distsgd import network, zoo
 from distsgd.bench import limits, pytorch, roofline
+from distsgd.bench.convolution.figure import check
 from distsgd.bench.images import MADE_FOR
 from distsgd.bench.limits import Limits
 from distsgd.bench.pytorch_layers import alike
@@ -61,7 +62,7 @@ def kernels(
     check_folder("--json", json_path)
     check_folder("--plot", plot_path)
     if plot_path:
-        roofline.check(plot_path)
+        check(plot_path)
     against = find_spec("torch") is not None
     about = {"batch": batch, "processor": processor(), "vector_lanes": VECTOR}
     about["torch_version"] = pytorch.version(Alone()) if against else None

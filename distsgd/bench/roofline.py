@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distsgd.bench.convolution.figure import check
 from distsgd.bench.limits import SIZES, Limits
 from distsgd.bench.timed import Timed
 from distsgd.config import InputError
@@ -12,17 +13,6 @@ from distsgd.config import InputError
 COLOURS = {"forward": "#0072B2", "to weights": "#D55E00", "to data": "#009E73"}
 CACHES = (0, 6, -1)
 """Which of the sizes copied have a roof drawn."""
-
-
-def check(path: Path) -> None:
-    """InputError where no picture of that name can be drawn."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("pictures are drawn by matplotlib: pip install 'distsgd[plot]'") from None
-    known = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise InputError(f"--plot {path}: no kind of picture; choose .png, .svg or .pdf")
 
 
 def draw(path: Path, limits: Limits, timed: Sequence[Timed]) -> None:

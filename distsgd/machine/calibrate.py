@@ -28,9 +28,7 @@ from distsgd.machine.where import where
 from distsgd.plan.layers import LOSS
 
 AVERAGING_SECONDS, OVER_NETWORK = 0.7, 8.0
-"""For all ways to average, about, a sweep: on one node, and on several, which take so much longer for the same. What of averages is
-measured between steps is of one node only, so that all together takes as long.
-"""
+"""For all ways to average, about, a sweep: on one node, and on several, which take so much longer for the same."""
 SLEEP = 0.01
 """Seconds between two looks of a rank that waits, so that it takes nothing from the one that computes."""
 
@@ -232,10 +230,11 @@ class Calibration:
 
     def _wholes(self) -> Iterator[Whole]:
         """Every network's steps over the sum of their operations, where both were measured."""
+        operations = self._operations
         for step in self._steps:
             if step.together in self._fewer:
                 continue
-            alike = [o for o in self._operations if o.together == step.together]
+            alike = [o for o in operations if o.together == step.together]
             mine = [o for o in alike if o.key in step.network.split("; ") or o.what == LOSS]
             mine += [o for o in alike if o.kind == step.optimizer and o.weights == 4 * step.parameters]
             unique = {(o.key, o.what): o for o in mine}.values()
@@ -254,7 +253,7 @@ class Calibration:
 def fewer(ranks: Ranks, here: int) -> tuple[int, ...]:
     """With how many ranks of a node steps are measured between one and all: 2, 4, 8 ... All ranks call this.
 
-    None where the first ranks are not those of one node.
+    Nothing where the first ranks are not those of one node.
     """
     place, _ = ranks.on_node()  # which all call, whoever asks
     elsewhere = np.array([ranks.rank < here and place != ranks.rank], np.int64)
