@@ -9,6 +9,7 @@ import oracle
 import pytest
 
 from distsgd import config
+from distsgd.kernels.update import LEAST
 from distsgd.optim import Adam, Optimizer, Sgd, learning_rate
 
 LENGTH = 37
@@ -50,7 +51,7 @@ def test_adam(settings: tuple[float, float, float, float]) -> None:
     optimizer = Adam(*settings)
     state, gradient = given(optimizer)
     steps, (p, m, v) = optimizer.bind(state, gradient), state.astype(np.float64).reshape(3, -1)
-    size, tiny = np.zeros(LENGTH), 2.0**-140  # squares of the smallest gradients are subnormal
+    size, tiny = np.zeros(LENGTH), LEAST * len(gradients(20))  # squares of the smallest gradients are nothing
     for number, g in enumerate(gradients(20)):
         gradient[:] = g
         steps.step(number + 1)
@@ -99,6 +100,22 @@ def test_steps_write_the_state_in_place_and_leave_the_gradient(optimizer: Optimi
     optimizer.bind(state, gradient).step(1)
     assert (state != before).all()
     assert (gradient == 1).all()
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.01, 0.9), Sgd(0.01, 0.9, True), Adam(0.01, 0.9, 0.9, 1e-8)])
+def test_moments_of_a_gradient_that_stays_zero_end(optimizer: Optimizer) -> None:
+    # else they are subnormal numbers in the end, which round to themselves and make every later step slow
+    state, gradient = given(optimizer)
+    steps, gradient[:] = optimizer.bind(state, gradient), np.random.default_rng(3).normal(size=LENGTH)
+    gradient[0] = np.nan
+    steps.step(1)
+    gradient[:] = 0
+    for number in range(2, 1000):
+        steps.step(number)
+        moments = abs(state[LENGTH:].reshape(-1, LENGTH)[:, 1:])
+        assert np.all((moments == 0) | (moments >= LEAST))
+    assert not moments.any()
+    assert np.isnan(state[LENGTH])
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.1, 0.9), Adam(0.1, 0.9, 0.99, 1e-8)])
