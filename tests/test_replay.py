@@ -10,6 +10,7 @@ import pytest
 from test_cost import MESSAGES
 from test_training import images, settings  # noqa: F401  images: the fixture
 
+from distsgd import api
 from distsgd.clock import Clock
 from distsgd.comm import OF_ALL, OF_MASTER, Alone
 from distsgd.config import InputError
@@ -53,6 +54,37 @@ def test_nothing_is_learned(images: Path, tmp_path: Path, what: str) -> None:  #
     np.testing.assert_allclose(result.parameters, parameters, rtol=1e-6)  # averaged, so rounded
     assert result.rounds == (4 if what == "gradients" else 1)
     assert training._clock.seconds()["compute"] >= 7 * 3 * 0.001
+
+
+def trained(images: Path, folder: Path, **train: Any) -> Path:  # noqa: F811
+    """The run.json of a run in that folder."""
+    api.train(settings(images, averaging={"period": 3}, train={"epochs": 4, **train}), out=folder)
+    return folder / "run.json"
+
+
+def test_a_run_is_a_trace(images: Path, tmp_path: Path) -> None:  # noqa: F811
+    first = json.loads(trained(images, tmp_path / "one").read_text())
+    rounds = first["first_rounds"]["seconds_by_rank"][0]
+    data, compute = (first["first_rounds"]["phases"].index(name) for name in ("data", "compute"))
+    assert (len(rounds), first["steps"], first["workers"]) == (8, 16, 7)
+    whole = rounds[2::2]  # in turn of three steps and of one; the very first is cold
+    found = read(str(tmp_path / "one"), 0)
+    np.testing.assert_allclose(found._seconds, [(spent[data] + spent[compute]) / 21 for spent in whole])
+    second = json.loads(trained(images, tmp_path / "two", replay=str(tmp_path / "one")).read_text())
+    assert second["replay"] == str(tmp_path / "one")
+    assert second["seconds"]["compute"] >= 16 * 7 * min(found._seconds)
+    with pytest.raises(InputError, match=r"two': does not tell what steps took \(its steps slept themselves"):
+        read(str(tmp_path / "two"), 0)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"first_rounds": None}, {"epochs_done": 0}, {"workers": 0}, {"steps": None}]
+)
+def test_a_damaged_run_is_no_trace(images: Path, tmp_path: Path, damage: dict[str, Any]) -> None:  # noqa: F811
+    path = trained(images, tmp_path / "one")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(InputError, match=r"train\.replay = .*does not tell what steps took"):
+        read(str(tmp_path / "one"), 0)
 
 
 @pytest.mark.parametrize("content", ["nothing", "[]", '{"a": 1}', "[1, -1]", "[1, null]", "[[1]]", "7"])

@@ -80,8 +80,8 @@ class Train(Section):
     patience: int | None = Field(None, ge=1)
     """End after so many epochs without a better loss on the validation images; not given: after all epochs."""
     replay: str | None = None
-    """A JSON file with a list of seconds: every step sleeps for one of them, drawn by seed, worker and step. Nothing is learned;
-    averages and waiting are real."""
+    """A run's folder, or a JSON file with a list of seconds: every step sleeps for what one took there, drawn by seed, worker and
+    step. Nothing is learned; averages and waiting are real."""
     class_weights: Literal["none", "balanced"] = "none"
     """What an image's loss is multiplied with; balanced: with the inverse frequency of its class, one in the mean over images."""
 

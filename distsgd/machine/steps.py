@@ -129,7 +129,7 @@ class Seconds:
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
-        _add(self.data, f"{key} {False}", float(np.median(found["data"])) / steps)
+        _add(self.data, f"{key} {False}", later(found["data"]) / steps)
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
         if lanes in COPIED_AT:
             if large:
@@ -147,7 +147,7 @@ class Seconds:
         steps = period(flops_of(plan_of(name)), lanes)
         averaging = {**ALONE, "period": steps}
         found = timed_rounds(make(name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet)
-        _add(self.data, f"{name} {lanes} {True}", float(np.median(found["data"])) / steps)
+        _add(self.data, f"{name} {lanes} {True}", later(found["data"]) / steps)
 
 
 def _add(lists: dict[str, list[float]], key: str, value: float) -> None:
@@ -162,7 +162,7 @@ def steps_of(
         stages = experiment(path, name, LANES[0], {"workers": 1})
         keys = [f"{name} {lanes}" for lanes in lanes_of(name)]
         calm = np.array([[quiet(rank.compute[key]) for key in keys] for rank in of_ranks])
-        data = np.array([[quiet(rank.data[f"{key} {False}"]) for key in keys] for rank in of_ranks])
+        data = np.array([[np.median(rank.data[f"{key} {False}"]) for key in keys] for rank in of_ranks])
         yield Step(
             network=network_text(stages.stages),
             optimizer=stages.config.optimizer.name,
@@ -188,6 +188,11 @@ def apart(seconds: np.ndarray) -> float:
     logs = np.log(seconds)
     later = logs.max(axis=0) - logs.mean(axis=0)
     return float(np.median(later)) / last_of(len(seconds)) if len(seconds) > 1 else 0.0
+
+
+def later(rounds: np.ndarray) -> float:
+    """The median of the later half: images that were just read still lie nearer than they will in a run of seconds."""
+    return float(np.median(rounds[len(rounds) // 2 :]))
 
 
 def quiet(sweeps: Sequence[float]) -> float:
