@@ -572,7 +572,7 @@ def test_what_a_file_can_not_tell_is_not_predicted(
         (
             "three",
             [f"prediction.machine={measured}", "train.replay=trace.json"],
-            "not predicted: steps take what",
+            "steps sleep for what trace.json tells",
         ),
     ):
         assert cli.main([*arguments, run, *(part for change in chosen for part in ("--set", change))]) == 0

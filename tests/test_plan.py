@@ -21,7 +21,7 @@ from distsgd.kernels import rows
 from distsgd.machine.where import write
 from distsgd.plan import layers
 from distsgd.plan.compute import computing, whole
-from distsgd.plan.curve import curve, remedies
+from distsgd.plan.curve import curve, point_of, remedies
 from distsgd.plan.ladder import peak, printed, rungs
 from distsgd.plan.rounds import asked_of, predict_round
 from distsgd.plan.runs import predict_run
@@ -402,6 +402,46 @@ def test_a_link_that_is_told_carries_a_curve_on() -> None:
     helps = dict(remedies(measured_machine(), lame.points[-1]))
     assert helps["a network ten times as fast"] > 2
     assert all(gain > 1 for gain in helps.values())
+
+
+def test_a_network_that_was_measured_may_be_faster_too() -> None:
+    told = averages(2)
+    found = [{**fit, "layouts": [(2, 2)]} for fit in told["exchanges"][0]["fits"]]
+    entries = [{**each, "fits": found, "shares": [(2, 2, 1.0)]} for each in told["exchanges"]]
+    there = {**told, "layouts": [(2, 2)], "exchanges": entries}
+    made = measured_machine().model_copy(update={"averaging": there})
+    one = job("garg").on(2, 2, 1)
+    slow, fast = (
+        predict_round(made, each).phases["average"] for each in (one, replace(one, network_times=10.0))
+    )
+    asked = asked_of(one)
+    exchange = averaging_estimate(there, asked).exchange.seconds
+    adding = (
+        there["adding"]["exact"]
+        * FORMULAS[entries[0]["fits"][0]["formula"]](8 * one.state, Layout(2, 2)).added
+    )
+    assert slow.seconds - fast.seconds == pytest.approx(0.9 * (exchange - adding))
+    slower = replace(
+        one,
+        config=one.config.model_copy(
+            update={"averaging": one.config.averaging.model_copy(update={"period": 1})}
+        ),
+    )
+    helps = dict(remedies(made, point_of(made, slower)))
+    assert helps["a network ten times as fast"] > 1
+    alone = dict(remedies(measured_machine(), point_of(measured_machine(), job("garg").on(2, 2, 2))))
+    assert "a network ten times as fast" not in alone  # ranks of one node have none between them
+
+
+def test_steps_that_sleep_are_foretold_by_what_they_take() -> None:
+    seconds = tuple(np.random.default_rng(0).uniform(0.01, 0.03, 400).tolist())
+    one = replace(job("garg", workers=4, period=3), slept=seconds).on(2, 4, 2)
+    found = predict_round(measured_machine(), one)
+    assert found.phases["compute"].seconds == pytest.approx(2 * 3 * np.mean(seconds))
+    assert found.phases["data"].seconds == 0
+    chance = np.random.default_rng(1).choice(seconds, (20000, 2, 6)).sum(axis=2)
+    waited = (chance.max(axis=1) - chance.mean(axis=1)).mean()
+    assert found.phases["wait"].seconds == pytest.approx(waited, rel=0.1)
 
 
 @pytest.mark.parametrize("algorithm", ["ring", "recursive-doubling", "rabenseifner", "auto", "library"])

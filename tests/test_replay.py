@@ -69,10 +69,10 @@ def test_a_run_is_a_trace(images: Path, tmp_path: Path) -> None:  # noqa: F811
     assert (len(rounds), first["steps"], first["workers"]) == (8, 16, 7)
     whole = rounds[2::2]  # in turn of three steps and of one; the very first is cold
     found = read(str(tmp_path / "one"), 0)
-    np.testing.assert_allclose(found._seconds, [(spent[data] + spent[compute]) / 21 for spent in whole])
+    np.testing.assert_allclose(found.seconds, [(spent[data] + spent[compute]) / 21 for spent in whole])
     second = json.loads(trained(images, tmp_path / "two", replay=str(tmp_path / "one")).read_text())
     assert second["replay"] == str(tmp_path / "one")
-    assert second["seconds"]["compute"] >= 16 * 7 * min(found._seconds)
+    assert second["seconds"]["compute"] >= 16 * 7 * min(found.seconds)
     with pytest.raises(InputError, match=r"two': does not tell what steps took \(its steps slept themselves"):
         read(str(tmp_path / "two"), 0)
 

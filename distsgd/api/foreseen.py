@@ -1,7 +1,7 @@
 """What a run will take, said before it begins, where this machine was measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from distsgd.machine.nearness import alike
 from distsgd.plan.rounds import asked_of
 from distsgd.plan.runs import Run, predict_run
 from distsgd.plan.work import Job
-from distsgd.training import Experiment
+from distsgd.training import Experiment, replay
 
 MATTERS = 0.05
 """Of training, what averages must take before another way to make them is named."""
@@ -49,11 +49,11 @@ def foresee(
     if not found:
         return Foreseen(f"not predicted: this machine was not measured (make a machine file: {make})")
     path, machine = found
-    if settings.train.replay:
-        line = f"not predicted: steps take what {settings.train.replay} says (train.replay)"
-        return Foreseen(line, messages=machine.averaging)
     stages, workers = tuple(experiment.stages), experiment.workers
     job = Job(stages, settings, experiment.images, workers, ranks.size, here.ranks_per_node)
+    if settings.train.replay:
+        seconds = replay.read(settings.train.replay, settings.train.seed).seconds
+        job = replace(job, slept=tuple(seconds.tolist()))
     try:
         run = predict_run(machine, job, settings.train.epochs - epoch - step / job.steps)
     except (LookupError, ValueError, ArithmeticError) as error:
@@ -61,7 +61,8 @@ def foresee(
             f"not predicted: {path} does not tell: {' '.join(map(str, error.args))} (make a new one: {make})"
         )
         return Foreseen(line, messages=machine.averaging)
-    line = _line(run) + _elsewhere(machine.where, here) + _faster(machine, job, run)
+    slept = f"; steps sleep for what {settings.train.replay} tells" if job.slept else ""
+    line = _line(run) + slept + _elsewhere(machine.where, here) + _faster(machine, job, run)
     return Foreseen(line, {"machine_file": str(path), **run.facts}, machine.averaging)
 
 

@@ -23,7 +23,8 @@ FURTHER = 0.5
 class Asked:
     """One averaging: how it is done, how many values, on what, and how many workers' states a rank adds.
 
-    kept: the average stays where it is made, as a gradient's does, and nothing is copied.
+    kept: the average stays where it is made, as a gradient's does, and nothing is copied. network_times: how many times as fast
+    messages are as those that were measured.
     """
 
     topology: str
@@ -34,6 +35,7 @@ class Asked:
     hosts: int
     workers_per_rank: float = 1.0
     kept: bool = False
+    network_times: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _exchange(messages: Mapping[str, Any], entry: Mapping[str, Any], asked: Aske
     layout, size = Layout(asked.ranks, asked.hosts), asked.values * BYTES[asked.reduction]
     content = _best_fit(entry["fits"], layout)
     fit, terms = Fit.from_json(content), FORMULAS[content["formula"]](size, layout)
-    seconds = fit.seconds(terms) + messages["adding"][asked.reduction] * terms.added
+    seconds = fit.seconds(terms) / asked.network_times + messages["adding"][asked.reduction] * terms.added
     guess = entry["algorithm"] == "library" and content["formula"] not in ("whole", "shared")
     deviation = max(fit.spread, GUESSED if guess else LAUNCHES) * _beyond(content, layout, size)
     return Estimate(seconds, seconds * deviation)

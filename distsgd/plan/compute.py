@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median, pstdev
 
 from distsgd.cost import Estimate
 from distsgd.cost.curve import among, between
@@ -33,6 +33,8 @@ class Computing:
 
 def computing(machine: Machine, job: Job) -> Computing:
     """What a worker's step takes where as many ranks of a node compute as the job has there."""
+    if job.slept:
+        return _slept(job.slept)
     update = layers.update(machine, job, job.together)
     same = nearest([step for step in machine.steps if step.network == job.network], job.together)
     if not same:
@@ -43,6 +45,14 @@ def computing(machine: Machine, job: Job) -> Computing:
         seconds += update.seconds - layers.update(machine, job, job.together, step.optimizer).seconds
     deviation = math.hypot(step.deviation, 0.0 if job.lanes in step.lanes else READ)
     return _told(job, step, Estimate(seconds, deviation * seconds), update, True)
+
+
+def _slept(seconds: Sequence[float]) -> Computing:
+    """Steps that sleep: draws of their seconds are independent, and no rank differs from another for good."""
+    step, nothing = fmean(seconds), Estimate(0.0)
+    passing = pstdev(seconds)
+    known = Estimate(step, passing / math.sqrt(len(seconds)))
+    return Computing(known, nothing, nothing, passing / step if step else 0.0, 0.0, True)
 
 
 def _composed(machine: Machine, job: Job, update: Estimate) -> Computing:

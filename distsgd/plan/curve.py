@@ -9,7 +9,7 @@ from distsgd.cost import Estimate
 from distsgd.cost.estimate import total
 from distsgd.cost.machine import Machine
 from distsgd.plan.runs import Run, predict_run
-from distsgd.plan.work import Job, Link
+from distsgd.plan.work import Job
 
 PAYS = 1.5
 """What twice as many ranks must at least gain."""
@@ -161,11 +161,8 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     )
     if averaging.reduction == "exact" and job.workers > 1:
         yield "averaging.reduction=fast (bits depend on the ranks)", with_averaging(job, reduction="fast")
-    if job.link:
-        yield (
-            "a network ten times as fast",
-            replace(job, link=Link(job.link.start / 10, job.link.per_byte / 10)),
-        )
+    if job.nodes > 1:
+        yield "a network ten times as fast", replace(job, network_times=10 * job.network_times)
 
 
 def with_averaging(job: Job, **changes: object) -> Job:

@@ -68,6 +68,8 @@ def _computed(found: Computing, job: Job, hosted: int, length: int, first: Estim
 
 def _cooled(machine: Machine, job: Job, found: Computing) -> Estimate:
     """What a round's first turn takes more than its steps, as the average before leaves it other caches."""
+    if job.slept:
+        return Estimate(0.0)
     gradients, asked = job.config.averaging.what == "gradients", asked_of(job)
     alike = [one for one in machine.in_place if one.cooled and one.ranks > 1 and one.kept == gradients]
     if job.ranks == 1 or not alike:
@@ -79,6 +81,8 @@ def _cooled(machine: Machine, job: Job, found: Computing) -> Estimate:
 
 def fill(machine: Machine, job: Job) -> Estimate:
     """Making a step's batch: as the network's own steps showed it, or by its bytes."""
+    if job.slept:
+        return Estimate(0.0)
     same = nearest([step for step in machine.steps if step.network == job.network], job.together)
     if same and not job.windows:
         seconds = between(same[0].lanes, same[0].data, job.lanes)
@@ -120,7 +124,8 @@ def asked_of(job: Job) -> Asked:
     topology, algorithm = (averaging.topology, averaging.algorithm) if job.ranks > 1 else ALONE
     way = topology, algorithm, averaging.reduction
     kept = averaging.what == "gradients"
-    return Asked(*way, values, job.ranks, job.nodes, job.workers / job.ranks, kept)
+    times = job.network_times if job.nodes > 1 else 1.0
+    return Asked(*way, values, job.ranks, job.nodes, job.workers / job.ranks, kept, times)
 
 
 def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
@@ -137,7 +142,8 @@ def _exchanged(machine: Machine, asked: Asked, link: Link | None) -> Averaging:
     names = (asked.algorithm,) if asked.algorithm in FORMULAS else KNOWN[asked.topology]
     terms = [FORMULAS[name](size, layout) for name in names]
     added = machine.averaging["adding"][asked.reduction]
-    seconds = min(t.startups * link.start + t.sent * link.per_byte + t.added * added for t in terms)
+    start, per_byte = link.start / asked.network_times, link.per_byte / asked.network_times
+    seconds = min(t.startups * start + t.sent * per_byte + t.added * added for t in terms)
     here = averaging_estimate(machine.averaging, replace(there, algorithm="library"))
     return replace(
         here,

@@ -59,6 +59,10 @@ class Job:
     ranks_per_node: int
     link: Link | None = None
     """Between nodes, where the machine file has none."""
+    network_times: float = 1.0
+    """How many times as fast the network between nodes is as the one that was measured, or as that link."""
+    slept: tuple[float, ...] = ()
+    """Where steps only take time: the seconds of which theirs are drawn, see training.replay."""
 
     def on(self, ranks: int, workers: int, per_node: int) -> "Job":
         """The same on so many ranks, with so many workers."""

@@ -22,12 +22,12 @@ class Replay:
     """Durations of steps, drawn by seed, worker and step: the same on any number of ranks."""
 
     def __init__(self, seconds: np.ndarray, seed: int) -> None:
-        self._seconds, self._seed = seconds, seed
+        self.seconds, self._seed = seconds, seed
 
     def draw(self, worker: int, step: int) -> float:
         """Seconds of a worker's step, counted in the experiment."""
         bits = np.random.Philox(key=[self._seed, STREAM], counter=[0, step, worker, 0])
-        return float(self._seconds[int(bits.random_raw()) % len(self._seconds)])
+        return float(self.seconds[int(bits.random_raw()) % len(self.seconds)])
 
     def sleep(self, worker: int, step: int) -> None:
         """Take that long: to the tenth of a millisecond by sleeping, the rest by looking at the clock."""
