@@ -18,9 +18,11 @@ from distsgd.cli.calibrate import UNSTEADY, _summary
 from distsgd.clock import PHASES
 from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
-from distsgd.cost.machine import Machine, Operation
+from distsgd.cost.estimate import median_error
+from distsgd.cost.machine import Jitter, Machine, Operation
 from distsgd.machine import between, networks, where
 from distsgd.machine.calibrate import Calibration
+from distsgd.machine.jitter import jitter
 from distsgd.machine.nearness import alike, commonest, nearness
 from distsgd.machine.passes import quietest
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
@@ -295,6 +297,11 @@ def test_a_machine_file_is_read_as_it_was_written(measured: Path) -> None:
         "sgd",
         "adam",
     }
+    assert all(len(one.errors) == len(one.seconds) and min(one.errors) >= 0 for one in found.operations)
+    assert all(one.error is not None for one in (*found.filling, *found.copying, *found.in_place))
+    assert set(found.averaging["adding_errors"]) == {"exact", "fast"}
+    assert [(one.rank, one.lasting) for one in found.jitter] == [(0, 0.0)]
+    assert found.jitter[0].passing > 0
     assert {(one.together, one.lanes) for one in found.wholes} == {(1, 16), (1, 32)}
     assert all(0.2 < one.factor < 5 for one in found.wholes)
 
@@ -328,11 +335,31 @@ def test_ranks_of_another_mpi_have_other_files_and_one_rank_takes_any(measured: 
 
 
 def test_of_passes_the_quietest_time_counts() -> None:
-    def of(*seconds: float) -> list[Operation]:
+    def of(seconds: tuple[float, float], errors: tuple[float, float]) -> list[Operation]:
         sizes = {"flops": 1.0, "moved": 1.0, "weights": 1.0, "inputs": 1.0, "outputs": 1.0}
-        return [Operation(key="k", what="w", kind="k", together=1, lanes=(16, 32), seconds=seconds, **sizes)]
+        about = {"key": "k", "what": "w", "kind": "k", "together": 1, "lanes": (16, 32)}
+        return [Operation(**about, seconds=seconds, errors=errors, **sizes)]
 
-    assert list(quietest([of(1.0, 3.0), of(2.0, 2.5)])) == of(1.0, 2.5)
+    found = quietest([of((1.0, 3.0), (0.1, 0.2)), of((2.0, 2.5), (0.3, 0.4))])
+    assert list(found) == of((1.0, 2.5), (0.1, 0.4))
+
+
+def test_ranks_are_held_against_the_middle_one() -> None:
+    def rank(times: float, passing: float) -> Seconds:
+        compute = {f"garg {lanes}": [times * lanes, times * lanes, 9.0 * lanes] for lanes in (16, 32, 64)}
+        return Seconds(compute=compute, passing={key: [passing] for key in compute})
+
+    found = jitter([[rank(1.0, 0.01), rank(1.2, 0.02), rank(1.0, 0.03)], []], ["a", "b", "b"])
+    assert [(one.rank, one.host) for one in found] == [(0, "a"), (1, "b"), (2, "b")]
+    assert [one.lasting for one in found] == pytest.approx([0.0, np.log(1.2), 0.0])
+    assert [one.passing for one in found] == [0.01, 0.02, 0.03]
+
+
+def test_the_error_of_a_median_is_as_medians_differ() -> None:
+    values = np.random.default_rng(0).normal(10.0, 1.0, (1000, 41))
+    told = np.mean([median_error(row.tolist()) for row in values])
+    assert told == pytest.approx(np.median(values, axis=1).std() / 10, rel=0.1)
+    assert median_error([3.0]) == median_error([0.0, 0.0]) == 0
 
 
 def test_the_clock_is_read_where_the_system_tells(tmp_path: Path) -> None:
@@ -475,6 +502,18 @@ def test_a_busy_machine_is_told_so(measured: Path) -> None:
     assert "this machine was busy" in said(UNSTEADY + 0.01)
     assert "unsure by 7%" in said(UNSTEADY + 0.01)
     assert "busy" not in said(BEFOREHAND)
+
+
+def test_a_rank_that_computes_slowly_is_told(measured: Path) -> None:
+    others = [
+        Jitter(rank=rank, host="a", lasting=lasting, passing=0.1) for rank, lasting in enumerate((0.0, 0.05))
+    ]
+    slow = Jitter(rank=2, host="b", lasting=float(np.log(1.3)), passing=0.1)
+    machine = where.read(measured).model_copy(update={"jitter": (*others, slow)})
+    said = "\n".join(_summary(machine, 60.0, measured))
+    assert "rank 2 on b computes 30% more slowly than the middle one" in said
+    assert "rank 0" not in said
+    assert "rank 1" not in said
 
 
 def test_a_run_of_two_threads_is_predicted_by_a_file_of_two(

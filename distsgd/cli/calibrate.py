@@ -1,6 +1,7 @@
 """`distsgd calibrate`: measure this machine, and write down what was found."""
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 SWEEPS = 2
 UNSTEADY = 0.06
 """Deviation of the logarithm of a step's seconds, as a machine file has it, from which on other work must have gone on."""
+
+SLOW = 0.1
+"""Of that logarithm, what a rank takes for good more than the middle one, from which on it is named."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +112,9 @@ def _summary(machine: "Machine", seconds: float, path: Path) -> Iterator[str]:
             f"this machine was busy, the same steps took longer one time than another: predictions of them are unsure by "
             f"{unsteady:.0%}; measure again when it is idle"
         )
+    for one in machine.jitter:
+        if one.lasting > SLOW:
+            yield f"rank {one.rank} on {one.host} computes {math.expm1(one.lasting):.0%} more slowly than the middle one"
 
 
 def check_writable(path: Path) -> None:

@@ -1,9 +1,9 @@
 """Predicted seconds, and how sure they are."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 NORMAL_90 = 1.6449
 """Standard deviations to each side of the middle that hold 90 % of a normal distribution."""
@@ -47,6 +47,15 @@ def total(parts: Iterable[Estimate]) -> Estimate:
     """One behind the other, each erring by itself."""
     parts = list(parts)
     return Estimate(sum(part.seconds for part in parts), math.hypot(*(part.deviation for part in parts)))
+
+
+def median_error(values: Sequence[float]) -> float:
+    """Relative standard error of the median of values above 0: of normal ones, sqrt(pi / 2) times that of their mean. The deviation
+    is told by the middle one of the distances, which a few values far off do not move.
+    """
+    middle = median(values)
+    deviation = 1.4826 * median(abs(value - middle) for value in values)
+    return math.sqrt(math.pi / 2 / len(values)) * deviation / middle if middle else 0.0
 
 
 def last_of(ranks: int) -> float:

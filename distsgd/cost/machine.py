@@ -74,6 +74,8 @@ class Operation(Section):
     """Values that each of its sums is over."""
     outputs: float
     """Filters, or units."""
+    errors: tuple[float, ...] = Field((), strict=False)
+    """Relative standard errors of `seconds`. Files older than this line have none, as with all that is called error below."""
 
 
 class Whole(Section):
@@ -105,6 +107,8 @@ class InPlace(Section):
     """
     cooled: float | None = None
     """Seconds that the first worker's turn takes more than its steps, as an average leaves it other caches; None: not measured."""
+    error: float | None = None
+    """Relative standard error of `factor`."""
 
 
 class Copying(Section):
@@ -116,6 +120,8 @@ class Copying(Section):
     seconds: float
     kept: bool = False
     """Whether it is a gradient's, which stays where it is; files of earlier versions have none of these."""
+    error: float | None = None
+    """Relative: by what sweeps and ranks differ."""
 
 
 class Filling(Section):
@@ -126,6 +132,19 @@ class Filling(Section):
     together: int
     start: float
     per_byte: float
+    error: float | None = None
+    """Relative: of the batches that it was read off from."""
+
+
+class Jitter(Section):
+    """A rank beside the others, while all of its node compute."""
+
+    rank: int
+    host: str
+    lasting: float
+    """Of the logarithm of its steps' seconds: what it takes for good, or for all the calibration, more than the middle rank."""
+    passing: float
+    """Of the logarithm of its rounds' seconds around their median, for one step, in the middle of networks and batches."""
 
 
 class Machine(Section):
@@ -144,5 +163,7 @@ class Machine(Section):
     in_place: tuple[InPlace, ...] = Field(strict=False)
     averaging: dict[str, Any]
     """See machine.averaging."""
+    jitter: tuple[Jitter, ...] = Field((), strict=False)
+    """A rank each; files older than this line have none."""
     peak: float | None = None
     """Floating-point operations a second of rank 0's core, see machine.peak; None: the file is older than this line."""

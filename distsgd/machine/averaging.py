@@ -239,14 +239,13 @@ def _turns(repeats: list[int], in_turn: int, rng: np.random.Generator) -> list[t
     return sorted(turns)
 
 
-def adding(values: int = 2**20) -> dict[str, float]:
-    """Seconds per byte to add two arrays that no cache holds, by reduction."""
+def adding(values: int = 2**20) -> dict[str, list[float]]:
+    """Seconds per byte to add two arrays that no cache holds, several times, by reduction."""
     found = {}
     for reduction, kind in KINDS.items():
         size = values * 8 // BYTES[reduction]
         total, parts = np.ones(size, kind), np.ones((4, size), kind)
-        times = [_timed_add(total, part) for part in (*parts, *parts)]
-        found[reduction] = float(np.median(times)) / total.nbytes
+        found[reduction] = [_timed_add(total, part) / total.nbytes for part in (*parts, *parts)]
     return found
 
 

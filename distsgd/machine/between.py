@@ -18,6 +18,7 @@ import numpy as np
 from distsgd.comm import Ranks
 from distsgd.cost.averaging import averaging_estimate
 from distsgd.cost.curve import between
+from distsgd.cost.estimate import median_error
 from distsgd.cost.machine import InPlace, Step
 from distsgd.kernels.vector import LANES
 from distsgd.machine.nearness import alike, commonest, nearness, return_to
@@ -155,6 +156,7 @@ def _one(make: Make, name: str, way: _Way, messages: dict[str, Any], ranks: Rank
     made = make(name, way.lanes, {"workers": way.hosted * ranks.size, **settings})
     rounds = timed_rounds(made, ranks, SECONDS)
     own = {phase: float(np.median(rounds[phase])) for phase in ("average", "compute")}
+    own["error"] = median_error(rounds["average"].tolist())
     of_ranks = [json.loads(part) for part in ranks.gather_bytes(json.dumps(own).encode())]
     if of_ranks:
         average = asked(made, ranks.size, 1)
@@ -169,6 +171,7 @@ def _one(make: Make, name: str, way: _Way, messages: dict[str, Any], ranks: Rank
             flops=flops_of(made.stages) * way.lanes * way.period * way.hosted,
             factor=float(np.mean(averages)) / averaging_estimate(messages, average).whole.seconds,
             latest=max(averages) / float(np.mean(averages)),
+            error=float(np.mean([rank["error"] for rank in of_ranks])),
         )
         single = way.period == way.hosted == 1 < ranks.size and way.lanes <= FEW
         computed = float(np.mean([rank["compute"] for rank in of_ranks])) if single else None

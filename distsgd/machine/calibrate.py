@@ -1,6 +1,7 @@
 """All that a machine file holds, measured by the ranks there are."""
 
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from distsgd.cost.curve import between
 from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Whole
 from distsgd.machine import averaging
 from distsgd.machine.between import Between, Look
+from distsgd.machine.jitter import jitter
 from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes, quietest
@@ -95,6 +97,7 @@ class Calibration:
             for side in self._fewer:
                 self._together(side, partial(self._gather, found[side], side, None))
             self._tell(files)
+            hosts = _gathered(self._ranks, platform.node())
             place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
             if self._ranks.rank != 0:
                 return None
@@ -110,6 +113,7 @@ class Calibration:
             copying=tuple(self._copying),
             once=times,
             averaging=messages,
+            jitter=jitter(list(self._swept[sides[-1]].values()), hosts),
             peak=peak(),
         )
 

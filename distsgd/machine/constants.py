@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from distsgd.comm import Ranks
 from distsgd.cost.algorithms import FORMULAS, Layout, Terms
 from distsgd.cost.averaging import BYTES
+from distsgd.cost.estimate import median_error
 from distsgd.cost.fit import Fit, Point, fit
 from distsgd.machine.timed import CALLS
 
@@ -23,11 +25,14 @@ ALIKE = 0.15
 """The largest spread with which it counts as one of them."""
 
 
-def agreed(ranks: Ranks, measured: list["Measured"], adding: dict[str, float]) -> dict[str, Any]:
+def agreed(ranks: Ranks, measured: list["Measured"], adding: dict[str, list[float]]) -> dict[str, Any]:
     """What rank 0, which was in all of them, makes of them; on every rank."""
     content = b""
     if ranks.rank == 0:
-        content = json.dumps(constants(measured, adding, ranks.mpi_library())).encode()
+        added = {reduction: median(times) for reduction, times in adding.items()}
+        errors = {reduction: median_error(times) for reduction, times in adding.items()}
+        found = constants(measured, added, ranks.mpi_library()) | {"adding_errors": errors}
+        content = json.dumps(found).encode()
     return dict(json.loads(ranks.broadcast_bytes(content)))
 
 

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import median
 
 import numpy as np
 
 from distsgd import network
+from distsgd.cost.estimate import median_error
 from distsgd.cost.machine import Operation
 from distsgd.kernels.vector import aligned
 from distsgd.machine.networks import CLASSES, plan_of
@@ -37,15 +39,15 @@ def passes(
         timed = [_stamped(stages, lanes, optimizer, meet, threads) for lanes in of]
         for number, (operation, _) in enumerate(timed[0]):
             if operation.what == UPDATE or optimizer == "sgd":
-                seconds = tuple(each[number][1] for each in timed)
-                found.append(_measured(operation, stages, optimizer, of, seconds, together))
+                times = [each[number][1] for each in timed]
+                found.append(_measured(operation, stages, optimizer, of, times, together))
     return found
 
 
 def _stamped(
     stages: Sequence[Stage], lanes: int, optimizer: str, meet: Callable[[], None], threads: int
-) -> list[tuple[Pass, float]]:
-    """Each operation of a step, and its median over steps."""
+) -> list[tuple[Pass, list[float]]]:
+    """Each operation of a step, and its seconds in each."""
     size = sum(tensor.size for tensor in network.tensors(stages))
     state = aligned(size * (1 + OPTIMIZERS[optimizer].moments))
     network.initialize(state[:size], stages, 0)
@@ -62,7 +64,7 @@ def _stamped(
         warm, fewest = (1, FEW) if stamps[0][-1] - stamps[0][0] > LONG * 1e9 else (WARM, FEWEST)
         while len(stamps) < warm + fewest or time.perf_counter() - began < SECONDS:
             stamps.append(_stamps(runs))
-    seconds = np.median(np.diff(stamps[warm:], axis=1), axis=0) * 1e-9
+    seconds = np.diff(stamps[warm:], axis=1).T * 1e-9
     return list(zip(order, seconds.tolist(), strict=True))
 
 
@@ -88,9 +90,10 @@ def _measured(
     stages: Sequence[Stage],
     optimizer: str,
     sizes: Sequence[int],
-    seconds: tuple[float, ...],
+    times: Sequence[Sequence[float]],
     together: int,
 ) -> Operation:
+    """times: for each size those of all steps."""
     if operation.what == LOSS:
         about = layers.loss_of(CLASSES)
     elif operation.what == UPDATE:
@@ -98,21 +101,34 @@ def _measured(
     else:
         assert operation.stage is not None, "a pass of a layer"
         about = layers.of_stage(operation.stage, operation.what)
-    return Operation(**vars(about), together=together, lanes=tuple(sizes), seconds=seconds)
+    return Operation(
+        **vars(about),
+        together=together,
+        lanes=tuple(sizes),
+        seconds=tuple(map(median, times)),
+        errors=tuple(map(median_error, times)),
+    )
 
 
 def quietest(times: Sequence[Sequence[Operation]]) -> Iterator[Operation]:
     """The same operations as found at several times: what else a machine does makes some of them longer, and none shorter."""
     for same in zip(*times, strict=True):
-        least = np.min([each.seconds for each in same], axis=0)
-        yield same[0].model_copy(update={"seconds": tuple(least.tolist())})
+        least = [
+            min(of_size)
+            for of_size in zip(*(zip(each.seconds, each.errors, strict=True) for each in same), strict=True)
+        ]
+        seconds, errors = zip(*least, strict=True)
+        yield same[0].model_copy(update={"seconds": seconds, "errors": errors})
 
 
 def merged(of_ranks: Iterator[list[Operation]]) -> list[Operation]:
     """The same operations as several ranks found them: means over ranks."""
     return [
         same[0].model_copy(
-            update={"seconds": tuple(np.mean([each.seconds for each in same], axis=0).tolist())}
+            update={
+                part: tuple(np.mean([getattr(each, part) for each in same], axis=0).tolist())
+                for part in ("seconds", "errors")
+            }
         )
         for same in zip(*of_ranks, strict=True)
     ]

@@ -235,7 +235,8 @@ def copying_of(path: Path, names: Sequence[str], of_ranks: Sequence[Seconds]) ->
                 if found := [quiet(sweeps) for sweeps in times if sweeps]:
                     computed = flops * lanes * (1 if kept else steps)
                     seconds = float(np.median(found))
-                    yield Copying(values=values, flops=computed, seconds=seconds, kept=kept)
+                    error = float(np.std(np.log([each for sweeps in times for each in sweeps or ()])))
+                    yield Copying(values=values, flops=computed, seconds=seconds, kept=kept, error=error)
 
 
 def filling_of(
@@ -251,10 +252,12 @@ def filling_of(
             np.stack([1 / seconds, size / seconds], 1), np.ones(len(size)), rcond=None
         )[0]
         start = max(float(start), 0.0)
+        per_byte = max(float(per_byte), 0.0)
         yield Filling(
             channels=shape[2],
             windows=windows,
             together=together,
             start=start,
-            per_byte=max(float(per_byte), 0.0),
+            per_byte=per_byte,
+            error=float(np.std((start + per_byte * size) / seconds)),
         )
