@@ -22,7 +22,7 @@ def moment(value):
     """The value that an optimizer keeps: of a weight whose gradient stays 0 moments shrink by the same factor again and again, down
     to subnormal numbers that round to themselves for ever. Processors multiply those a hundred times more slowly.
     """
-    return NOTHING if abs(value) < LEAST else value
+    return NOTHING * value if abs(value) < LEAST else value  # 0 with its sign
 
 
 @compiled("float64(real[::1], float64[::1])")
