@@ -20,7 +20,7 @@ LEAST, NOTHING = FLOAT(2.0**-120), FLOAT(0)
 @inlined
 def moment(value):
     """The value that an optimizer keeps: of a weight whose gradient stays 0 moments shrink by the same factor again and again, down
-    to subnormal numbers that round to themselves for ever. Processors multiply those a hundred times more slowly.
+    to subnormal numbers that round to themselves for ever. Processors multiply those slowly.
     """
     return NOTHING * value if abs(value) < LEAST else value  # 0 with its sign
 

@@ -129,7 +129,7 @@ class Seconds:
         middle = float(np.median(found["compute"]))
         around = np.abs(np.log(found["compute"] / middle))
         _add(self.compute, key, middle / steps)
-        _add(self.data, f"{key} {False}", later(found["data"]) / steps)
+        _add(self.data, f"{key} {False}", of_later_rounds(found["data"]) / steps)
         _add(self.passing, key, 1.4826 * float(np.median(around)) * steps**0.5)
         if lanes in COPIED_AT:
             if large:
@@ -147,7 +147,7 @@ class Seconds:
         steps = period(flops_of(plan_of(name)), lanes)
         averaging = {**ALONE, "period": steps}
         found = timed_rounds(make(name, lanes, averaging, augment={"shift": 2}), Alone(), SECONDS, meet)
-        _add(self.data, f"{name} {lanes} {True}", later(found["data"]) / steps)
+        _add(self.data, f"{name} {lanes} {True}", of_later_rounds(found["data"]) / steps)
 
 
 def _add(lists: dict[str, list[float]], key: str, value: float) -> None:
@@ -190,7 +190,7 @@ def apart(seconds: np.ndarray) -> float:
     return float(np.median(later)) / last_of(len(seconds)) if len(seconds) > 1 else 0.0
 
 
-def later(rounds: np.ndarray) -> float:
+def of_later_rounds(rounds: np.ndarray) -> float:
     """The median of the later half: images that were just read still lie nearer than they will in a run of seconds."""
     return float(np.median(rounds[len(rounds) // 2 :]))
 
