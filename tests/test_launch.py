@@ -212,6 +212,34 @@ def test_odd_paths_arrive_as_they_are(scheduler: Any, tmp_path: Path) -> None:
     assert played(odd, tmp_path, SITES[scheduler]) == ["train", "--resume", f"run {ODD}"]
 
 
+@pytest.mark.parametrize("scheduler", ["pbs", "lsf"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_told_to_end_waits_for_its_ranks(
+    scheduler: Any, number: signal.Signals, tmp_path: Path
+) -> None:
+    """As ranks hear the same signal; what they do then decides how the job ends."""
+    started = tmp_path / "launcher"
+    started.write_text(
+        "#!/bin/bash\ntrap 'sleep 0.3; echo saved; exit 7' TERM INT\necho there\nsleep 20 & wait\n"
+    )
+    started.chmod(0o755)
+    script = tmp_path / "job"
+    script.write_text(launcher.render(replace(PLAIN, scheduler=scheduler, launcher=str(started), before=())))
+    environ = {"PATH": os.environ["PATH"], **SITES[scheduler]}
+    job = subprocess.Popen(
+        ["bash", str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environ,
+        start_new_session=True,
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "there\n"
+    os.killpg(job.pid, number)
+    assert (job.communicate(timeout=30)[0], job.returncode) == ("saved\n", 7)
+
+
 @pytest.mark.parametrize(
     ("scheduler", "run"), [("pbs", "runs/garg-7.site"), ("lsf", "runs/garg-7"), ("kubernetes", "runs/garg")]
 )
@@ -426,9 +454,9 @@ def test_the_mpi_is_that_of_this_environment_unless_told(
 ) -> None:
     monkeypatch.setattr(launcher, "find", lambda _: launcher.Launcher("/mine/mpiexec", "openmpi"))
     assert main(arguments(config_path, "--scheduler", "pbs")) == 0
-    assert "exec /mine/mpiexec -n 6 --hostfile" in capsys.readouterr().out
+    assert "\n/mine/mpiexec -n 6 --hostfile" in capsys.readouterr().out
     assert main(arguments(config_path, "--scheduler", "pbs", "--mpi", "mpich")) == 0
-    assert "exec mpiexec -n 6 -ppn 3" in capsys.readouterr().out
+    assert "\nmpiexec -n 6 -ppn 3" in capsys.readouterr().out
     monkeypatch.setattr(launcher, "find", lambda _: launcher.Launcher("/mine/mpiexec", None))
     assert main(arguments(config_path, "--scheduler", "pbs")) == 2
     assert "give --mpi openmpi, mpich, cray" in capsys.readouterr().err

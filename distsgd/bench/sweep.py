@@ -47,6 +47,11 @@ class Repeat:
         """What the run printed."""
         return self.folder.with_suffix(".log")
 
+    @property
+    def ended(self) -> Path:
+        """Where its batch job writes with which status it ended."""
+        return self.folder.with_suffix(".ended")
+
 
 @dataclass(frozen=True)
 class Sweep:

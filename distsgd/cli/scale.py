@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -194,18 +195,34 @@ def _batch(given: Namespace, sweep: "Sweep") -> int:
     from distsgd.bench import scaling
     from distsgd.bench import sweep as sweeps
 
-    code = 0
+    code, before = 0, _ended(sweep)
     for repeat in sweep.runs():
         if scaling.finished(repeat) is None:
-            if (repeat.folder / "run.json").exists():  # it was interrupted and resumed, or diverged
+            # It was interrupted and resumed, or diverged; or failed, and is to be tried again.
+            if (repeat.folder / "run.json").exists() or (given.submit and repeat.folder in before):
                 sweeps.clear(repeat)
                 repeat.folder.with_suffix(".submitted").unlink(missing_ok=True)
+                repeat.ended.unlink(missing_ok=True)
             script = _script(given, sweep, repeat)
             print(f"{repeat.point.title}, run {repeat.number}: {script}", flush=True)
             code = max(code, _submitted(given, script) if given.submit else 0)
-    _write(sweep, {})
-    _tell(sweep, {})
-    return code
+    codes = _ended(sweep)
+    _write(sweep, codes)
+    _tell(sweep, codes)
+    return max(code, FAILED if codes else 0)
+
+
+def _ended(sweep: "Sweep") -> dict[Path, int]:
+    """With which status jobs ended that left no result, by the folder of their run: see `_telling`."""
+    from distsgd.bench import scaling
+
+    codes = {}
+    for repeat in sweep.runs():
+        if scaling.finished(repeat) is None:
+            # Not begun, not ended, or killed before it could write.
+            with contextlib.suppress(OSError, ValueError):
+                codes[repeat.folder] = int(repeat.ended.read_text(encoding="utf-8"))
+    return codes
 
 
 def _script(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> Path:
@@ -218,11 +235,21 @@ def _script(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> Path:
         "run": str(repeat.folder),
         "name": f"{point.name}-{repeat.number}",
     }
+    asked["before"] = [*given.before, *_telling(repeat)]
     wanted = launch.job(Namespace(**{**vars(given), **asked}), point.settings.train.threads)
     text = launcher.render(wanted)
     with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
         file.write(text)
     return path
+
+
+def _telling(repeat: "Repeat") -> list[str]:
+    """What a job says, in shell, of its end, unless it left a checkpoint: then it will go on from there."""
+    return [
+        f"ended={shlex.quote(str(repeat.ended))}",
+        'rm -f "$ended"',
+        """trap 'status=$?; [ -d "$run/checkpoints" ] || echo "$status" > "$ended"' EXIT""",
+    ]
 
 
 def _submitted(given: Namespace, script: Path) -> int:

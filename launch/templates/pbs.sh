@@ -13,5 +13,7 @@ run=@{run}
 export OMP_NUM_THREADS=1
 # Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
 
-exec @{launcher} \
+# The batch system's signals are for the ranks, which save a checkpoint and end; this script ends after them, with their status.
+trap : INT TERM
+@{launcher} \
     @{python} -m distsgd "${start[@@]}"
