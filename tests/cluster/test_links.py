@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from distsgd.cost.averaging import Asked, averaging_estimate
+from distsgd.training.replay import read
 from tests.cluster.blind import betas, blind, on, scored, summary, true_beta
 from tests.cluster.hosts import Cluster, cluster, skip_unless_possible
 
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.alone
 TRAIN = ("-m", "distsgd", "train", "--set", "network.name=rendon", "--set", "data.train_images=128")
 TRAIN += ("--set", "averaging.workers=4", "--set", "averaging.period=2", "--set", "train.epochs=2")
 TRAIN += ("--set", "train.batch=4", "--set", "checkpoint.every=0", "--set", "optimizer.name=sgd")
+
+MEASURED = ("-m", "distsgd", "train", "--set", "network.name=chavan-5-50-100", "--set", "averaging.period=1")
+MEASURED += ("--set", "data.train_images=2000", "--set", "train.batch=250", "--set", "train.epochs=3")
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +79,18 @@ def test_it_predicts_what_it_has_not_seen(found: dict[str, Any], secret: float) 
 def test_a_run_averages_in_the_predicted_time(
     four: Cluster, openmpi: "Launch", messages: dict[str, Any], tmp_path: Path
 ) -> None:
-    trace = tmp_path / "steps.json"
-    trace.write_text(json.dumps(list(np.random.default_rng(1).uniform(0.01, 0.03, 50))))
+    """Its steps sleep for as long as those of a run that was measured took."""
+    trace = tmp_path / "measured"
+    alone = openmpi.alone(*MEASURED, "--out", str(trace))
+    assert alone.rc == 0, alone.stderr
+    steps = read(str(trace), 0).seconds
     chosen = ("--mpi-algorithm", "ring", "--set", f"train.replay={trace}", "--out", str(tmp_path / "run"))
     done = four.mpirun(openmpi, 1, *TRAIN, *chosen)
     assert done.rc == 0, done.stderr
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["replay"], run["machine"]["algorithm"], run["rounds"]) == (str(trace), "ring", 8)
     assert "NOTHING IS LEARNED" in done.stdout
-    assert run["seconds"]["compute"] == pytest.approx(16 * 0.02, rel=0.4)
+    assert run["seconds"]["compute"] == pytest.approx(16 * steps.mean(), rel=0.4)
     values = 2 * run["parameters"]
     estimate = averaging_estimate(messages, Asked("allreduce", "ring", "exact", values, 4, 4, 1))
     assert run["seconds"]["average"] / run["rounds"] == pytest.approx(estimate.whole.seconds, rel=0.2)
