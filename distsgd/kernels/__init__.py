@@ -1,4 +1,16 @@
-"""Numba kernels: arrays in, arrays out. Importing this package loads them from the node's cache, which the first import fills."""
+"""Numba kernels: arrays in, arrays out. Importing this package loads them from the node's cache, which the first import fills.
+
+To be read in this order:
+
+- `vector`, the processor's registers and to what a batch is rounded up, and `tile`, the register tile, with its picture;
+- `taps` and `rows`: which inputs an output sees, and the one loop that sums them, of convolutions, of dense layers, and of their
+  gradients to data; `pairs`, its dual, of gradients to weights;
+- `winograd` and `points`: the same sums with fewer multiplications, by bands of rows (`band_rows`, `band_pairs`) or by `patches`;
+- what lies between: `windows` and `pool`, `normalization`, `order`, `loss`, `update`, and `batch`, which images come in by;
+  `confusion` and `extremes` look at what came out;
+- averages: `fixedpoint`, and `together` where ranks share memory; `threads` and `waiting`: several threads of a rank;
+- `compiled`: how each is compiled and kept. `probe` and `scalar` are what the others are measured against.
+"""
 
 import importlib
 
