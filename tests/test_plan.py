@@ -193,6 +193,18 @@ def test_a_round_of_one_worker() -> None:
     assert found.whole.seconds == pytest.approx(sum(part.seconds for part in found.phases.values()))
 
 
+@pytest.mark.parametrize(("each", "waited"), [(2e-5, 0.0), (5e-3, 3e-3)])
+def test_a_batch_that_a_thread_fills_is_waited_for_once_the_step_is_done(each: float, waited: float) -> None:
+    slow = step("garg").model_copy(update={"data": (each, each, each)})
+    one = job("garg", period=8)
+    chosen = one.config.data.model_copy(update={"prefetch": True})
+    found = predict_round(
+        machine("garg", steps=(slow,)),
+        replace(one, config=one.config.model_copy(update={"data": chosen})),
+    )
+    assert found.phases["data"].seconds == pytest.approx(8 * waited)
+
+
 def averages(ranks: int) -> dict[str, Any]:
     one = {
         **{"topology": "allreduce", "algorithm": "library", "reduction": "exact", "ran": "shared"},

@@ -20,7 +20,7 @@ from distsgd.cost.machine import Copying, Filling, Machine, Operation, Step, Who
 from distsgd.machine import averaging
 from distsgd.machine.between import Between, Look
 from distsgd.machine.jitter import jitter
-from distsgd.machine.networks import LAYERS_OF, NETWORKS, SOME_LANES, images_of
+from distsgd.machine.networks import FEW_LANES, LAYERS_OF, NETWORKS, SOME_LANES, images_of
 from distsgd.machine.once import once
 from distsgd.machine.passes import merged, passes, quietest
 from distsgd.machine.peak import peak
@@ -220,7 +220,8 @@ class Calibration:
     def _pass(self, together: int, ranks: Ranks) -> None:
         others = LAYERS_OF if together == self._here else ()
         for name in dict.fromkeys([*self._names, *others]):
-            own = passes(name, SOME_LANES, together, ranks.barrier, self._threads)
+            lanes = SOME_LANES if name in self._names else FEW_LANES
+            own = passes(name, lanes, together, ranks.barrier, self._threads)
             of_each = _gathered(ranks, [operation.model_dump() for operation in own])
             self._passes[together][-1] += merged([Operation(**each) for each in one] for one in of_each)
 

@@ -33,6 +33,8 @@ LANES = (16, 32, 48, 64, 80, 112, 144, 176, 208, 256)
 """Images that a batch has room for: others are read off between, within 2 % as a rule."""
 SOME_LANES = (16, 32, 64, 112, 144, 208, 256)
 """For layers, and for large networks' steps: how rows of images fill registers matters less to them."""
+FEW_LANES = (16, 32, 64, 144, 256)
+"""For LAYERS_OF: rounds of networks that were not measured are told as well from these as from SOME_LANES."""
 LARGE = 1e7
 """Operations forward, for one image, from which on a network is large."""
 

@@ -1,9 +1,7 @@
 """How much memory a run takes, told beforehand."""
 
-import math
 from dataclasses import dataclass
 
-from distsgd.batch import prefetches
 from distsgd.kernels.vector import aligned
 from distsgd.network import Network
 from distsgd.plan.work import STATES, Job
@@ -47,10 +45,8 @@ def memory(job: Job, cores: int, process: int) -> Memory:
 
 
 def _network(job: Job, cores: int) -> int:
-    batch_bytes = job.config.train.batch * math.prod(job.stages[0].shape)
-    threads = job.config.train.threads
-    twice = prefetches(job.config.data.prefetch, batch_bytes, job.together * threads < cores)
-    return Network(job.stages, job.batch, aligned(job.parameters), 1 + twice, Team(threads)).memory
+    team, batches = Team(job.config.train.threads), 1 + job.prefetches(cores)
+    return Network(job.stages, job.batch, aligned(job.parameters), batches, team).memory
 
 
 def _copies(job: Job) -> int:

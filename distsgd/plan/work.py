@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from distsgd.batch import prefetches
 from distsgd.config import Config
 from distsgd.data import Description
 from distsgd.kernels.vector import LANES
@@ -152,6 +153,11 @@ class Job:
     def image_bytes(self) -> int:
         """Of what the network sees of an image."""
         return math.prod(self.stages[0].shape)
+
+    def prefetches(self, cores: int) -> bool:
+        """Whether a thread fills the next batch, on nodes of so many cores."""
+        spare = self.together * self.config.train.threads < cores
+        return prefetches(self.config.data.prefetch, self.config.train.batch * self.image_bytes, spare)
 
     @property
     def windows(self) -> bool:
