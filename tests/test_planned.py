@@ -275,12 +275,15 @@ def test_a_page_plans_for_a_network_that_is_told_of(
     assert "--link 'fast': must be MICROSECONDS,MBIT/S" in capsys.readouterr().err
 
 
-def test_a_run_of_one_worker_has_a_table_and_no_picture(tmp_path: Path) -> None:
+def test_a_run_with_a_worker_a_rank_is_planned_so_on_more(tmp_path: Path) -> None:
+    """Its workers are as many as its ranks: other numbers of ranks would have as many workers as they are."""
     folder = predicted(tmp_path, "one", 1, averaging={"workers": 1})
     assert cli.main(["report", str(folder)]) == 0
     text = (folder / "report" / "report.html").read_text()
-    assert Elements(text).seen.count("img") == 5
-    assert "if averaging.workers may change: 2 ranks" in text
+    assert Elements(text).seen.count("img") == 6
+    assert "each rank has one worker, so every line is another experiment" in text
+    assert "--ranks 2 --set averaging.workers=2" in text
+    assert text.count("<td>3 s</td>") == 1
 
 
 @pytest.mark.parametrize("lost", ["machine", "config", "nothing"])

@@ -113,8 +113,8 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     prediction: Prediction = Prediction()
 
-    def with_workers(self, workers: int) -> "Config":
-        """The same settings with the number of workers written down, so that they say the whole experiment."""
+    def with_workers(self, workers: int | None) -> "Config":
+        """The same settings with the number of workers written down, so that they say the whole experiment; None: one a rank."""
         return self.model_copy(update={"averaging": self.averaging.model_copy(update={"workers": workers})})
 
     def problems(self) -> list[str]:

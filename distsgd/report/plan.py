@@ -92,8 +92,8 @@ def notes(planned: Planned, others: Sequence[str] = ()) -> Iterator[str]:
     yield MEANING
     if not job.config.averaging.workers and len(curve.points) > 1:
         yield (
-            "averaging.workers is not given, so each rank has one worker and every line is another experiment; "
-            "to compare the time of one and the same, give it (--set averaging.workers=N)"
+            "each rank has one worker, so every line is another experiment; to compare the time of one and the same, "
+            "give averaging.workers (distsgd plan --set averaging.workers=N)"
         )
     empty = [point for point in curve.points if not point.job.fills]
     if empty and not job.config.averaging.workers:

@@ -41,17 +41,20 @@ def planning(folder: Path, others: Sequence[Path], link: Link | None = None) -> 
         summary, _ = read_run(run)
         if not summary.machine_file:
             return ""
-        planned = _planned(run, summary, link)
+        planned = _planned(run, summary, link, freely=run == folder and summary.workers == summary.ranks)
         return Planning(planned, measured(others, planned)[0])
     except (InputError, LookupError, MemoryError) as error:
         return f"There is no plan: {error}."
 
 
-def _planned(run: Path, summary: Summary, link: Link | None) -> Planned:
+def _planned(run: Path, summary: Summary, link: Link | None, freely: bool) -> Planned:
+    """freely: with a worker a rank on any number of ranks, not with the run's workers."""
     path = Path(summary.machine_file)
     read_bounded(path)  # what no machine file can be is not waited for
     read_bounded(run / "config.toml")
     settings, problems = config.read(run / "config.toml", [])
+    if freely:
+        settings = settings.with_workers(None)
     experiment = check(settings, 1, problems)
     job = Job(tuple(experiment.stages), settings, experiment.images, experiment.workers, 1, 1, link)
     hosts = len(set(summary.machine.hosts))
