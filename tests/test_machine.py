@@ -42,6 +42,7 @@ SMALL = {
     "between.MUCH": 2e7,
     "between.MORE": 8e7,
     "calibrate.SOME_LANES": (16, 32),
+    "calibrate.FEW_LANES": (16, 32),
     "calibrate.LAYERS_OF": ("chavan-3-8-32",),
     "calibrate.AVERAGING_SECONDS": 0.2,
     "calibrate.OVER_NETWORK": 0.2,
@@ -595,6 +596,10 @@ def test_what_a_file_can_not_tell_is_not_predicted(
     content["steps"][0]["lanes"] = content["steps"][0]["compute"] = []
     content["where"].update(processor="another one")
     Path("wrong.json").write_text(json.dumps(content))
+    odd = json.loads(measured.read_text())
+    odd["averaging"]["conversion"] = odd["averaging"]["exchanges"] = 5
+    odd["once"] = {name: 1e308 for name in odd["once"]}
+    Path("odd.json").write_text(json.dumps(odd))
     Path("trace.json").write_text("[0.001]")
     arguments = ["train", "--set", "train.epochs=1", "--set", "data.train_images=64", "--out"]
     for run, chosen, said in (
@@ -607,6 +612,11 @@ def test_what_a_file_can_not_tell_is_not_predicted(
             "two",
             ["prediction.machine=wrong.json", "network.name=chavan-3-16-100"],
             "is of another one, here is",
+        ),
+        (
+            "odd",
+            ["prediction.machine=odd.json", "network.name=rendon"],
+            "not predicted: odd.json does not tell: ",
         ),
         (
             "three",

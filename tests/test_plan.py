@@ -523,9 +523,36 @@ def test_a_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for link in ("fast", "nan,nan", "1e999,5", "0,5"):
         assert cli.main([*arguments, "--link", link]) == 2
         assert "MICROSECONDS" in capsys.readouterr().err
-    for wrong in (["--deadline", "nan"], ["--deadline", "-5"], ["--ranks-per-node", "0"]):
+    for wrong in (["--deadline", "nan"], ["--deadline", "-5"]):
         assert cli.main([*arguments, *wrong]) == 2
         assert wrong[0] in capsys.readouterr().err
+    for name in ("--ranks-per-node", "--most"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*arguments, name, "0"])
+        assert f"{name}: '0': must be a whole number, at least 1" in capsys.readouterr().err
+
+
+def test_as_many_ranks_as_workers_are_a_point_of_their_own() -> None:
+    linked = replace(job("garg", workers=3), link=Link(1e-6, 1e-10))
+    found = curve(measured_machine(), linked, 64, 1)
+    assert [point.job.ranks for point in found.points] == [1, 2, 3]
+    assert found.end == "there are 3 workers (averaging.workers), and each rank wants one"
+    assert not curve(measured_machine(), linked, 3, 1).end
+
+
+def test_a_point_that_nothing_tells_of_is_left_out_and_said() -> None:
+    made = measured_machine().model_copy(update={"averaging": averages(1)})
+    found = curve(made, replace(job("garg"), link=Link(1e-6, 1e-10)), 8, 2)
+    assert [point.job.ranks for point in found.points] == [1, 4, 8]
+    assert list(found.gaps) == [2]
+    assert "2 ranks on 1 host: measured were" in found.gaps[2]
+
+
+@pytest.mark.parametrize(("most", "knee"), [(5, 5), (3, 3)])
+def test_a_knee_goes_by_how_much_more_ranks_there_are(most: int, knee: int) -> None:
+    found = curve(measured_machine(), replace(job("garg"), link=Link(1e-9, 1e-12)), most, 1)
+    assert found.points[-1].job.ranks == most
+    assert found.knee.job.ranks == knee
 
 
 @pytest.mark.parametrize(("workers", "ranks"), [(1, 1), (3, 1), (3, 2), (3, 3), (7, 1), (7, 2), (7, 3)])

@@ -113,6 +113,30 @@ def test_the_picture_has_the_knee_the_ideal_line_the_interval_and_what_was_measu
     assert ys.max() == pytest.approx(max(point.training.interval[1] for point in found.curve.points))
 
 
+def test_a_speed_up_is_measured_only_over_a_run_of_one_rank() -> None:
+    figure = plan_figure.figure(planned(workers=8), [Measured(2, 1, Spread(2.5, 2.0, 3.0), 3, False)])
+    shown = [[one.get_label() for one in axes.containers] for axes in figure.axes[:3]]
+    assert shown == [["measured"], [], []]
+
+
+def test_more_ranks_than_cores_are_for_other_nodes() -> None:
+    made, one = measured_machine(), replace(job("garg", workers=8), link=Link(1e-6, 1e-10))
+    notes = [" ".join(told.notes(plan(made, one, 8, per_node))) for per_node in (2, 4)]
+    assert ["has 2 cores, room for 2 ranks" in note for note in notes] == [False, True]
+
+
+def test_steps_that_sleep_are_planned_as_they_sleep(tmp_path: Path) -> None:
+    (tmp_path / "trace.json").write_text("[0.5]")
+    path = tmp_path / "machine.json"
+    where.write(measured_machine(), path)
+    settings = [f"train.replay={tmp_path / 'trace.json'}", f"prediction.machine={path}", "train.epochs=1"]
+    settings += ["data.train_images=640", "averaging.workers=2", "network.name=garg"]
+    arguments = [part for one in settings for part in ("--set", one)]
+    assert cli.main(["plan", *arguments, "--json", str(tmp_path / "plan.json")]) == 0
+    points = json.loads((tmp_path / "plan.json").read_text())["points"]
+    assert [one["seconds_by_phase"]["compute"] for one in points] == [pytest.approx(10), pytest.approx(5)]
+
+
 def test_much_of_a_speed_ups_error_cancels() -> None:
     curve = planned(workers=8).curve
     one, two = curve.points[:2]
@@ -214,7 +238,9 @@ def test_the_command_writes_a_picture_and_json(tmp_path: Path, capsys: pytest.Ca
     ]
     assert len(facts["recommended"]) == 3
     for one in facts["recommended"]:
-        assert f"--ranks {one['best']['ranks']} --set {one['best']['set'][0]}" in said
+        hosts = " --hostfile HOSTS" if one["best"]["nodes"] > 1 else ""
+        assert f"--ranks {one['best']['ranks']}{hosts} --set {one['best']['set'][0]}" in said
+    assert "HOSTS: a file with the names of the nodes" in said
     for point in facts["points"]:
         low, high = point["efficiency_interval"]
         assert low <= point["efficiency"] <= high
@@ -227,7 +253,7 @@ def test_the_command_writes_a_picture_and_json(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--ranks-per-node", "0"], "--ranks-per-node 0: must be at least 1"),
+        (["--json", "."], "--json .: is a folder, wanted is a file"),
         (["--plot", "plan.jpeg"], "must end with one of .png, .svg"),
         (["--json", "nowhere/plan.json"], "there is no folder"),
         (["--measured", "nothing"], "holds no run.json"),

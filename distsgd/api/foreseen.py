@@ -1,7 +1,7 @@
 """What a run will take, said before it begins, where this machine was measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from distsgd.config import Config
 from distsgd.cost.averaging import advice
 from distsgd.cost.machine import Machine, Where
 from distsgd.machine import where
+from distsgd.machine.job import job_of
 from distsgd.machine.nearness import alike
+from distsgd.plan.measured import UNTOLD
 from distsgd.plan.rounds import asked_of
 from distsgd.plan.runs import Run, predict_run
 from distsgd.plan.work import Job
-from distsgd.training import Experiment, replay
+from distsgd.training import Experiment
 
 MATTERS = 0.05
 """Of training, what averages must take before another way to make them is named."""
@@ -49,20 +51,21 @@ def foresee(
     if not found:
         return Foreseen(f"not predicted: this machine was not measured (make a machine file: {make})")
     path, machine = found
-    stages, workers = tuple(experiment.stages), experiment.workers
-    job = Job(stages, settings, experiment.images, workers, ranks.size, here.ranks_per_node)
-    if settings.train.replay:
-        seconds = replay.read(settings.train.replay, settings.train.seed).seconds
-        job = replace(job, slept=tuple(seconds.tolist()))
+    job = job_of(experiment, ranks.size, here.ranks_per_node)
+    crowded = here.ranks_per_node * here.threads > here.cores and not job.slept
+    if crowded and machine.where.ranks_per_node < here.ranks_per_node:
+        line = f"not predicted: {here.ranks_per_node} ranks take turns on {here.cores} cores, and {path} is of fewer"
+        return Foreseen(f"{line} (make a new one: {make})", messages=machine.averaging)
     try:
         run = predict_run(machine, job, settings.train.epochs - epoch - step / job.steps)
-    except (LookupError, ValueError, ArithmeticError) as error:
+        more = _elsewhere(machine.where, here) + _faster(machine, job, run)
+    except UNTOLD as error:
         line = (
             f"not predicted: {path} does not tell: {' '.join(map(str, error.args))} (make a new one: {make})"
         )
         return Foreseen(line, messages=machine.averaging)
     slept = f"; steps sleep for what {settings.train.replay} tells" if job.slept else ""
-    line = _line(run) + slept + _elsewhere(machine.where, here) + _faster(machine, job, run)
+    line = _line(run) + slept + more
     return Foreseen(line, {"machine_file": str(path), **run.facts}, machine.averaging)
 
 

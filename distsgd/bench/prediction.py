@@ -18,11 +18,11 @@ from distsgd.config import Config, InputError
 from distsgd.cost.machine import Machine
 from distsgd.machine import where
 from distsgd.machine.calibrate import sleep_until
+from distsgd.machine.job import job_of
 from distsgd.machine.networks import NETWORKS, images_of
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.plan.ladder import rungs
 from distsgd.plan.rounds import predict_round
-from distsgd.plan.work import Job
 from distsgd.record import write_whole
 from distsgd.training import Experiment, check
 
@@ -102,11 +102,7 @@ def prediction(
 
 
 def _predicted(machine: Machine, drawn: Draw, path: Path, ranks: Ranks) -> Predicted:
-    experiment = _experiment(drawn, path)
-    here = min(drawn.ranks, ranks.on_node()[1])
-    job = Job(
-        tuple(experiment.stages), experiment.config, experiment.images, experiment.workers, drawn.ranks, here
-    )
+    job = job_of(_experiment(drawn, path), drawn.ranks, min(drawn.ranks, ranks.on_node()[1]))
     try:
         found, ladder = predict_round(machine, job), rungs(machine, job)
     except LookupError as error:

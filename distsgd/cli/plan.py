@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsgd import launcher
-from distsgd.cli.options import add_set
+from distsgd.cli.options import add_set, count
 from distsgd.clock import Clock
 from distsgd.config import InputError
 
@@ -34,10 +34,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings (default: all defaults)"
     )
     add_set(parser)
-    parser.add_argument("--most", type=int, default=MOST, metavar="N", help=f"ranks (default: {MOST})")
+    parser.add_argument("--most", type=count, default=MOST, metavar="N", help=f"ranks (default: {MOST})")
     parser.add_argument(
         "--ranks-per-node",
-        type=int,
+        type=count,
         metavar="R",
         help="(default: as the cores of the machine that was measured have room for)",
     )
@@ -78,8 +78,6 @@ def _plan(given: argparse.Namespace, clock: Clock) -> int:
 
 def _look_first(given: argparse.Namespace) -> None:
     """InputError for options that can't be, before anything is predicted."""
-    if given.most < 1 or (given.ranks_per_node is not None and given.ranks_per_node < 1):
-        raise InputError(f"--most {given.most}, --ranks-per-node {given.ranks_per_node}: must be at least 1")
     if given.plot and given.plot.suffix[1:].lower() not in FORMS:
         raise InputError(f"--plot {given.plot}: the name must end with one of .{', .'.join(FORMS)}")
     if given.deadline is not None and not 0 < given.deadline < math.inf:
@@ -87,25 +85,27 @@ def _look_first(given: argparse.Namespace) -> None:
     for option, path in (("--plot", given.plot), ("--json", given.json)):
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
+        if path is not None and path.is_dir():
+            raise InputError(f"{option} {path}: is a folder, wanted is a file")
 
 
 def _planned(given: argparse.Namespace) -> "Planned":
     from distsgd import config
     from distsgd.comm import Alone
+    from distsgd.machine.job import job_of
     from distsgd.machine.where import chosen
+    from distsgd.plan.measured import UNTOLD
     from distsgd.plan.planned import plan
-    from distsgd.plan.work import Job
     from distsgd.training import check
 
     settings, problems = config.read(given.config, given.set)
     experiment = check(settings, 1, problems)
     machine = chosen(settings.prediction.machine, Alone(), settings.train.threads, given.most)
-    stages = tuple(experiment.stages)
-    job = Job(stages, settings, experiment.images, experiment.workers, 1, 1, link_of(given.link))
+    job = job_of(experiment, link=link_of(given.link))
     try:
         return plan(machine, job, given.most, given.ranks_per_node, given.deadline)
-    except LookupError as error:
-        raise InputError(f"this machine file does not tell: {error.args[0]}") from None
+    except UNTOLD as error:
+        raise InputError(f"this machine file does not tell: {' '.join(map(str, error.args))}") from None
 
 
 def link_of(text: str | None) -> "Link | None":

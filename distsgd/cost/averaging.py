@@ -189,9 +189,10 @@ def _best_fit(fits: Sequence[Mapping[str, Any]], layout: Layout) -> Mapping[str,
         if fit["formula"] != "whole" and (fit["layouts"][0][1] > 1) == (layout.hosts > 1):
             return fit
     seen = sorted({place for fit in fits for place in map(tuple, fit["layouts"])})
-    raise LookupError(
-        f"{layout.ranks} ranks on {layout.hosts} hosts: measured were (ranks, hosts) {', '.join(map(str, seen))}"
-    )
+    wanted = f"{layout.ranks} ranks on {layout.hosts} host{'s' * (layout.hosts > 1)}"
+    if not seen:
+        raise LookupError(f"{wanted}: one rank alone was measured; more: distsgd calibrate --ranks N")
+    raise LookupError(f"{wanted}: measured were (ranks, hosts) {', '.join(map(str, seen))}")
 
 
 def _beyond(content: Mapping[str, Any], layout: Layout, size: float) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from distsgd.clock import TRAINING
 from distsgd.cost import Estimate
@@ -51,6 +51,8 @@ class Curve:
 
     points: list[Point]
     end: str
+    gaps: dict[int, str] = field(default_factory=dict)
+    """Why there is no point of so many ranks, though there is one of more."""
 
     def speed_up(self, point: Point) -> Estimate:
         """Over one rank. The seconds of a step are wrong on one rank as they are on many, so much of their error cancels."""
@@ -67,7 +69,8 @@ class Curve:
         """The last point that twice as many ranks still paid for."""
         last = self.points[0]
         for point in self.points[1:]:
-            if last.training.seconds / point.training.seconds < PAYS:
+            doublings = math.log2(point.job.ranks / last.job.ranks)
+            if last.training.seconds / point.training.seconds < PAYS**doublings:
                 break
             last = point
         return last
@@ -85,18 +88,23 @@ class Curve:
 def curve(machine: Machine, job: Job, most: int, per_node: int) -> Curve:
     """Up to `most` ranks, so many to a node; without averaging.workers each rank has one worker."""
     points: list[Point] = []
-    for ranks in counts(most):
-        workers = job.config.averaging.workers or ranks
-        if ranks > workers:
-            return Curve(points, f"there are {workers} workers (averaging.workers), and each rank wants one")
-        if workers > job.train_images:
-            return Curve(points, f"there are {job.train_images} training images, and each worker wants one")
-        one = job.on(ranks, workers, per_node)
+    unknown: dict[int, str] = {}
+    workers = job.config.averaging.workers or most
+    end = (
+        f"there are {workers} workers (averaging.workers), and each rank wants one" if workers < most else ""
+    )
+    for ranks in counts(min(most, workers)):
+        one = job.on(ranks, job.config.averaging.workers or ranks, per_node)
+        if one.workers > job.train_images:
+            end = f"there are {job.train_images} training images, and each worker wants one"
+            break
         try:
             points.append(point_of(machine, one))
         except LookupError as error:
-            return Curve(points, _unknown(one, error))
-    return Curve(points, "")
+            unknown[ranks] = _unknown(one, error)
+    last = points[-1].job.ranks if points else 0
+    gaps = {ranks: why for ranks, why in unknown.items() if ranks < last}
+    return Curve(points, next((why for ranks, why in unknown.items() if ranks > last), end), gaps)
 
 
 def point_of(machine: Machine, job: Job) -> Point:
@@ -119,8 +127,11 @@ def _unknown(job: Job, error: LookupError) -> str:
     if job.nodes > 1 and not job.link:
         return (
             f"{job.ranks} ranks would be on {job.nodes} nodes, {job.ranks_per_node} on each, and no network was measured: "
-            "tell of it with --link, measure it with distsgd calibrate --hostfile, or plan with more --ranks-per-node"
+            "tell of it with --link, measure it with distsgd calibrate --hostfile, or, where nodes have more cores than the "
+            "one measured, plan with more --ranks-per-node"
         )
+    if job.ranks == 1:
+        return f"not even one rank is known: {error.args[0]}"
     return f"averages of {job.ranks} ranks are not known ({error.args[0]})"
 
 

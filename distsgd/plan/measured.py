@@ -12,6 +12,9 @@ class _Measured(Protocol):
     def together(self) -> int: ...
 
 
+UNTOLD = (LookupError, ValueError, ArithmeticError, TypeError)
+"""What predicting raises where a machine file lacks something, or has what never was measured: anyone may have written it."""
+
 Kind = TypeVar("Kind", bound=_Measured)
 
 

@@ -15,6 +15,7 @@ MEANING = (
     "training: shuffle, data, compute, average and wait; starting, reading images and testing come on top"
 )
 EXTRAPOLATED = "extrapolated"
+EVERY = {"epoch": "every epoch", "once": "once, at the end"}
 LIMITS = {
     "data": "making batches",
     "compute": "computing",
@@ -29,7 +30,7 @@ def heading(planned: Planned) -> str:
     job, where = planned.job, planned.machine.where
     averaging = job.config.averaging
     length = averaging.rounds_of
-    every = f"every {length} steps" if isinstance(length, int) else f"per {length}"
+    every = f"every {length} steps" if isinstance(length, int) else EVERY[length]
     threads = f", ranks of {where.threads} threads" if where.threads > 1 else ""
     every = f"{averaging.what} averaged {every} ({averaging.topology}, {averaging.algorithm}, {averaging.reduction})"
     epochs = job.config.train.epochs
@@ -105,7 +106,12 @@ def notes(planned: Planned, others: Sequence[str] = ()) -> Iterator[str]:
         yield f"{job.config.network.name} itself was not measured: its steps are put together from layers that were"
     if any(point.beyond for point in curve.points):
         yield f"{EXTRAPOLATED}: beyond what was measured ({_layouts(planned)}), calculated from it"
+    yield from _taking_turns(planned)
     yield from _crowded(planned)
+    for count, why in curve.gaps.items():
+        yield f"{count} rank{'s' * (count > 1)}: left out, as {why}"
+    if any(point.job.nodes > 1 for point in curve.points):
+        yield "HOSTS: a file with the names of the nodes, one a line"
     if curve.end:
         yield f"no more ranks: {curve.end}"
     yield from others
@@ -114,6 +120,17 @@ def notes(planned: Planned, others: Sequence[str] = ()) -> Iterator[str]:
 def _layouts(planned: Planned) -> str:
     places = [(ranks, nodes) for ranks, nodes in planned.machine.averaging.get("layouts", [])]
     return ", ".join(_place(ranks, nodes) for ranks, nodes in places) or "one rank"
+
+
+def _taking_turns(planned: Planned) -> Iterator[str]:
+    """What follows where more ranks are put on a node than its cores have room for."""
+    where = planned.machine.where
+    room = max(where.cores // where.threads, where.ranks_per_node)
+    if any(point.job.together > room for point in planned.curve.points):
+        yield (
+            f"WARNING: a node like the one measured has {where.cores} cores, room for {_place(room, 1)}: "
+            "lines with more on a node are for nodes with more such cores, each as fast"
+        )
 
 
 def _crowded(planned: Planned) -> Iterator[str]:
@@ -143,6 +160,8 @@ def knee(planned: Planned) -> str:
     """Where more ranks stop to pay."""
     point, last = planned.curve.knee, planned.curve.points[-1]
     told = f"knee: {ranks(point)}, {_digits(point.training.seconds, 4)} s"
+    if len(planned.curve.points) == 1:
+        return f"knee: not known, as there is nothing beyond {ranks(point)}"
     if point is last:
         return f"{told}; up to there twice the ranks gain at least {PAYS} times"
     return f"{told}; from there on twice the ranks gain less than {PAYS} times"
@@ -181,7 +200,8 @@ def changed(names: Sequence[str]) -> str:
 def options(planned: Planned, point: Point) -> str:
     """What to add to `distsgd train`."""
     sets = " ".join(f"--set {setting}" for setting in settings(point.job, planned.job))
-    return f"--ranks {point.job.ranks} {sets}"
+    hosts = " --hostfile HOSTS" if point.job.nodes > 1 else ""
+    return f"--ranks {point.job.ranks}{hosts} {sets}"
 
 
 def limit(planned: Planned) -> tuple[str, list[str]]:

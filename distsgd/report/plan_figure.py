@@ -30,15 +30,16 @@ Value = Callable[[Point], Estimate]
 def figure(planned: Planned, measured: Sequence[Measured]) -> "Figure":
     """Predicted with intervals, hollow and dashed on grey where extrapolated; measured with their spread; ideal; the knee."""
     points, curve = planned.curve.points, planned.curve
-    base = next((one.seconds.median for one in measured if one.ranks == 1), points[0].training.seconds)
+    base = next((one.seconds.median for one in measured if one.ranks == 1), 0.0)
+    over_one = measured if base else []  # a speed-up over what was only predicted would be no measured one
     drawn = new_figure(9.6, 7.2)
     (time, speed), (efficiency, shares) = drawn.subplots(2, 2)
     _predicted(time, points, lambda point: point.training)
     _predicted(speed, points, curve.speed_up)
     _predicted(efficiency, points, lambda point: curve.speed_up(point).times(100 / point.job.ranks))
     _measured(time, measured, lambda one, seconds: seconds)
-    _measured(speed, measured, lambda one, seconds: base / seconds)
-    _measured(efficiency, measured, lambda one, seconds: 100 * base / seconds / one.ranks)
+    _measured(speed, over_one, lambda one, seconds: base / seconds)
+    _measured(efficiency, over_one, lambda one, seconds: 100 * base / seconds / one.ranks)
     _ideal(planned, time, speed, efficiency)
     _shares(shares, points)
     _titles(time, speed, efficiency, shares)

@@ -7,8 +7,10 @@ from pathlib import Path
 from distsgd import config
 from distsgd.config import InputError
 from distsgd.machine import where
+from distsgd.machine.job import job_of
+from distsgd.plan.measured import UNTOLD
 from distsgd.plan.planned import MOST, Planned, plan
-from distsgd.plan.work import Job, Link
+from distsgd.plan.work import Link
 from distsgd.record import read_bounded
 from distsgd.report.measured import Measured, measured, runs_of
 from distsgd.report.reading import Summary, read_run
@@ -43,7 +45,7 @@ def planning(folder: Path, others: Sequence[Path], link: Link | None = None) -> 
             return ""
         planned = _planned(run, summary, link, freely=run == folder and summary.workers == summary.ranks)
         return Planning(planned, measured(others, planned)[0])
-    except (InputError, LookupError, MemoryError) as error:
+    except (InputError, MemoryError, *UNTOLD) as error:
         return f"There is no plan: {error}."
 
 
@@ -56,6 +58,10 @@ def _planned(run: Path, summary: Summary, link: Link | None, freely: bool) -> Pl
     if freely:
         settings = settings.with_workers(None)
     experiment = check(settings, 1, problems)
-    job = Job(tuple(experiment.stages), settings, experiment.images, experiment.workers, 1, 1, link)
     hosts = len(set(summary.machine.hosts))
-    return plan(where.read(path), job, MOST, -(-summary.ranks // hosts) if hosts > 1 else None)
+    return plan(
+        where.read(path),
+        job_of(experiment, link=link),
+        MOST,
+        -(-summary.ranks // hosts) if hosts > 1 else None,
+    )
