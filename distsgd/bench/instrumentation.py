@@ -14,13 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from distsgd.bench.training import as_json, check_folder
+from distsgd.bench.output import check_file
 from distsgd.clock import Clock
 from distsgd.comm import Ranks
 from distsgd.machine.networks import images_of
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import experiment
-from distsgd.record import write_whole
+from distsgd.record import as_json, write_whole
 from distsgd.training import EpochEnd, Experiment, Progress, Timeline, Training, Watch
 
 NETWORKS, PERIODS, BATCH = ("rendon", "garg"), (8, 1), 32
@@ -161,7 +161,7 @@ class Found:
 
 def instrumentation(ranks: Ranks, json_path: Path | None, say: Callable[[str], None]) -> None:
     """Measure and say a table; all ranks call this, and rank 0 writes the same to `json_path`. InputError before it begins."""
-    check_folder("--json", json_path)
+    check_file("--json", json_path)
     found = list(_all(ranks, say))
     if ranks.rank == 0 and json_path:
         facts = {"bar": BAR, "ranks": ranks.size, "batch": BATCH, "found": [asdict(one) for one in found]}

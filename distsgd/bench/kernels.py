@@ -13,12 +13,12 @@ import numpy as np
 
 from distsgd import network, zoo
 from distsgd.bench import limits, pytorch, roofline
-from distsgd.bench.convolution.figure import check
 from distsgd.bench.images import MADE_FOR
 from distsgd.bench.limits import Limits
+from distsgd.bench.output import check_file, check_picture
 from distsgd.bench.pytorch_layers import alike
 from distsgd.bench.timed import Timed
-from distsgd.bench.training import SGD, as_json, check_folder
+from distsgd.bench.training import SGD
 from distsgd.comm import Alone
 from distsgd.kernels.vector import VECTOR, aligned
 from distsgd.machine.operations import Operation, operations
@@ -27,7 +27,7 @@ from distsgd.machine.where import processor
 from distsgd.network import Network, Stage
 from distsgd.optim import SgdSteps
 from distsgd.plan.layers import FORWARD, TO_DATA, TO_WEIGHTS
-from distsgd.record import write_whole
+from distsgd.record import as_json, write_whole
 
 NETWORKS = (
     "garg",
@@ -59,10 +59,8 @@ def kernels(
     Beside PyTorch where that is installed. InputError before anything is timed where a name or a folder is wrong.
     """
     plans = {name: _plan(name) for name in dict.fromkeys(names or NETWORKS)}
-    check_folder("--json", json_path)
-    check_folder("--plot", plot_path)
-    if plot_path:
-        check(plot_path)
+    check_file("--json", json_path)
+    check_picture(plot_path)
     against = find_spec("torch") is not None
     about = {"batch": batch, "processor": processor(), "vector_lanes": VECTOR}
     about["torch_version"] = pytorch.version(Alone()) if against else None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distsgd.bench.draws import UNSEEN, Draw, draw
-from distsgd.bench.training import as_json, check_folder
+from distsgd.bench.output import check_file
 from distsgd.bench.visits import Configured, Rounds, Visits
 from distsgd.comm import Alone, Ranks
 from distsgd.config import Config, InputError
@@ -23,7 +23,7 @@ from distsgd.machine.networks import NETWORKS, images_of
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.plan.ladder import rungs
 from distsgd.plan.rounds import predict_round
-from distsgd.record import write_whole
+from distsgd.record import as_json, write_whole
 from distsgd.training import Experiment, check
 
 Predicted = tuple[float, tuple[float, float], dict[str, float], dict[str, float]]
@@ -67,7 +67,7 @@ def prediction(
 
     All ranks call this. InputError before anything is run.
     """
-    check_folder("--json", json_path)
+    check_file("--json", json_path)
     draws = draw(seed, count, NETWORKS, UNSEEN, ranks.size, machine.where.threads)
     kinds = dict.fromkeys((images_of(each.network), each.ranks) for each in draws)
     with ExitStack() as stack:

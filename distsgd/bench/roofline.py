@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from distsgd.bench.convolution.figure import check
 from distsgd.bench.limits import SIZES, Limits
 from distsgd.bench.timed import Timed
 from distsgd.config import InputError
@@ -17,7 +16,6 @@ CACHES = (0, 6, -1)
 
 def draw(path: Path, limits: Limits, timed: Sequence[Timed]) -> None:
     """Write the picture, of the kind that the file's name ends with. InputError where that can't be."""
-    check(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -7,7 +7,6 @@ has dropout nothing is dropped in that, as each side draws in its own way; what 
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from distsgd import data, network, zoo
 from distsgd.bench import pytorch
 from distsgd.bench.images import Images, images_for
+from distsgd.bench.output import check_file
 from distsgd.bench.pytorch import Contestant, Peer
 from distsgd.comm import MOST_WIDENINGS, Allreduce, Exact, Ranks, Single, Verdict
 from distsgd.config import InputError
@@ -29,7 +29,7 @@ from distsgd.machine.where import processor
 from distsgd.metrics import score
 from distsgd.network import Network, Stage
 from distsgd.optim import Optimizer, Sgd
-from distsgd.record import write_whole
+from distsgd.record import as_json, write_whole
 from distsgd.threads import Team
 
 NETWORKS = ("garg", "rendon", "chavan-5-50-100", "lenet5", "cifar")
@@ -174,7 +174,7 @@ def training(
             raise InputError(f"--threads {threads}: are measured beside one thread; leave --against out")
         torch_version = pytorch.version(ranks) if against else None
         tasks = _tasks(networks or NETWORKS, source, batch, ranks)
-        check_folder("--json", json_path)
+        check_file("--json", json_path)
     except InputError:
         if ranks.rank > 0:
             ranks.barrier()  # rank 0 says it for all, and ends them
@@ -276,14 +276,3 @@ def _line(name: str, measured: Measured) -> str:
         columns += f"  {measured.torch_layout:<13}"
     columns += f"{measured.times_one_thread:>9.2f}x" if measured.times_one_thread else ""
     return f"{columns}  {measured.images}"
-
-
-def check_folder(option: str, path: Path | None) -> None:
-    """InputError where there is no folder for a file that is to be written at the end."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
-
-
-def as_json(content: Mapping[str, Any]) -> bytes:
-    """What is written to a file that other programs read."""
-    return (json.dumps(content, indent=2) + "\n").encode()

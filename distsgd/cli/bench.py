@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from distsgd import launcher
 from distsgd.cli import convolution, instrumentation
 from distsgd.cli import ranks as cli_ranks
-from distsgd.cli.options import add_ranks, add_set, count
+from distsgd.cli.options import add_ranks, add_set, batch, threads
 from distsgd.clock import Clock
 from distsgd.config import InputError
 
@@ -32,14 +32,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--networks", metavar="NAME,...", help="(default: garg, rendon, chavan-5-50-100, lenet5, cifar)"
     )
     training.add_argument(
-        "--batch", type=count, default=64, metavar="N", help="images a step and rank (default: 64)"
+        "--batch", type=batch, default=64, metavar="N", help="images a step and rank (default: 64)"
     )
     training.add_argument(
         "--data", default="fashion-mnist-small", metavar="FILE", help="images (default: the embedded set)"
     )
     training.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     training.add_argument(
-        "--threads", type=count, default=1, metavar="N", help="of a rank, measured beside one (default: 1)"
+        "--threads", type=threads, default=1, metavar="N", help="of a rank, measured beside one (default: 1)"
     )
     add_ranks(training)
     kernels = commands.add_parser(
@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     kernels.set_defaults(command=_bench_kernels)
     kernels.add_argument("--networks", metavar="NAME,...", help="(default: those of the zoo)")
-    kernels.add_argument("--batch", type=count, default=64, metavar="N", help="images (default: 64)")
+    kernels.add_argument("--batch", type=batch, default=64, metavar="N", help="images (default: 64)")
     kernels.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     kernels.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg ('.[plot]')")
     prediction = commands.add_parser(
@@ -84,6 +84,8 @@ def _bench_prediction(given: argparse.Namespace, clock: Clock) -> int:
     settings, problems = config.read(None, given.set)
     if problems:
         raise InputError("\n".join(problems))
+    if given.seed < 0:
+        raise InputError(f"--seed {given.seed}: must be 0 or more")
     if not 1 <= given.count <= MOST:
         raise InputError(f"--count {given.count}: must be 1 to {MOST}")
     threads = settings.train.threads

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distsgd import config, launcher
+from distsgd.cli.options import add_set, count
 from distsgd.cli.ranks import FAILED
 from distsgd.clock import Clock
 from distsgd.config import InputError
@@ -26,15 +27,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     _add_job(parser)
     add_site(parser)
+    parser.add_argument("--image", default="", help="Kubernetes: container image, see launch/Dockerfile")
+    parser.add_argument("--claim", default="", help="Kubernetes: volume claim for images and runs, at /data")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the text there (default: print it)")
     parser.add_argument("--submit", action="store_true", help="hand the text to the scheduler")
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG.toml", help="settings, as for train")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting"
-    )
+    add_set(parser)
     parser.add_argument("--scheduler", required=True, choices=list(launcher.SUBMIT))
     parser.add_argument("--nodes", required=True, type=count, metavar="N")
     parser.add_argument(
@@ -68,15 +69,6 @@ def add_site(parser: argparse.ArgumentParser) -> None:
     site.add_argument("--python", default="", help="on the nodes (default: this one)")
     site.add_argument("--mpi", choices=list(PROGRAMS), help="the MPI there (default: this environment's)")
     site.add_argument("--jsrun", action="store_true", help="LSF: start by jsrun")
-    site.add_argument("--image", default="", help="Kubernetes: container image, see launch/Dockerfile")
-    site.add_argument("--claim", default="", help="Kubernetes: volume claim for images and runs, at /data")
-
-
-def count(text: str) -> int:
-    """A whole number, at least 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
-    return int(text)
 
 
 def _seconds(text: str) -> int:

@@ -25,8 +25,19 @@ def add_ranks(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def count(text: str) -> int:
+def count(text: str, most: int | None = None) -> int:
     """A number of things, for argparse to read."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    if not text.isdecimal() or int(text) < 1 or (most and int(text) > most):
+        wanted = f"from 1 to {most}" if most else "at least 1"
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, {wanted}")
     return int(text)
+
+
+def batch(text: str) -> int:
+    """Images of a step, as many as train.batch may be."""
+    return count(text, 65536)
+
+
+def threads(text: str) -> int:
+    """Threads of a rank, as many as train.threads may be."""
+    return count(text, 256)

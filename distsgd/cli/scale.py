@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from distsgd import config, launcher
 from distsgd.cli import launch
+from distsgd.cli.options import add_set, count
 from distsgd.cli.ranks import FAILED, following_parent
 from distsgd.clock import Clock
 from distsgd.config import Config, InputError
@@ -32,17 +33,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         "efficiency and Karp and Flatt's serial fraction. The same command again goes on where it was."
     )
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings, as for train")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one setting"
-    )
+    add_set(parser)
     points = parser.add_mutually_exclusive_group(required=True)
     points.add_argument("--ranks", type=_counts, metavar="N,...", help="such as 1,2,4")
     points.add_argument("--nodes", type=_counts, metavar="N,...", help="with --ranks-per-node")
-    parser.add_argument("--ranks-per-node", type=launch.count, metavar="R", help="one a core")
+    parser.add_argument("--ranks-per-node", type=count, metavar="R", help="on each, with --nodes")
     parser.add_argument("--hostfile", type=Path, metavar="FILE", help="the hosts to run on, a line each")
-    parser.add_argument(
-        "--repeat", type=launch.count, default=3, metavar="N", help="runs a point (default: 3)"
-    )
+    parser.add_argument("--repeat", type=count, default=3, metavar="N", help="runs a point (default: 3)")
     parser.add_argument(
         "--weak", action="store_true", help="a worker a rank, images grow with them (default: one experiment)"
     )
@@ -53,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _counts(text: str) -> list[int]:
-    return sorted({launch.count(part.strip()) for part in text.split(",")})
+    return sorted({count(part.strip()) for part in text.split(",")})
 
 
 def run(given: Namespace, clock: Clock) -> int:
@@ -68,10 +65,14 @@ def run(given: Namespace, clock: Clock) -> int:
     if problems:
         raise InputError("\n".join(problems))
     sweep = _sweep(given, settings)
+    _check(sweep)
+    hosts = _hosts(given, sweep) if given.nodes and not given.scheduler else {}
     with contextlib.ExitStack() as held:
         _make(sweep.out)
         held.enter_context(record.lock(sweep.out))
         sweeps.prepare(sweep)
+        for path, text in hosts.items():
+            record.write_whole(path, text.encode())
         return _batch(given, sweep) if given.scheduler else _here(given, sweep)
 
 
@@ -85,11 +86,24 @@ def _about_options(given: Namespace) -> list[str]:
         problems.append("--scheduler: wants --nodes and --ranks-per-node")
     if given.scheduler and given.hostfile:
         problems.append("--hostfile: a batch job has its own")
-    if given.submit and not given.scheduler:
-        problems.append("--submit: wants --scheduler")
+    problems += [f"{name}: wants --scheduler" for name in _for_jobs(given) if not given.scheduler]
     if given.nodes and not given.scheduler and not given.hostfile:
         problems.append("--nodes: wants --hostfile FILE with their names, or --scheduler")
     return problems
+
+
+def _for_jobs(given: Namespace) -> list[str]:
+    """Options that were given and are for batch jobs alone."""
+    names = ("submit", "time", "account", "queue", "before", "python", "mpi", "jsrun")
+    return [f"--{name}" for name in names if getattr(given, name)]
+
+
+def _check(sweep: "Sweep") -> None:
+    """InputError where a point's experiment can't be: said once, before anything is run or left in a folder."""
+    from distsgd.training import check
+
+    for point in sweep.points:
+        check(point.settings, point.ranks, [])
 
 
 def _sweep(given: Namespace, settings: Config) -> "Sweep":
@@ -118,8 +132,6 @@ def _here(given: Namespace, sweep: "Sweep") -> int:
     """Run by the MPI launcher of this machine."""
     from distsgd.bench import scaling
 
-    if given.nodes:
-        _write_hosts(given, sweep)
     codes: dict[Path, int] = {}
     runs = list(sweep.runs())
     for number, repeat in enumerate(runs, 1):
@@ -144,18 +156,14 @@ def _done(given: Namespace, sweep: "Sweep", repeat: "Repeat", codes: dict[Path, 
     return f"{where}: failed with exit code {code}: {_last_line(repeat.log)} (all of it: {repeat.log})"
 
 
-def _write_hosts(given: Namespace, sweep: "Sweep") -> None:
-    """Beside each point's settings, the hosts that are its nodes."""
-    from distsgd import record
-
+def _hosts(given: Namespace, sweep: "Sweep") -> dict[Path, str]:
+    """For each point, what is to be in the file of the hosts that are its nodes. InputError where they are too few."""
     found = launcher.identified(launcher.find(os.environ))
-    texts = [
-        (sweep.hosts_path(point), launcher.first(given.hostfile, found, point.nodes, given.ranks_per_node))
+    return {
+        sweep.hosts_path(point): launcher.first(given.hostfile, found, point.nodes, given.ranks_per_node)
         for point in sweep.points
         if point.nodes
-    ]
-    for path, text in texts:
-        record.write_whole(path, text.encode())
+    }
 
 
 def _command(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> list[str]:
@@ -233,6 +241,8 @@ def _script(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> Path:
         "set": [],
         "nodes": point.nodes,
         "run": str(repeat.folder),
+        "image": "",
+        "claim": "",
         "name": f"{point.name}-{repeat.number}",
     }
     asked["before"] = [*given.before, *_telling(repeat)]

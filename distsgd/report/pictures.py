@@ -38,6 +38,7 @@ def report(folders: Sequence[Path], out: Path, form: str, link: Link | None = No
 
     Returns the paths. Raises InputError, and then has written nothing.
     """
+    folders = list(dict.fromkeys(folders))
     studies = [folder for folder in folders if (folder / "scale.json").exists()]
     plans = _plans(folders, link)  # before matplotlib takes memory
     files: dict[str, bytes] = {}

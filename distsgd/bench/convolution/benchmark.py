@@ -33,7 +33,8 @@ from distsgd.bench import pytorch
 from distsgd.bench.convolution import contestants, figure, printed, tables
 from distsgd.bench.convolution.measuring import Measured, held_out, measured
 from distsgd.bench.images import images_for
-from distsgd.bench.training import SGD, Task, as_json, check_folder
+from distsgd.bench.output import check_file, check_picture
+from distsgd.bench.training import SGD, Task
 from distsgd.comm import Alone
 from distsgd.config import InputError
 from distsgd.data import Description
@@ -41,7 +42,7 @@ from distsgd.kernels.vector import VECTOR
 from distsgd.launcher import processors
 from distsgd.machine.where import processor
 from distsgd.optim import Adam, Optimizer
-from distsgd.record import write_whole
+from distsgd.record import as_json, write_whole
 
 GARG_BATCHES, RENDON_BATCH, CHAVAN_BATCH = (64, 32), 32, 64
 GARG_ADAM = Adam(0.001, 0.95, 0.99, 1e-8)
@@ -68,10 +69,8 @@ def convolution(
         raise InputError(
             f"{source} has {there} training images; wanted: a batch of {max(GARG_BATCHES)} at least"
         )
-    check_folder("--json", json_path)
-    check_folder("--plot", plot_path)
-    if plot_path:
-        figure.check(plot_path)
+    check_file("--json", json_path)
+    check_picture(plot_path)
     against, processes = find_spec("torch") is not None, len(processors())
     about: dict[str, Any] = {"processor": processor(), "processes": processes, "vector_lanes": VECTOR}
     about |= {"torch_version": pytorch.version(Alone()) if against else None, "images": source}

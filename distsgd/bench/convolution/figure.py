@@ -25,17 +25,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def check(path: Path) -> None:
-    """InputError where a picture of that name can't be drawn."""
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError:
-        raise InputError("pictures are drawn by matplotlib: pip install 'distsgd[plot]'") from None
-    known = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise InputError(f"--plot {path}: the name must end with one of {', '.join(sorted(known))}")
-
-
 def draw(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
     """Write the picture, of the kind that the file's name ends with. InputError where that can't be."""
     import matplotlib
