@@ -149,6 +149,16 @@ MESSAGES = {
 }
 
 
+def test_an_algorithm_that_was_not_measured_is_told_from_another() -> None:
+    """By its own formula, with what a ring's messages took."""
+    found = averaging_estimate(MESSAGES, asked(algorithm="rabenseifner", ranks=3, hosts=3)).exchange
+    terms = FORMULAS["rabenseifner"](80000, Layout(3, 3))
+    share = 0.5 * ended("rabenseifner", Layout(3, 3))  # a ring's ranks end together, by the formula
+    wanted = share * (terms.startups * 1e-5 + terms.sent * 1e-8 + terms.added * 1e-10)
+    assert found.seconds == pytest.approx(wanted)
+    assert found.deviation == pytest.approx(0.1 * found.seconds)
+
+
 def asked(**other: Any) -> Asked:
     return Asked(
         **{
@@ -197,10 +207,11 @@ def test_alone_nothing_is_exchanged() -> None:
 
 
 def test_what_was_not_measured_is_told() -> None:
+    without = {**MESSAGES, "exchanges": MESSAGES["exchanges"][:1]}
     with pytest.raises(LookupError, match="rabenseifner, exact was not measured"):
-        averaging_estimate(MESSAGES, asked(algorithm="rabenseifner"))
+        averaging_estimate(without, asked(algorithm="rabenseifner"))
     with pytest.raises(
-        LookupError, match=r"4 ranks on 1 hosts: measured were \(ranks, hosts\) \(2, 2\), \(4, 4\)"
+        LookupError, match=r"4 ranks on 1 host: measured were \(ranks, hosts\) \(2, 2\), \(4, 4\)"
     ):
         averaging_estimate(MESSAGES, asked(hosts=1))
 

@@ -125,3 +125,6 @@ FORMULAS: dict[str, Formula] = {
     "whole": whole,
 }
 """By name."""
+
+OURS = ("ring", "recursive-doubling", "rabenseifner", "binomial")
+"""Those that `comm.links` sums by; others are a library's."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distsgd.cost.algorithms import FORMULAS, Layout, ended
+from distsgd.cost.algorithms import FORMULAS, OURS, Layout, ended
 from distsgd.cost.estimate import Estimate, total
 from distsgd.cost.fit import Fit
 
@@ -15,6 +15,8 @@ LAUNCHES = 0.02
 """The least relative deviation: between launches, which one calibration does not see."""
 GUESSED = 0.3
 """The least where a library's own choice on other ranks is guessed from what it chose on some."""
+ANOTHER = 0.1
+"""The least of an algorithm that was not measured, told from what messages took in another one."""
 FURTHER = 0.5
 """The relative deviation grows by this part of it with every doubling of ranks or bytes beyond what was measured."""
 
@@ -148,7 +150,27 @@ def _entry(messages: Mapping[str, Any], asked: Asked) -> Mapping[str, Any]:
     for entry in messages["exchanges"]:
         if (entry["topology"], entry["algorithm"], entry["reduction"]) == wanted:
             return dict(entry)
-    raise LookupError(f"{', '.join(wanted)} was not measured")
+    known = [entry for entry in messages["exchanges"] if entry["reduction"] == asked.reduction]
+    known = [entry for entry in known if entry["algorithm"] in OURS]
+    if asked.algorithm not in OURS or not known:
+        raise LookupError(f"{', '.join(wanted)} was not measured")
+    same = [entry for entry in known if entry["topology"] == asked.topology]
+    return _as_another(asked.algorithm, (same or known)[0])
+
+
+def _as_another(algorithm: str, other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An algorithm that was not measured: its own formula, with what messages took in another one."""
+    name, fits = other["algorithm"], [fit for fit in other["fits"] if fit["formula"] == other["algorithm"]]
+    shares = [
+        (
+            ranks,
+            hosts,
+            share * ended(algorithm, Layout(ranks, hosts)) / ended(name, Layout(ranks, hosts)),
+        )
+        for ranks, hosts, share in other["shares"]
+    ]
+    fits = [{**fit, "formula": algorithm, "spread": max(fit["spread"], ANOTHER)} for fit in fits]
+    return {**other, "algorithm": algorithm, "shares": shares, "fits": fits}
 
 
 def _conversion(content: dict[str, Any], values: int) -> Estimate:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distsgd.cost.averaging import Asked, averaging_estimate, choices
+from distsgd.cost.algorithms import OURS
+from distsgd.cost.averaging import Asked, averaging_estimate
 from tests.cluster.hosts import FRAME, PAYLOAD, Cluster, address, cluster
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 PROGRAM, PROBE = (str(Path(__file__).with_name(name)) for name in ("averages.py", "probe.py"))
 PORT = "5001"
-OURS = ("ring", "recursive-doubling", "rabenseifner", "binomial")
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,29 @@ def scored(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> tuple[li
         except LookupError:
             unknown += 1
             continue
-        measured = sum(one[call] for call in ("begin", "add", "again", "exchange", "finish"))
+        measured = sum(one[call] for call in CALLED)
         low, high = estimate.whole.interval
         seconds = measured, estimate.whole.seconds, low, high
         found.append(Scored(way, one["ranks"], one["values"], *seconds, tuple(one["twice"])))
     return found, unknown
+
+
+def without(messages: dict[str, Any], algorithm: str) -> dict[str, Any]:
+    """What a calibration would have found that never saw an algorithm."""
+    kept = [entry for entry in messages["exchanges"] if entry["algorithm"] != algorithm]
+    return {**messages, "exchanges": kept}
+
+
+def held_out(messages: dict[str, Any], averages: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Each algorithm of ours, predicted from what messages took in the others, on ranks and for sizes that were not seen either;
+    and all of them together.
+    """
+    found = {
+        name: scored(without(messages, name), [one for one in averages if one["algorithm"] == name])[0]
+        for name in OURS
+    }
+    every = [one for scores in found.values() for one in scores]
+    return {name: summary(scores) for name, scores in {**found, "all": every}.items()}
 
 
 def summary(scores: Sequence[Scored]) -> dict[str, float]:
@@ -147,29 +165,34 @@ def summary(scores: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def advised(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """For the largest exact average that was measured in every way: how much faster than the library the advice is, and was."""
+CALLED = ("begin", "add", "again", "exchange", "finish")
+
+
+def advised(messages: dict[str, Any], seen: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """For the largest average that was measured: how many times as fast as the library each way is said to be, and was.
+
+    Each way was measured with one reduction, or with both: it is compared with the library of the same.
+    """
     values = max(one["values"] for one in seen)
-    times = {
-        (one["topology"], one["algorithm"]): one["begin"]
-        + one["add"]
-        + one["again"]
-        + one["last"]
-        + one["finish"]
+    seconds = {
+        (one["topology"], one["algorithm"], one["reduction"]): sum(one[call] for call in CALLED)
         for one in seen
-        if one["values"] == values and (one["reduction"] == "exact" or one["algorithm"] != "library")
+        if one["values"] == values
     }
     first = next(one for one in seen if one["values"] == values)
-    asked = Asked("allreduce", "library", "exact", values, first["ranks"], first["hosts"], 2)
-    ranked = [choice for choice in choices(messages, asked)]
-    library = next(
-        choice for choice in ranked if (choice.topology, choice.algorithm) == ("allreduce", "library")
-    )
+
+    def told(topology: str, algorithm: str, reduction: str) -> float:
+        asked = Asked(topology, algorithm, reduction, values, first["ranks"], first["hosts"], 2)
+        return averaging_estimate(messages, asked).whole.seconds
+
+    library = "allreduce", "library"
     return {
-        "values": values,
-        "advice": f"{ranked[0].topology} {ranked[0].algorithm}",
-        "predicted_gain": library.seconds.seconds / ranked[0].seconds.seconds,
-        "times": {" ".join(way): seconds for way, seconds in times.items()},
+        " ".join(way): {
+            "predicted": told(*library, way[2]) / told(*way),
+            "measured": seconds[*library, way[2]] / taken,
+        }
+        for way, taken in seconds.items()
+        if way[:2] != library
     }
 
 
@@ -205,6 +228,7 @@ def blind(
         "seen": summary(known),
         "by_hosts": counted,
         "advice": advice,
+        "held_out_algorithms": held_out(messages, averages),
     }
 
 

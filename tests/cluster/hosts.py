@@ -128,9 +128,12 @@ def _namespace(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in run("ip", "netns", "pids", name).split():
-            os.kill(int(process), signal.SIGKILL)
-        run("ip", "netns", "delete", name)
+        try:
+            for process in run("ip", "netns", "pids", name).split():
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(int(process), signal.SIGKILL)
+        finally:
+            run("ip", "netns", "delete", name)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from distsgd.cost.averaging import Asked, averaging_estimate
 from distsgd.training.replay import read
-from tests.cluster.blind import betas, blind, on, scored, summary, true_beta
+from tests.cluster.blind import advised, betas, blind, held_out, on, scored, summary, true_beta
 from tests.cluster.hosts import Cluster, cluster, skip_unless_possible
 
 if TYPE_CHECKING:
@@ -73,7 +73,25 @@ def test_it_predicts_what_it_has_not_seen(found: dict[str, Any], secret: float) 
     print(f"\n{secret:.1f} Mbit/s, four hosts: {known}\nthree, never seen: {new}")
     assert known["median"] < 0.05
     assert known["p95"] < 0.15
-    assert new["median"] < 0.08
+    assert new["median"] < 0.08  # 0.05 where it measures for a minute, see below
+    assert new["p95"] < 0.15
+
+
+def test_it_predicts_algorithms_that_it_has_not_seen(found: dict[str, Any], secret: float) -> None:
+    told = held_out(found["messages"], found["averages"])
+    print(f"\n{secret:.1f} Mbit/s, each algorithm from the others: {told}")
+    assert told["all"]["median"] < 0.08
+    assert told["all"]["coverage"] > 0.8
+
+
+def test_what_it_advises_gains_what_it_says(found: dict[str, Any], secret: float) -> None:
+    """Over what the library does, for the largest average that was measured."""
+    gains = advised(found["messages"], [one for one in found["averages"] if one["hosts"] == 4])
+    print(f"\n{secret:.1f} Mbit/s: {gains}")
+    for way, gain in gains.items():
+        assert gain["predicted"] == pytest.approx(gain["measured"], rel=0.2), way
+    advice = max(gains, key=lambda way: gains[way]["predicted"])
+    assert gains[advice]["measured"] > 0.9 * max(gain["measured"] for gain in gains.values())
 
 
 def test_a_run_averages_in_the_predicted_time(
@@ -151,4 +169,8 @@ def test_eight_hosts_are_predicted_from_two_and_four(openmpi: "Launch") -> None:
         assert abs(float(np.median(list(result["beta_errors"].values())))) < 0.05
         assert result["seen"]["median"] < 0.05
         assert result["seen"]["p95"] < 0.15
+        assert result["by_hosts"][3]["median"] < 0.05
+        assert result["by_hosts"][3]["p95"] < 0.15
         assert result["by_hosts"][8]["median"] < 0.08
+        assert result["held_out_algorithms"]["all"]["median"] < 0.05
+        assert result["held_out_algorithms"]["all"]["p95"] < 0.15
