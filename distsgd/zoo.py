@@ -119,10 +119,15 @@ _BY_NAME: dict[str, Callable[[int], Layers]] = {
 }
 
 
+DROPOUT, USUAL_DROPOUT = {"alexnet": 0.5, "alexnet-small": 0.5}, 0.25
+"""Rates behind hidden dense layers, where the config has none: of networks whose paper has one, and of the others."""
+
+
 def chosen(settings: Settings, classes: int) -> Layers:
     """The layers that a config's section [network] names or lists. InputError names the valid ones."""
     if settings.layers is None:
-        return layers(settings.name, classes, settings.dropout)
+        given, name = settings.dropout, settings.name
+        return layers(name, classes, DROPOUT.get(name, USUAL_DROPOUT) if given is None else given)
     return [_listed(layer, classes) for layer in settings.layers]
 
 

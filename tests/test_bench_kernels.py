@@ -46,12 +46,22 @@ def test_a_probe_adds_and_copies_what_it_says() -> None:
 def test_limits_are_those_of_the_working_set() -> None:
     assert LIMITS.bandwidth(1) == 1000
     assert LIMITS.bandwidth(SIZES[1]) == 999
-    assert LIMITS.bandwidth(SIZES[1] + 1) == 998
+    assert LIMITS.bandwidth((SIZES[1] * SIZES[2]) ** 0.5) == pytest.approx(998.5)
     assert LIMITS.bandwidth(SIZES[-1] * 2) == LIMITS.bandwidths[-1]
-    assert LIMITS.seconds(500, 1000) == 5
-    assert LIMITS.arithmetic_binds(500, 1000)
-    assert LIMITS.seconds(500, 10000) == 10
-    assert not LIMITS.arithmetic_binds(500, 10000)
+    assert LIMITS.seconds(500, 1000, 1000) == 5
+    assert LIMITS.arithmetic_binds(500, 1000, 1000)
+    assert LIMITS.seconds(500, 10000, 1000) == 10
+    assert not LIMITS.arithmetic_binds(500, 10000, 1000)
+
+
+def test_operations_are_of_the_images_that_there_are_and_not_of_the_room_for_them() -> None:
+    """A batch of one has room for sixteen."""
+    one, many = (list(operations(*kernels._at_work(kernels._plan("garg"), batch))) for batch in (1, 16))
+    assert [16 * each.flops for each in one] == [each.flops for each in many]
+    weights = 4 * (5 * 5 * 8 + 8)
+    assert 16 * (one[0].moved - weights) == many[0].moved - weights
+    update = many[-1]
+    assert (update.moved, 5 * update.held) == (5 * update.moved // 5, 3 * update.moved)
 
 
 def test_what_is_copied_is_more_than_the_last_cache_holds(tmp_path: Path) -> None:
@@ -143,10 +153,12 @@ def test_what_is_said_and_written(tmp_path: Path) -> None:
     assert {each["pass"] for each in facts["kernels"]} == {FORWARD, LOSS, TO_WEIGHTS, TO_DATA, UPDATE}
     assert set(facts["summary"]) == {"forward_share_of_peak", "backward_share_of_peak"}
     assert all(value > 0 for value in facts["summary"].values())
+    shares = {each["pass"]: each["share_of_limit"] for each in facts["kernels"]}
+    assert [what for what, share in shares.items() if share is None] == [LOSS]
 
 
 def timed(what: str, gflops: float, convolves: bool = True) -> Timed:
-    return Timed("n", "1 l", what, 1e-3, gflops, 1.0, 0.5, "arithmetic", convolves)
+    return Timed("n", "1 l", what, 1e-3, gflops, 1.0, 0.5, "arithmetic", convolves, 1e6)
 
 
 def test_the_summary_is_the_geometric_mean_over_convolutions() -> None:
@@ -159,8 +171,12 @@ def test_the_summary_is_the_geometric_mean_over_convolutions() -> None:
 
 def test_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="NOT DRAWN: matplotlib is not installed")
-    roofline.draw(tmp_path / "roof.svg", LIMITS, [timed(FORWARD, 20), timed(TO_DATA, 30)])
-    assert "operations per byte" in (tmp_path / "roof.svg").read_text()
+    seen = [timed(FORWARD, 20), timed(TO_DATA, 30), timed(UPDATE, 0, convolves=False)]
+    roofline.draw(tmp_path / "roof.svg", LIMITS, seen)
+    drawn = (tmp_path / "roof.svg").read_text()
+    assert all(
+        f"<!-- {text} -->" in drawn for text in ("operations per byte", "bytes that it works in", "update")
+    )
     with pytest.raises(InputError, match="--plot"):
         roofline.draw(tmp_path / "roof.nothing", LIMITS, [])
 
@@ -180,6 +196,7 @@ def test_pytorch_does_every_operation(name: str) -> None:
     "arguments",
     [
         ["--networks", "nothing"],
+        ["--json", "."],
         ["--json", "no/folder/k.json"],
         ["--plot", "no/folder/k.png"],
         ["--plot", "k.nothing"],

@@ -106,6 +106,15 @@ def test_dropout_stands_behind_the_rectifiers_of_hidden_dense_layers(name: str) 
         assert isinstance(thinned[place + 1], Dense)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "rate"),
+    [("garg", None, 0.25), ("alexnet", None, 0.5), ("alexnet-small", None, 0.5), ("alexnet", 0.1, 0.1)],
+)
+def test_an_alexnet_drops_half_as_its_paper_does(name: str, given: float | None, rate: float) -> None:
+    found = zoo.chosen(Network(name=name, dropout=given), 10)
+    assert {layer.rate for layer in found if isinstance(layer, Dropout)} == {rate}
+
+
 def test_no_dropout_unless_it_is_asked_for() -> None:
     assert not any(isinstance(layer, Dropout) for name in COUNTS for layer in layers(name, 10, 0.0))
 

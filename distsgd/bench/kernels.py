@@ -26,7 +26,7 @@ from distsgd.machine.peak import best
 from distsgd.machine.where import processor
 from distsgd.network import Network, Stage
 from distsgd.optim import SgdSteps
-from distsgd.plan.layers import FORWARD, TO_DATA, TO_WEIGHTS
+from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS
 from distsgd.record import as_json, write_whole
 
 NETWORKS = (
@@ -116,11 +116,12 @@ def _at_work(stages: list[Stage], batch: int) -> tuple[Network, SgdSteps]:
 
 
 def _judged(name: str, operation: Operation, seconds: float, found: Limits, ratio: float | None) -> Timed:
-    least = found.seconds(operation.flops, operation.moved)
-    bound = "arithmetic" if found.arithmetic_binds(operation.flops, operation.moved) else "memory"
+    amounts = operation.flops, operation.moved, operation.held
+    share = None if operation.what == LOSS else found.seconds(*amounts) / seconds
+    bound = "arithmetic" if operation.what == LOSS or found.arithmetic_binds(*amounts) else "memory"
     speeds = operation.flops / seconds / 1e9, operation.moved / seconds / 1e9
     what = operation.layer, operation.what, seconds
-    return Timed(name, *what, *speeds, least / seconds, bound, operation.convolves, ratio)
+    return Timed(name, *what, *speeds, share, bound, operation.convolves, operation.held, ratio)
 
 
 def share_of_peak(timed: Sequence[Timed], found: Limits, *passes: str) -> float | None:
@@ -149,7 +150,8 @@ def _heading(about: dict[str, Any], found: Limits) -> str:
 def _line(timed: Timed) -> str:
     speed = f"{timed.gflops:>9.0f}" if timed.gflops else f"{'':>9}"
     line = f"{timed.network:<17}{timed.layer:<43}{timed.what:<12}{timed.seconds * 1e6:>8.1f}{speed}"
-    line += f"{timed.gigabytes:>7.0f}{timed.share_of_limit:>9.0%} {timed.bound[0]}"
+    share = f"{timed.share_of_limit:>9.0%}" if timed.share_of_limit else f"{'':>9}"
+    line += f"{timed.gigabytes:>7.0f}{share} {timed.bound[0]}"
     return line + (f"{timed.torch_ratio:>15.2f}" if timed.torch_ratio else "")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from distsgd.kernels import probe
 from distsgd.kernels.vector import STRIP, aligned
 from distsgd.machine.peak import best, peak
@@ -23,17 +25,18 @@ class Limits:
     peak: float
     bandwidths: tuple[float, ...]
 
-    def bandwidth(self, moved: float) -> float:
-        """Bytes a second of a working set of that size: that of the next larger one that was measured."""
-        return self.bandwidths[min(bisect_left(SIZES, moved), len(self.bandwidths) - 1)]
+    def bandwidth(self, held: float) -> float:
+        """Bytes a second of a working set of that size: between those of the sizes that were measured."""
+        sizes = SIZES[: len(self.bandwidths)]
+        return float(np.interp(np.log(held), np.log(sizes), self.bandwidths))
 
-    def arithmetic_binds(self, flops: float, moved: float) -> bool:
-        """Whether computing takes longer than moving."""
-        return flops / self.peak >= moved / self.bandwidth(moved)
+    def arithmetic_binds(self, flops: float, moved: float, held: float) -> bool:
+        """Whether computing takes longer than moving so many bytes of a working set."""
+        return flops / self.peak >= moved / self.bandwidth(held)
 
-    def seconds(self, flops: float, moved: float) -> float:
+    def seconds(self, flops: float, moved: float, held: float) -> float:
         """The least that an operation takes."""
-        return max(flops / self.peak, moved / self.bandwidth(moved))
+        return max(flops / self.peak, moved / self.bandwidth(held))
 
 
 def measured(now: Callable[[], int] = time.perf_counter_ns) -> Limits:

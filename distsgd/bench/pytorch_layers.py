@@ -21,19 +21,23 @@ def alike(operation: Operation, network: Network) -> list[Repeated]:
 
 
 def _pass(stage: Stage, what: str, batch: int, layout: str) -> Repeated:
-    """The gradient to data is the layer's alone; that to weights comes through its rectifier and pooling, as ours does."""
+    """As ours are split: forward with the rectifier and pooling behind; to weights through that pooling; to data through the
+    rectifier before, which is where the one behind is differentiated too: by the layer that comes next.
+    """
     import torch
     from torch import nn
 
     own, behind = parts(stage)
     order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     alone = nn.Sequential(*own).to(memory_format=order)
-    whole = nn.Sequential(alone, *([nn.ReLU()] if stage.rectify else []), *behind)
+    rectifier = [nn.ReLU()] if stage.rectify and what == FORWARD else []
+    whole = nn.Sequential(alone, *rectifier, *behind)
     x = torch.randn(batch, *stage.shape).contiguous(memory_format=order)
     if what == FORWARD:
         return _forward(whole, x)
     x.requires_grad_(what == TO_DATA)
-    y = (alone if what == TO_DATA else whole)(x)
+    seen = torch.relu(x) if what == TO_DATA and stage.rectified else x
+    y = (alone if what == TO_DATA else whole)(seen)
     wanted = [x] if what == TO_DATA else list(whole.parameters())
     return _backward(y, wanted, torch.randn_like(y))
 

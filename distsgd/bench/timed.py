@@ -15,9 +15,13 @@ class Timed:
     """Billions of floating-point operations a second, 0 where none are counted."""
     gigabytes: float
     """Billions of bytes a second, each number read or written once."""
-    share_of_limit: float
-    """Of the fastest that arithmetic and memory allow; above 1 where an algorithm needs fewer multiplications."""
+    share_of_limit: float | None
+    """Of the fastest that arithmetic and memory allow; above 1 where an algorithm needs fewer multiplications, or where numbers lie
+    nearer than those of a copy of as many bytes. None for the loss: its exponentials are no multiply-adds.
+    """
     bound: str
     """"arithmetic" or "memory"."""
     convolves: bool
+    held: float
+    """Bytes that it works in."""
     torch_ratio: float | None = None

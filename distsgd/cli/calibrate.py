@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from distsgd import config
 from distsgd.cli import ranks as cli_ranks
-from distsgd.cli.options import add_ranks, count, threads
+from distsgd.cli.options import add_ranks, count
 from distsgd.clock import Clock
 from distsgd.config import InputError, check_name
 
@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=threads,
+        type=count,
         default=1,
         metavar="N",
         help="of a rank (default: 1): runs with train.threads = N have machine files of their own",

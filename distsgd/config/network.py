@@ -96,8 +96,8 @@ class Network(Section):
 
     name: str = Field("chavan-3-16-100", pattern=r"^[\w.-]+$")
     """A network of the zoo; beside `layers` any name, for the run's folder."""
-    dropout: float = Field(0.25, ge=0, lt=1)
-    """Rate behind the hidden dense layers of a network of the zoo."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Rate behind the hidden dense layers of a network of the zoo; None: see zoo.DROPOUT."""
     layers: tuple[ListedLayer, ...] | None = Field(None, strict=False)
     """From the images to the scores."""
 

@@ -24,12 +24,19 @@ class Operation:
     moved: int
     """Bytes of what it reads and of what it writes, each number once."""
     stage: Stage | None = None
+    read_again: int = 0
+    """Bytes of `moved` that are written where they were read from."""
 
     def run(self, times: int) -> None:
         """So many times."""
         for _ in range(times):
             for kernel, arguments in self.program:
                 kernel(*arguments)
+
+    @property
+    def held(self) -> int:
+        """Bytes that it works in."""
+        return self.moved - self.read_again
 
     @property
     def convolves(self) -> bool:
@@ -41,37 +48,37 @@ def operations(network: Network, steps: Steps) -> Iterator[Operation]:
     """Those of a training step, in its order; on the way back from the last layer on."""
     passes = list(zip(network.stages, network.places, strict=True))
     for stage, place in passes:
-        yield _operation(stage, place, FORWARD, stage.layer.forward(place, True))
+        yield _operation(stage, place, FORWARD, stage.layer.forward(place, True), network.batch)
     lose: Program = [(network.lose, (network.class_weights,))]
     yield Operation("all classes", LOSS, lose, 0, 2 * network.scores.flat.nbytes)
     for stage, place in reversed(passes):
         for what, program in _split(stage, place):
-            yield _operation(stage, place, what, program)
-    read_and_written = 5 * network.parameters.nbytes
-    yield Operation("all parameters", UPDATE, [(steps.step, (1,))], 0, read_and_written)
+            yield _operation(stage, place, what, program, network.batch)
+    each = network.parameters.nbytes  # parameters and momentum are read and written, the gradient is read
+    step: Program = [(steps.step, (1,))]
+    yield Operation("all parameters", UPDATE, step, 0, 5 * each, read_again=2 * each)
 
 
-def _operation(stage: Stage, place: Place, what: str, program: Program) -> Operation:
+def _operation(stage: Stage, place: Place, what: str, program: Program, batch: int) -> Operation:
     sums = stage.layer.flops(stage.shape) if isinstance(stage.layer, Convolution | Dense) else 0
     return Operation(
         f"{stage.number} {name(stage)}",
         what,
         program,
-        sums * place.x.batch,
-        _moved(stage, place, what),
+        sums * batch,
+        _moved(stage, place, what, batch),
         stage,
     )
 
 
-def _moved(stage: Stage, place: Place, what: str) -> int:
-    """Bytes read and written, each number once; a gradient is as large as what it belongs to."""
+def _moved(stage: Stage, place: Place, what: str, batch: int) -> int:
+    """Bytes read and written for the images of a batch, each number once; a gradient is as large as what it belongs to."""
     moved = place.x.inside.nbytes + place.y.inside.nbytes + place.winners.nbytes
-    moved += sum(array.nbytes for array in place.weights)
     # What was rectified says where something goes back, and what is normalized how much.
     looked_at = place.y if isinstance(stage.layer, MaxPool | Dropout) else place.x
     if what == TO_DATA and (place.rectified or isinstance(stage.layer, ResponseNormalization)):
         moved += looked_at.inside.nbytes
-    return moved
+    return moved * batch // place.x.batch + sum(array.nbytes for array in place.weights)
 
 
 def name(stage: Stage) -> str:

@@ -64,11 +64,9 @@ def convolution(
     source: a file of images or an embedded set. InputError before anything is measured where that or a folder is wrong.
     """
     described = data.describe(data.locate(source))
-    if described.counts["train"] < max(GARG_BATCHES):
-        there = described.counts["train"]
-        raise InputError(
-            f"{source} has {there} training images; wanted: a batch of {max(GARG_BATCHES)} at least"
-        )
+    there, wanted = described.counts["train"], 2 * max(GARG_BATCHES)  # the first step only begins
+    if there < wanted:
+        raise InputError(f"{source} has {there} training images; wanted are two batches, {wanted}, at least")
     check_file("--json", json_path)
     check_picture(plot_path)
     against, processes = find_spec("torch") is not None, len(processors())

@@ -94,7 +94,7 @@ def _chavan(axes: "Axes", found: Sequence[Measured]) -> None:
     axes.set_xlabel("filters F")
     axes.set_ylabel("milliseconds a training iteration")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="upper left", handlelength=4)
 
 
 def _size(one: Measured) -> tuple[int, int, int]:

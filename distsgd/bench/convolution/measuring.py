@@ -49,7 +49,7 @@ class Measured:
     epoch_seconds: float
     """An epoch of so many images; where it was not finished, what the steps let expect."""
     test_accuracy: float | None
-    """After the epoch; None where it was not finished."""
+    """After the epoch; None where it was not finished, or had smaller batches."""
 
     @property
     def finished(self) -> bool:
@@ -65,10 +65,11 @@ def measured(way: Way, task: Task, test: Images | None, now: Callable[[], int]) 
         trained = way.begin(replace(task, batch=images), stack)
         taken = np.array(_taken(trained, steps, now)) * 1e-9
         parameters = trained.parameters
-    step, done = float(np.median(taken)), len(taken) == steps
     # The first step starts processes and compiles: it counts as a usual one.
+    step, done = float(np.median(taken[1:] if len(taken) > 1 else taken)), len(taken) == steps
     epoch = float(step + taken[1:].sum()) if done else step * steps
-    accuracy = _accuracy(task, parameters, test) if done and test else None
+    asked = images == task.batch  # with smaller batches it has learnt something else
+    accuracy = _accuracy(task, parameters, test) if done and asked and test else None
     scaled = step * task.batch / images
     what = task.name, way.name, task.batch, way.processes, images
     return Measured(*what, len(taken), scaled, steps * images, epoch, accuracy)
