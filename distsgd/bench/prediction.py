@@ -234,7 +234,8 @@ def _phase(scored: Sequence[Scored], name: str) -> dict[str, float | None]:
 def table(summary: Mapping[str, Any]) -> Iterator[str]:
     """The summary as lines."""
     known, unseen = summary["round_time"], summary["unseen_network"]
-    yield f"{summary['configurations']} configurations; relative errors of a round's predicted seconds"
+    count = summary["configurations"]
+    yield f"{count} configuration{'s' * (count > 1)}; relative errors of a round's predicted seconds"
     yield f"{'':22}{'median':>8}{'mean':>8}{'90 %':>8}{'95 %':>8}{'bias':>8}{'inside 90 %':>13}{'rank corr.':>12}"
     yield from _rows(known, unseen)
     if known.get("again"):

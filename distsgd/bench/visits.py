@@ -41,6 +41,8 @@ class Visits:
 
     def make(self, name: str, configured: Mapping[int, Configured]) -> None:
         """Visit all, several times; then those again that lacked cores which lie as they should, as far as patience goes."""
+        if not configured:
+            return
         for visit in range(VISITS):
             self.say(f"{len(configured)} {name}, {visit + 1} of {VISITS}")
             for number, one in configured.items():

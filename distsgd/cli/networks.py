@@ -8,9 +8,9 @@ from distsgd.clock import peak_memory
 from distsgd.config import Config, InputError
 from distsgd.data import Description
 from distsgd.layers import Shape
+from distsgd.machine.job import job_of
 from distsgd.network import Stage
 from distsgd.plan.memory import Memory, memory
-from distsgd.plan.work import Job
 from distsgd.training import Experiment, check
 
 GREY = 1, 28, 28
@@ -37,8 +37,7 @@ def one(named: str, changes: Sequence[str], ranks: int) -> str:
     experiment = _experiment(settings, named, ranks)
     stages, images = experiment.stages, experiment.images
     title = f"{settings.network.name}: images of {_size(stages[0].shape)}, {images.classes} classes"
-    job = Job(tuple(stages), settings, images, experiment.workers, ranks, ranks)
-    taken = memory(job, len(launcher.processors()), peak_memory())
+    taken = memory(job_of(experiment, ranks, ranks), len(launcher.processors()), peak_memory())
     parts = _memory(taken, settings.train.batch, ranks)
     return "\n".join([title, "", *_layers(stages), "", *parts])
 

@@ -85,7 +85,9 @@ def _ran(measured: list["Measured"], fits: list[dict[str, Any]]) -> str:
     """Pinned, if it is one of ours; otherwise what the library's is like, if that could be seen."""
     ran = measured[-1].ran
     like = [found["formula"] for found in fits if found["formula"] not in ("whole", "shared")]
-    return f"library, like {like[-1]}" if ran == "library" and like else ran
+    if ran != "library":
+        return ran
+    return f"library, like {like[-1]}" if like else "library, by which algorithm is not seen"
 
 
 def _converts_like(way: "Way") -> tuple[object, ...]:
