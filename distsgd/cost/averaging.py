@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 from typing import Any
 
 from distsgd.cost.algorithms import FORMULAS, OURS, Layout, ended
@@ -73,12 +74,13 @@ class Averaging:
 
 def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
     """Predict one averaging. LookupError where nothing like it was measured: it says what was."""
-    entry = _entry(messages, asked)
+    layout, entries = Layout(asked.ranks, asked.hosts), _entries(messages, asked)
+    entry = entries[0]
     calls = {name: name for name in ("begin", "add", "again", "finish", "several")}
     calls["finish"] = "kept" if asked.kept else "finish"
     conversion = {name: _conversion(entry["conversion"][call], asked.values) for name, call in calls.items()}
-    share = _share(entry, Layout(asked.ranks, asked.hosts))
-    exchange = _exchange(messages, entry, asked).times(share)
+    share = _share(entry, layout)
+    exchange = _middle([_exchange(messages, one, asked).times(_share(one, layout)) for one in entries])
     return Averaging(
         exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / share, **conversion
     )
@@ -145,17 +147,26 @@ def _shown(estimate: Estimate) -> str:
     return f"{1e3 * estimate.seconds:.3g} ± {1e3 * estimate.deviation:.1g} ms"
 
 
-def _entry(messages: Mapping[str, Any], asked: Asked) -> Mapping[str, Any]:
+def _entries(messages: Mapping[str, Any], asked: Asked) -> list[Mapping[str, Any]]:
+    """What was measured of that; or else, for an algorithm of ours, the others told as if they were it."""
     wanted = asked.topology, asked.algorithm, asked.reduction
     for entry in messages["exchanges"]:
         if (entry["topology"], entry["algorithm"], entry["reduction"]) == wanted:
-            return dict(entry)
+            return [dict(entry)]
     known = [entry for entry in messages["exchanges"] if entry["reduction"] == asked.reduction]
     known = [entry for entry in known if entry["algorithm"] in OURS]
     if asked.algorithm not in OURS or not known:
         raise LookupError(f"{', '.join(wanted)} was not measured")
     same = [entry for entry in known if entry["topology"] == asked.topology]
-    return _as_another(asked.algorithm, (same or known)[0])
+    return [_as_another(asked.algorithm, entry) for entry in same or known]
+
+
+def _middle(found: Sequence[Estimate]) -> Estimate:
+    """Of one, that; of several their mean, as unsure as they are apart."""
+    seconds = fmean(one.seconds for one in found)
+    return Estimate(
+        seconds, math.hypot(fmean(one.deviation for one in found), pstdev(one.seconds for one in found))
+    )
 
 
 def _as_another(algorithm: str, other: Mapping[str, Any]) -> Mapping[str, Any]:
