@@ -56,12 +56,14 @@ def test_limits_are_those_of_the_working_set() -> None:
 
 def test_operations_are_of_the_images_that_there_are_and_not_of_the_room_for_them() -> None:
     """A batch of one has room for sixteen."""
-    one, many = (list(operations(*kernels._at_work(kernels._plan("garg"), batch))) for batch in (1, 16))
+    at_work = [kernels._at_work(kernels._plan("garg"), batch) for batch in (1, 16)]
+    one, many = (list(operations(*each)) for each in at_work)
     assert [16 * each.flops for each in one] == [each.flops for each in many]
     weights = 4 * (5 * 5 * 8 + 8)
     assert 16 * (one[0].moved - weights) == many[0].moved - weights
     update = many[-1]
-    assert (update.moved, 5 * update.held) == (5 * update.moved // 5, 3 * update.moved)
+    parameters = at_work[1][0].parameters.nbytes
+    assert (update.moved, update.held) == (5 * parameters, 3 * parameters)
 
 
 def test_what_is_copied_is_more_than_the_last_cache_holds(tmp_path: Path) -> None:

@@ -213,14 +213,14 @@ def test_odd_paths_arrive_as_they_are(scheduler: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["pbs", "lsf"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_job_that_is_told_to_end_waits_for_its_ranks(
     scheduler: Any, number: signal.Signals, tmp_path: Path
 ) -> None:
     """As ranks hear the same signal; what they do then decides how the job ends."""
     started = tmp_path / "launcher"
     started.write_text(
-        "#!/bin/bash\ntrap 'sleep 0.3; echo saved; exit 7' TERM INT\necho there\nsleep 20 & wait\n"
+        "#!/bin/bash\ntrap 'sleep 0.3; echo saved; exit 7' TERM INT USR1\necho there\nsleep 20 > /dev/null & wait\n"
     )
     started.chmod(0o755)
     script = tmp_path / "job"

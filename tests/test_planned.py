@@ -240,7 +240,7 @@ def test_the_command_writes_a_picture_and_json(tmp_path: Path, capsys: pytest.Ca
     for one in facts["recommended"]:
         hosts = " --hostfile HOSTS" if one["best"]["nodes"] > 1 else ""
         assert f"--ranks {one['best']['ranks']}{hosts} --set {one['best']['set'][0]}" in said
-    assert "HOSTS: a file with the names of the nodes" in said
+    assert "HOSTS: a file with a node a line and its room, such as node1 slots=2 (Open MPI)" in said
     for point in facts["points"]:
         low, high = point["efficiency_interval"]
         assert low <= point["efficiency"] <= high

@@ -419,29 +419,41 @@ def test_a_job_that_was_interrupted_and_resumed_is_submitted_anew(openmpi: Launc
 def test_a_job_that_failed_is_told_and_submitted_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit = tmp_path / "qsub"
+    monkeypatch.setattr(launcher, "find", lambda _: launcher.Launcher("mpiexec", None))
+    submit, launched = tmp_path / "qsub", tmp_path / "mpiexec"
     submit.write_text(f"#!/bin/sh\ncat >> {tmp_path}/got\n")
-    submit.chmod(0o755)
+    launched.write_text("#!/bin/sh\nexit 3\n")
+    for program in (submit, launched):
+        program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     out = tmp_path / "it's out"
     command = ["scale", *BATCH, *SMALL, "--scheduler", "pbs", "--mpi", "mpich", "--out", str(out)]
     assert main([*command, "--submit"]) == 0
     capsys.readouterr()
     environ = {**os.environ, "PBS_O_WORKDIR": str(tmp_path), "PBS_NODEFILE": "/dev/null"}
-    launched = tmp_path / "mpiexec"
-    launched.write_text("#!/bin/sh\nexit 3\n")
-    launched.chmod(0o755)
     job = out / "nodes-00001" / "repeat-2.job"
-    text = job.read_text().replace("python -m distsgd", "true -m distsgd")
-    assert subprocess.run(["bash"], input=text, text=True, env=environ, check=False).returncode == 3
-    assert main(command) == 1
+    assert subprocess.run(["bash", str(job)], env=environ, check=False).returncode == 3
+    job.with_suffix("").mkdir()
+    (tmp_path / "got").unlink()
+    assert main([*command, "--submit"]) == 1
     said = capsys.readouterr().out
+    assert "1 node, 2 ranks, run 2 (failed with exit code 3):" in said
     assert "failed: nodes-00001/repeat-2, exit code 3" in said
     assert "3 runs have not ended yet" in said
-    (tmp_path / "got").unlink()
+    assert (tmp_path / "got").read_text().count("#PBS -N") == 1
+    assert not job.with_suffix("").exists()  # put aside
     assert main([*command, "--submit"]) == 0
     assert "4 runs have not ended yet" in capsys.readouterr().out
-    assert (tmp_path / "got").read_text().count("#PBS -N") == 1
+    assert main([*command, "--before", "module load it"]) == 0
+    assert f"{job} stays as it is" in capsys.readouterr().out
+
+
+def test_a_job_whose_first_line_fails_says_so_too(tmp_path: Path) -> None:
+    out, first = tmp_path / "out", ["--before", "false || exit 9"]
+    assert main(["scale", *BATCH, *SMALL, *first, "--out", str(out)]) == 0
+    job = out / "nodes-00001" / "repeat-1.job"
+    assert subprocess.run(["bash", str(job)], check=False).returncode == 9
+    assert job.with_suffix(".ended").read_text() == "9\n"
 
 
 def test_hosts_that_are_too_few_are_told_before_anything_runs(

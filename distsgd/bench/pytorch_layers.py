@@ -21,8 +21,8 @@ def alike(operation: Operation, network: Network) -> list[Repeated]:
 
 
 def _pass(stage: Stage, what: str, batch: int, layout: str) -> Repeated:
-    """As ours are split: forward with the rectifier and pooling behind; to weights through that pooling; to data through the
-    rectifier before, which is where the one behind is differentiated too: by the layer that comes next.
+    """As ours are split: forward with the rectifier and pooling behind; to weights back through that pooling; to data back through
+    the rectifier before, as a rectifier's gradient is a part of the next layer's pass to data.
     """
     import torch
     from torch import nn

@@ -78,15 +78,14 @@ def _plan(given: argparse.Namespace, clock: Clock) -> int:
 
 def _look_first(given: argparse.Namespace) -> None:
     """InputError for options that can't be, before anything is predicted."""
+    from distsgd.bench.output import check_file
+
     if given.plot and given.plot.suffix[1:].lower() not in FORMS:
         raise InputError(f"--plot {given.plot}: the name must end with one of .{', .'.join(FORMS)}")
     if given.deadline is not None and not 0 < given.deadline < math.inf:
         raise InputError(f"--deadline {given.deadline}: must be above 0")
     for option, path in (("--plot", given.plot), ("--json", given.json)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
-        if path is not None and path.is_dir():
-            raise InputError(f"{option} {path}: is a folder, wanted is a file")
+        check_file(option, path)
 
 
 def _planned(given: argparse.Namespace) -> "Planned":

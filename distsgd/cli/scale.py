@@ -199,28 +199,27 @@ def _last_line(log: Path) -> str:
 
 
 def _batch(given: Namespace, sweep: "Sweep") -> int:
-    """A batch job for each run that is not there yet, handed over where that is asked for and was not done before."""
-    from distsgd.bench import scaling
-    from distsgd.bench import sweep as sweeps
+    """A batch job for each run that is not there yet, handed over where that is asked for and was not done before.
 
-    code, before = 0, _ended(sweep)
+    One that failed is told, put aside, and begun anew. Returns 1 where there was one.
+    """
+    from distsgd.bench import scaling
+
+    code, failed = 0, _failed(sweep)
     for repeat in sweep.runs():
         if scaling.finished(repeat) is None:
-            # It was interrupted and resumed, or diverged; or failed, and is to be tried again.
-            if (repeat.folder / "run.json").exists() or (given.submit and repeat.folder in before):
-                sweeps.clear(repeat)
-                repeat.folder.with_suffix(".submitted").unlink(missing_ok=True)
-                repeat.ended.unlink(missing_ok=True)
+            if (repeat.folder / "run.json").exists() or repeat.folder in failed:
+                _put_aside(repeat)
             script = _script(given, sweep, repeat)
-            print(f"{repeat.point.title}, run {repeat.number}: {script}", flush=True)
+            why = f" (failed with exit code {failed[repeat.folder]})" if repeat.folder in failed else ""
+            print(f"{repeat.point.title}, run {repeat.number}{why}: {script}", flush=True)
             code = max(code, _submitted(given, script) if given.submit else 0)
-    codes = _ended(sweep)
-    _write(sweep, codes)
-    _tell(sweep, codes)
-    return max(code, FAILED if codes else 0)
+    _write(sweep, failed)
+    _tell(sweep, failed)
+    return max(code, FAILED if failed else 0)
 
 
-def _ended(sweep: "Sweep") -> dict[Path, int]:
+def _failed(sweep: "Sweep") -> dict[Path, int]:
     """With which status jobs ended that left no result, by the folder of their run: see `_telling`."""
     from distsgd.bench import scaling
 
@@ -230,7 +229,16 @@ def _ended(sweep: "Sweep") -> dict[Path, int]:
             # Not begun, not ended, or killed before it could write.
             with contextlib.suppress(OSError, ValueError):
                 codes[repeat.folder] = int(repeat.ended.read_text(encoding="utf-8"))
-    return codes
+    return {folder: code for folder, code in codes.items() if code}
+
+
+def _put_aside(repeat: "Repeat") -> None:
+    """What a run left that failed, diverged, or was interrupted and resumed: a job may begin it anew."""
+    from distsgd.bench import sweep as sweeps
+
+    sweeps.clear(repeat)
+    repeat.folder.with_suffix(".submitted").unlink(missing_ok=True)
+    repeat.ended.unlink(missing_ok=True)
 
 
 def _script(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> Path:
@@ -244,21 +252,27 @@ def _script(given: Namespace, sweep: "Sweep", repeat: "Repeat") -> Path:
         "image": "",
         "claim": "",
         "name": f"{point.name}-{repeat.number}",
+        "before": [*_telling(repeat), *given.before],
     }
-    asked["before"] = [*given.before, *_telling(repeat)]
     wanted = launch.job(Namespace(**{**vars(given), **asked}), point.settings.train.threads)
     text = launcher.render(wanted)
-    with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        if path.read_text(encoding="utf-8") != text:
+            print(
+                f"{path} stays as it is, which is not as these options have it: remove it to have it made anew"
+            )
     return path
 
 
 def _telling(repeat: "Repeat") -> list[str]:
-    """What a job says, in shell, of its end, unless it left a checkpoint: then it will go on from there."""
+    """What a job says, in shell, of its end; it unsays that when it begins again."""
     return [
         f"ended={shlex.quote(str(repeat.ended))}",
         'rm -f "$ended"',
-        """trap 'status=$?; [ -d "$run/checkpoints" ] || echo "$status" > "$ended"' EXIT""",
+        """trap 'echo "$?" > "$ended"' EXIT""",
     ]
 
 

@@ -74,16 +74,14 @@ class Averaging:
 
 def averaging_estimate(messages: Mapping[str, Any], asked: Asked) -> Averaging:
     """Predict one averaging. LookupError where nothing like it was measured: it says what was."""
-    layout, entries = Layout(asked.ranks, asked.hosts), _entries(messages, asked)
+    entries = _entries(messages, asked)
     entry = entries[0]
     calls = {name: name for name in ("begin", "add", "again", "finish", "several")}
     calls["finish"] = "kept" if asked.kept else "finish"
     conversion = {name: _conversion(entry["conversion"][call], asked.values) for name, call in calls.items()}
-    share = _share(entry, layout)
-    exchange = _middle([_exchange(messages, one, asked).times(_share(one, layout)) for one in entries])
-    return Averaging(
-        exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=1 / share, **conversion
-    )
+    exchange, last = _exchanged(messages, entries, asked)
+    latest = last / exchange.seconds if exchange.seconds else 1.0
+    return Averaging(exchange=exchange, workers_per_rank=asked.workers_per_rank, latest=latest, **conversion)
 
 
 @dataclass(frozen=True)
@@ -161,12 +159,25 @@ def _entries(messages: Mapping[str, Any], asked: Asked) -> list[Mapping[str, Any
     return [_as_another(asked.algorithm, entry) for entry in same or known]
 
 
-def _middle(found: Sequence[Estimate]) -> Estimate:
-    """Of one, that; of several their mean, as unsure as they are apart."""
-    seconds = fmean(one.seconds for one in found)
-    return Estimate(
-        seconds, math.hypot(fmean(one.deviation for one in found), pstdev(one.seconds for one in found))
-    )
+def _exchanged(
+    messages: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], asked: Asked
+) -> tuple[Estimate, float]:
+    """Seconds in the mean over ranks, and of the last rank: of several entries that tell of it their mean, as unsure as they are
+    apart. LookupError where none does.
+    """
+    found: list[tuple[Estimate, float]] = []
+    for entry in entries:
+        try:
+            found.append((_exchange(messages, entry, asked), _share(entry, Layout(asked.ranks, asked.hosts))))
+        except LookupError:
+            if len(entries) == 1:
+                raise
+    if not found:
+        raise LookupError(f"{asked.algorithm} was not measured, and nothing like it on {asked.ranks} ranks")
+    each = [last.times(share) for last, share in found]
+    apart = pstdev(one.seconds for one in each)
+    deviation = math.hypot(fmean(one.deviation for one in each), apart)
+    return Estimate(fmean(one.seconds for one in each), deviation), fmean(last.seconds for last, _ in found)
 
 
 def _as_another(algorithm: str, other: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -102,6 +102,8 @@ def curve(machine: Machine, job: Job, most: int, per_node: int) -> Curve:
             points.append(point_of(machine, one))
         except LookupError as error:
             unknown[ranks] = _unknown(one, error)
+            if ranks == 1:  # what all speed-ups are over
+                return Curve([], unknown[1])
     last = points[-1].job.ranks if points else 0
     gaps = {ranks: why for ranks, why in unknown.items() if ranks < last}
     return Curve(points, next((why for ranks, why in unknown.items() if ranks > last), end), gaps)

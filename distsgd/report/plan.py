@@ -111,7 +111,8 @@ def notes(planned: Planned, others: Sequence[str] = ()) -> Iterator[str]:
     for count, why in curve.gaps.items():
         yield f"{count} rank{'s' * (count > 1)}: left out, as {why}"
     if any(point.job.nodes > 1 for point in curve.points):
-        yield "HOSTS: a file with the names of the nodes, one a line"
+        room = max(point.job.together for point in curve.points)
+        yield f"HOSTS: a file with a node a line and its room, such as node1 slots={room} (Open MPI) or node1:{room} (MPICH)"
     if curve.end:
         yield f"no more ranks: {curve.end}"
     yield from others

@@ -20,6 +20,6 @@ export OMP_NUM_THREADS=1
 # Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
 
 # The batch system's signals are for the ranks, which save a checkpoint and end; this script ends after them, with their status.
-trap : INT TERM
+trap : HUP INT TERM USR1 USR2
 jsrun -n 8 -r 4 -a 1 -c 1 -b packed:1 \
     /opt/env/bin/python -m distsgd "${start[@]}"

@@ -21,6 +21,6 @@ export OMP_NUM_THREADS=1
 # Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
 
 # The batch system's signals are for the ranks, which save a checkpoint and end; this script ends after them, with their status.
-trap : INT TERM
+trap : HUP INT TERM USR1 USR2
 /opt/mpi/bin/mpirun -n 8 --hostfile "$LSB_DJOB_HOSTFILE" --map-by ppr:4:node:PE=3 --bind-to core -x PATH ${LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH} \
     /opt/env/bin/python -m distsgd "${start[@]}"

@@ -18,6 +18,6 @@ export OMP_NUM_THREADS=1
 # Kernels are compiled once a node, in a folder of yours in the node's /tmp; DISTSGD_CACHE names another.
 
 # The batch system's signals are for the ranks, which save a checkpoint and end; this script ends after them, with their status.
-trap : INT TERM
+trap : HUP INT TERM USR1 USR2
 mpiexec -n 8 --ppn 4 --depth 3 --cpu-bind depth \
     /opt/env/bin/python -m distsgd "${start[@]}"

@@ -44,6 +44,7 @@ done
 # Only what has a checkpoint to go on from, and has not finished, goes back into the queue.
 if [ -n "$stopped" ] && [ -d "$run/checkpoints" ] && [ ! -e "$run/run.json" ]; then
     echo "$SLURM_JOB_NAME: back into the queue, to go on from $run"
+    trap - EXIT # it has not ended
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
