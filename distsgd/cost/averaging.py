@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 from typing import Any
 
 from distsgd.cost.algorithms import FORMULAS, OURS, Layout, ended
@@ -155,14 +155,13 @@ def _entries(messages: Mapping[str, Any], asked: Asked) -> list[Mapping[str, Any
     known = [entry for entry in known if entry["algorithm"] in OURS]
     if asked.algorithm not in OURS or not known:
         raise LookupError(f"{', '.join(wanted)} was not measured")
-    same = [entry for entry in known if entry["topology"] == asked.topology]
-    return [_as_another(asked.algorithm, entry) for entry in same or known]
+    return [_as_another(asked.algorithm, entry) for entry in known]
 
 
 def _exchanged(
     messages: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], asked: Asked
 ) -> tuple[Estimate, float]:
-    """Seconds in the mean over ranks, and of the last rank: of several entries that tell of it their mean, as unsure as they are
+    """Seconds in the mean over ranks, and of the last rank: of several entries that tell of it the middle, as unsure as they are
     apart. LookupError where none does.
     """
     found: list[tuple[Estimate, float]] = []
@@ -177,7 +176,8 @@ def _exchanged(
     each = [last.times(share) for last, share in found]
     apart = pstdev(one.seconds for one in each)
     deviation = math.hypot(fmean(one.deviation for one in each), apart)
-    return Estimate(fmean(one.seconds for one in each), deviation), fmean(last.seconds for last, _ in found)
+    seconds = median(one.seconds for one in each)
+    return Estimate(seconds, deviation), median(last.seconds for last, _ in found)
 
 
 def _as_another(algorithm: str, other: Mapping[str, Any]) -> Mapping[str, Any]:

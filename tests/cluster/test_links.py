@@ -80,7 +80,7 @@ def test_it_predicts_what_it_has_not_seen(found: dict[str, Any], secret: float) 
 def test_it_predicts_algorithms_that_it_has_not_seen(found: dict[str, Any], secret: float) -> None:
     told = held_out(found["messages"], found["averages"])
     print(f"\n{secret:.1f} Mbit/s, each algorithm from the others: {told}")
-    assert told["all"]["median"] < 0.08
+    assert told["all"]["median"] < 0.1  # 0.05 where it measures for a minute, see below
     assert told["all"]["coverage"] > 0.8
 
 
