@@ -42,8 +42,10 @@ def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round
     """A round of so many steps (not given: the period). LookupError where the machine file has nothing of the kind."""
     check_threads(machine, job.config.train.threads)
     found, filling = computing(machine, job), fill(machine, job)
-    spare = job.together * job.config.train.threads < machine.where.cores
-    if spare and job.prefetches(machine.where.cores):
+    cores = machine.where.cores
+    if job.spares(cores) and job.prefetches(
+        cores
+    ):  # a thread that has no core of its own takes as much from the step
         filling = replace(filling, seconds=max(filling.seconds - found.step.seconds, 0.0))
     length = job.period if steps is None else steps
     first = _cooled(machine, job, found)

@@ -154,10 +154,14 @@ class Job:
         """Of what the network sees of an image."""
         return math.prod(self.stages[0].shape)
 
+    def spares(self, cores: int) -> bool:
+        """Whether ranks leave one of a node's cores idle."""
+        return self.together * self.config.train.threads < cores
+
     def prefetches(self, cores: int) -> bool:
         """Whether a thread fills the next batch, on nodes of so many cores."""
-        spare = self.together * self.config.train.threads < cores
-        return prefetches(self.config.data.prefetch, self.config.train.batch * self.image_bytes, spare)
+        size = self.config.train.batch * self.image_bytes
+        return prefetches(self.config.data.prefetch, size, self.spares(cores))
 
     @property
     def windows(self) -> bool:
