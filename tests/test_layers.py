@@ -25,6 +25,7 @@ from distsgd.layers import (
     Values,
     convolution_bands,
     convolution_patches,
+    convolution_shallow,
 )
 
 CANARY = np.float32(-12345.678)
@@ -37,9 +38,10 @@ AROUND = [(NONE, NONE), (NONE, WIDER), (WIDER, NONE), (WIDER, WIDER)]
 
 @pytest.fixture(autouse=True)
 def row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bands of rows nor patches (test_winograd.py and test_patches.py have them): whole numbers stay whole."""
+    """No transforms (test_winograd.py, test_patches.py and test_shallow.py have them): whole numbers stay whole."""
     monkeypatch.setattr(convolution_bands, "HEIGHTS", ())
     monkeypatch.setattr(convolution_patches, "SIZES", ())
+    monkeypatch.setattr(convolution_shallow, "SIZES", ())
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,8 @@ def test_any_nan_sees_every_lane() -> None:
 
 @inlined
 def _bytes(x, place, y, to):
-    shape = tile.zeros(1, 2)
-    tile_bytes.store_bytes(tile_bytes.load_bytes(shape, x, place), y, to)
+    shape = tile.zeros(2, 2)
+    tile_bytes.store_bytes(tile_bytes.load_bytes(shape, x, place, WIDTH + 1), y, to, WIDTH)
 
 
 @inlined
@@ -181,11 +181,38 @@ def test_add_where_bytes_are_a_number(number: int) -> None:
 
 def test_bytes_are_numbers_from_0_to_255() -> None:
     x = np.arange(256, dtype=np.uint8)
-    for place in range(0, 256 - WIDTH, 3):
+    for place in range(0, 255 - 2 * WIDTH, 3):
         y = np.full(256, 7, np.uint8)
         _bytes(x, place, y, 11)
-        np.testing.assert_array_equal(y[11 : 11 + WIDTH], x[place : place + WIDTH])
-        assert (np.delete(y, range(11, 11 + WIDTH)) == 7).all()
+        np.testing.assert_array_equal(
+            y[11 : 11 + 2 * WIDTH], np.delete(x[place : place + 2 * WIDTH + 1], WIDTH)
+        )
+        assert (np.delete(y, range(11, 11 + 2 * WIDTH)) == 7).all()
+
+
+@inlined
+def _rearranged(x, y):
+    value = tile.load(tile.zeros(4, 2), x, 0, WIDTH)
+    tile.store_apart(value, y[0], 3, 50, 200 + VECTOR)
+    left, right = tile.every_second(value, 0, 0), tile.every_second(value, 1, 1)
+    tile.store(tile.alternating(left, right), y[1], 0, VECTOR)
+    tile.store(tile.where_positive(tile.plus(left, right), left), y[2], 0, VECTOR)
+
+
+def test_rows_and_columns_taken_apart_and_put_together() -> None:
+    x = lanes(1, 4 * WIDTH)
+    x[x == 0] = 1
+    x[2] = np.nan
+    y = np.zeros((3, 512), np.float32)
+    _rearranged(x, y)
+    cells = x.reshape(4, 2, VECTOR)
+    for r, c in np.ndindex(4, 2):
+        at = 3 + 50 * r + (200 + VECTOR) * c
+        np.testing.assert_array_equal(y[0, at : at + VECTOR], cells[r, c])
+    assert np.count_nonzero(y[0]) == x.size
+    np.testing.assert_array_equal(y[1, : WIDTH * 2].reshape(4, VECTOR), cells[range(4), (0, 1, 0, 1)])
+    left, right = cells[0::2, 0], cells[1::2, 1]
+    np.testing.assert_array_equal(y[2, :WIDTH].reshape(2, VECTOR), np.where(left <= 0, 0, left + right))
 
 
 @inlined

@@ -11,7 +11,7 @@ from test_layers import CANARY, NONE, WIDER, bench
 
 from distsgd.kernels import band_pairs, band_rows, taps, winograd
 from distsgd.kernels.taps import Window
-from distsgd.layers import Border, Convolution, Shape, convolution_bands
+from distsgd.layers import Border, Convolution, Shape, convolution_bands, convolution_shallow
 
 FITTING = [(height, size) for height in (2, 3, 4) for size in range(2, 10 - height)]
 
@@ -73,6 +73,7 @@ def test_large_maps_are_not_kept_for_the_gradient_to_weights(monkeypatch: pytest
 @pytest.fixture(params=[2, 3, 4])
 def height(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bands of so many rows wherever they can be had."""
+    monkeypatch.setattr(convolution_shallow, "SIZES", ())
     monkeypatch.setattr(convolution_bands, "HEIGHTS", (request.param,))
     monkeypatch.setattr(convolution_bands, "_cost", lambda *shapes: 0)
     return int(request.param)

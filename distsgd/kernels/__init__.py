@@ -5,7 +5,8 @@ To be read in this order:
 - `vector`, the processor's registers and to what a batch is rounded up, and `tile`, the register tile, with its picture;
 - `taps` and `rows`: which inputs an output sees, and the one loop that sums them, of convolutions, of dense layers, and of their
   gradients to data; `pairs`, its dual, of gradients to weights;
-- `winograd` and `points`: the same sums with fewer multiplications, by bands of rows (`band_rows`, `band_pairs`) or by `patches`;
+- `winograd` and `points`: the same sums with fewer multiplications, by bands of rows (`band_rows`, `band_pairs`; of few
+  channels `shallow_rows`, `shallow_pairs`) or by `patches`;
 - what lies between: `windows` and `pool`, `normalization`, `order`, `loss`, `update`, and `batch`, which images come in by;
   `confusion` and `extremes` look at what came out;
 - averages: `fixedpoint`, and `together` where ranks share memory; `threads` and `waiting`: several threads of a rank;
@@ -23,7 +24,7 @@ from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
     "rows band_rows normalization fixedpoint together update",
-    "pairs band_pairs patches pool order loss batch confusion probe extremes",
+    "pairs band_pairs shallow_pairs shallow_rows patches pool order loss batch confusion probe extremes",
 ):
     if modules := modules_to_compile():
         for module in modules:
@@ -44,6 +45,8 @@ with filled_once(
             pool,
             probe,
             rows,
+            shallow_pairs,
+            shallow_rows,
             taps,
             tile,
             together,
@@ -66,6 +69,8 @@ __all__ = [
     "pool",
     "probe",
     "rows",
+    "shallow_pairs",
+    "shallow_rows",
     "taps",
     "tile",
     "together",

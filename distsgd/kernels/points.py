@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 
 from distsgd.kernels import vector, winograd
 from distsgd.kernels.tile import Tile, cells_of, pack
+from distsgd.kernels.vector import LANES
 
 
 def _linear(builder: Any, factors: np.ndarray, cells: Sequence[Any]) -> Any:
@@ -98,3 +99,29 @@ def slopes_to_points(typing, tile, points):
         return _along_columns(_to_points, matrix, tile, builder, args[0])
 
     return made(tile, points), generate
+
+
+@intrinsic
+def multiply_pixels(typing, tile, outputs, x, place, point, weights, first):
+    """tile[p, c] += sum over s of weights[first + p * taps + s] * x[place + p * point + (c + s) * LANES : ...].
+
+    A row is a point, a column a pixel. A filter has as many taps as leave of these points the rows of `outputs`, a tile.
+    """
+    taps = tile.rows - outputs.rows + 1
+
+    def generate(context, builder, signature, args):
+        cells = cells_of(builder, args[0])
+        pixels = vector.address(context, builder, x, args[2], args[3])
+        weight = vector.address(context, builder, weights, args[5], args[6])
+        for p in range(tile.rows):
+            vector.keep_order(builder)
+            factors = vector.splats(builder, weight, taps)
+            for seen, pixel in enumerate(vector.loads(builder, pixels, tile.columns + taps - 1, LANES)):
+                for c in range(max(0, seen - taps + 1), min(tile.columns, seen + 1)):
+                    i = p * tile.columns + c
+                    cells[i] = vector.multiply_add(builder, factors[seen - c], pixel, cells[i])
+            pixels = builder.gep(pixels, [args[4]])
+            weight = builder.gep(weight, [ir.Constant(vector.INDEX, taps)])
+        return pack(builder, cells)
+
+    return tile(tile, outputs, x, place, point, weights, first), generate

@@ -20,7 +20,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, patches, pool, rows, update
+from distsgd.kernels import (
+    band_pairs,
+    band_rows,
+    normalization,
+    order,
+    pairs,
+    patches,
+    pool,
+    rows,
+    shallow_pairs,
+    shallow_rows,
+    update,
+)
 from distsgd.kernels.compiled import compiled, inlined
 from distsgd.kernels.waiting import LINE as LINE
 from distsgd.kernels.waiting import TURNS, YIELDS, add, give_way, load, nap, put, turn
@@ -28,6 +40,7 @@ from distsgd.kernels.waiting import TURNS, YIELDS, add, give_way, load, nap, put
 KERNELS: tuple[Any, ...] = (
     *(rows.sum_rows, band_rows.spread_filters, band_rows.sum_bands),
     *(pairs.sum_pairs, pairs.sum_lanes, band_pairs.pair_bands, band_pairs.gather_filters),
+    *(shallow_rows.spread_filters, shallow_rows.sum_shallow, shallow_pairs.pair_shallow),
     *(patches.spread_filters, patches.spread_patches, patches.multiply_points, patches.gather_patches),
     *(patches.spread_slopes, patches.pair_points, patches.gather_filters),
     *(pool.max_pool, pool.max_pool_gradient, pool.average_pool, pool.average_pool_gradient),

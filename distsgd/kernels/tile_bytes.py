@@ -20,33 +20,35 @@ def _bytes_at(builder, pointer, column):
 
 
 @intrinsic
-def load_bytes(typing, tile, array, place):
-    """A one-row tile shaped as the given one from bytes of the array, as numbers."""
+def load_bytes(typing, tile, array, place, stride):
+    """A tile shaped as the given one from bytes of the array, as numbers: row r from `place` + r * `stride` on."""
 
     def generate(context, builder, signature, args):
         pointer, cells = vector.address(context, builder, array, args[1], args[2]), []
-        for c in range(tile.columns):
-            cells.append(builder.uitofp(_bytes_at(builder, pointer, c), vector.REGISTER))
+        for _ in range(tile.rows):
+            for c in range(tile.columns):
+                cells.append(builder.uitofp(_bytes_at(builder, pointer, c), vector.REGISTER))
+            pointer = builder.gep(pointer, [args[3]])
         return pack(builder, cells)
 
-    return tile(tile, array, place), generate
+    return tile(tile, array, place, stride), generate
 
 
 @intrinsic
-def store_bytes(typing, tile, array, place):
-    """Write a one-row tile of whole numbers below 256 to the array as bytes."""
+def store_bytes(typing, tile, array, place, stride):
+    """Write a tile of whole numbers below 256 to the array as bytes: row r from `place` + r * `stride` on."""
 
     def generate(context, builder, signature, args):
-        pointer = vector.address(context, builder, array, args[1], args[2])
-        for c, cell in enumerate(cells_of(builder, args[0])):
-            target = builder.bitcast(
-                builder.gep(pointer, [ir.Constant(vector.INDEX, c * VECTOR)]), _BYTES.as_pointer()
-            )
-            written = builder.store(builder.fptoui(cell, _BYTES), target)
-            written.align = 1
+        pointer, cells = vector.address(context, builder, array, args[1], args[2]), cells_of(builder, args[0])
+        for r in range(tile.rows):
+            for c in range(tile.columns):
+                target = builder.gep(pointer, [ir.Constant(vector.INDEX, c * VECTOR)])
+                numbers = builder.fptoui(cells[r * tile.columns + c], _BYTES)
+                builder.store(numbers, builder.bitcast(target, _BYTES.as_pointer())).align = 1
+            pointer = builder.gep(pointer, [args[3]])
         return context.get_dummy_value()
 
-    return types.none(tile, array, place), generate
+    return types.none(tile, array, place, stride), generate
 
 
 @intrinsic

@@ -57,9 +57,15 @@ def load(builder, pointer):
     return loaded
 
 
-def loads(builder, pointer, columns):
-    """So many registers from an address on."""
-    return [load(builder, builder.gep(pointer, [ir.Constant(INDEX, c * VECTOR)])) for c in range(columns)]
+def loads(builder, pointer, columns, apart=VECTOR):
+    """So many registers from an address on, side by side or `apart` values from one to the next."""
+    return [load(builder, builder.gep(pointer, [ir.Constant(INDEX, c * apart)])) for c in range(columns)]
+
+
+def store(builder, register, pointer):
+    """Write a register from an address on."""
+    written = builder.store(register, builder.bitcast(pointer, REGISTER.as_pointer()))
+    written.align = 1 << SHIFT
 
 
 def splat(builder, scalar):
@@ -67,6 +73,12 @@ def splat(builder, scalar):
     undefined = ir.Constant(REGISTER, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(INDEX, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INDEX, VECTOR), [0] * VECTOR))
+
+
+def splats(builder, pointer, count):
+    """So many registers, each of one scalar, from an address on."""
+    places = [builder.gep(pointer, [ir.Constant(INDEX, n)]) for n in range(count)]
+    return [splat(builder, builder.load(place)) for place in places]
 
 
 def chosen(builder, x, y, lanes):

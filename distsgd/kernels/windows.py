@@ -34,7 +34,7 @@ def pool_row(x, start, plane, line, size, stride, y, winner, i):
                     best, place = _last_nan(x, at, line, batch, size)
                 to = window * batch + image
                 tile.store(best, y, c * y_plane + i * y_line + to, 0)
-                tile_bytes.store_bytes(place, winner, c * winner.strides[0] + i * winner.strides[1] + to)
+                tile_bytes.store_bytes(place, winner, c * winner.strides[0] + i * winner.strides[1] + to, 0)
 
 
 @inlined
@@ -70,6 +70,32 @@ def _last_nan(x, at, line, batch, size):
 
 
 @inlined
+def pool_twos(values):
+    """Maxima of windows of 2 x 2, one below another in a tile of two columns, and their places as `pool_row` tells them."""
+    corner, beside = tile.every_second(values, 0, 0), tile.every_second(values, 0, 1)
+    below, across = tile.every_second(values, 1, 0), tile.every_second(values, 1, 1)
+    best, place = corner, tile.fill(corner, FLOAT(0))
+    for value, number in ((beside, FLOAT(1)), (below, FLOAT(2)), (across, FLOAT(3))):
+        place = tile.where_greater(value, best, tile.fill(best, number), place)
+        best = tile.where_greater(value, best, value, best)
+    if tile.any_nan(tile.plus(tile.plus(corner, beside), tile.plus(below, across))):
+        best, place = corner, tile.fill(corner, FLOAT(0))
+        for value, number in ((beside, FLOAT(1)), (below, FLOAT(2)), (across, FLOAT(3))):
+            place = tile.where_greater_or_nan(value, best, tile.fill(best, number), place)
+            best = tile.where_greater_or_nan(value, best, value, best)
+    return best, place
+
+
+@inlined
+def unpool_twos(slope, place, column):
+    """Column 0.0 or 1.0 of the values before `pool_twos`: windows' gradients where the places are, zeros elsewhere."""
+    nothing = tile.fill(slope, FLOAT(0))
+    above = tile.where_equal(place, tile.fill(place, column), slope, nothing)
+    below = tile.where_equal(place, tile.fill(place, column + FLOAT(2)), slope, nothing)
+    return tile.alternating(above, below)
+
+
+@inlined
 def clear_rows(dx, c, first, until):
     """Rows first..until of channel c become zeros: those that the next windows are the first to add to."""
     zeros = tile.zeros(1, REGISTERS)
@@ -91,7 +117,7 @@ def unpool_row(dy, winner, i, size, stride, gated, y, dx, start, plane, line):
         for window in range(width):
             for image in range(0, batch, LANES):
                 flat = (c * height + i) * width * batch + window * batch + image
-                slope, place = tile.load(shape, dy, flat, 0), tile_bytes.load_bytes(shape, winner, flat)
+                slope, place = tile.load(shape, dy, flat, 0), tile_bytes.load_bytes(shape, winner, flat, 0)
                 if gated:
                     slope = tile.gate(slope, y, c * y_plane + i * y_line + window * batch + image, 0)
                 to, number = start + c * plane + window * stride * batch + image, FLOAT(0)

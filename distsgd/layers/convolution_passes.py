@@ -1,5 +1,7 @@
 """How a convolution is computed, forward and backward: by rows over lists of taps, or by `convolution_bands` of them.
 
+Of few channels, as an image has, it is `convolution_shallow`.
+
 A stride is taken out by `convolution_phases`; groups take their turns.
 """
 
@@ -13,6 +15,7 @@ from distsgd.kernels import order, pairs, pool, rows, taps
 from distsgd.kernels.taps import Window
 from distsgd.layers import convolution_bands as bands
 from distsgd.layers import convolution_phases as phases
+from distsgd.layers import convolution_shallow as shallow
 from distsgd.layers import scratch as memory
 from distsgd.layers.place import Call, Place, Program, Shape, Target, Values
 
@@ -29,6 +32,8 @@ def covered(layer: "Convolution", shape: Shape) -> tuple[int, int]:
 def first_shapes(layer: "Convolution", shape: Shape, batch: int) -> list[tuple[int, ...]]:
     """What a pooled first layer goes row by row with: chains of sums, and the rows that one row of windows covers."""
     window, filters = window_forward(layer, shape, batch), layer.filters // layer.groups
+    if shallow.fit_pairs(window, filters, layer.pool):
+        return []
     chains = taps.pairs_room(window.channels * math.prod(window.size), filters)
     return [(chains,), (layer.filters, layer.pool, covered(layer, shape)[1] * batch)]
 
@@ -41,7 +46,8 @@ def forward(layer: "Convolution", place: Place) -> Program:
         weights, bias = _filters(layer, place.weights[0], group), place.weights[1][filters]
         y = place.y.rows[filters]
         target = Target(y, rows.NO_ROWS, place.rectify, layer.pool, y, place.winners[filters])
-        program += bands.sums(x[channels].reshape(-1), window, weights, bias, place.scratch, target)
+        way = shallow if shallow.fit(window, weights.shape[3], layer.pool) else bands
+        program += way.sums(x[channels].reshape(-1), window, weights, bias, place.scratch, target)
     return program
 
 
@@ -86,7 +92,12 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
     """float32 values of working memory."""
     channels, filters = shape[0] // layer.groups, layer.filters // layer.groups
     window = window_forward(layer, shape, batch)
-    both = max(bands.room(window, filters, layer.pool), bands.pairs_room(window, filters))
+    summed, paired = bands.room(window, filters, layer.pool), bands.pairs_room(window, filters)
+    if shallow.fit(window, filters, layer.pool):
+        summed = shallow.room(window, filters)
+    if shallow.fit_pairs(window, filters, layer.pool):
+        paired = shallow.pairs_room(window, filters)
+    both = max(summed, paired)
     turned = memory.whole_lines(filters * layer.size**2 * channels)
     if layer.stride == 1:
         ((high, wide),) = phases.all_phases(layer, shape)
@@ -127,14 +138,17 @@ def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None)
     program: Program = []
     for group, (channels, filters) in enumerate(_groups(layer, place.x.shape)):
         slopes, flat = _filters(layer, place.gradients[0], group), x[channels].reshape(-1)
-        if gradient is not None:
+        windows = place.dy.buffer[filters], place.winners[filters]
+        if shallow.fit_pairs(window, slopes.shape[3], layer.pool):
+            program += shallow.pairs(flat, window, *windows, place.scratch, slopes)
+        elif gradient is not None:
             program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes)
-            continue
-        own = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :]
-        chains, band = memory.parts(own, first_shapes(layer, place.x.shape, place.x.batch))
-        lists = (*taps.pair_taps(window), window.step)
-        sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]))
-        program.append((pairs.sum_pairs, (flat, *sums, place.dy.buffer[filters], place.winners[filters])))
+        else:
+            own = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :]
+            chains, band = memory.parts(own, first_shapes(layer, place.x.shape, place.x.batch))
+            lists = (*taps.pair_taps(window), window.step)
+            sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]))
+            program.append((pairs.sum_pairs, (flat, *sums, *windows)))
     return program
 
 

@@ -12,9 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.kernels import band_pairs, band_rows, normalization, order, pairs, patches, pool, rows, update
+from distsgd.kernels import (
+    band_pairs,
+    band_rows,
+    normalization,
+    order,
+    pairs,
+    patches,
+    pool,
+    rows,
+    shallow_pairs,
+    shallow_rows,
+    update,
+)
 from distsgd.kernels.pairs import CHANNELS
-from distsgd.kernels.patches import OUTPUTS
 from distsgd.kernels.vector import LANES, TAPS
 
 Given = dict[str, Any]
@@ -123,6 +134,12 @@ def _bands(given: Given, first: int, last: int) -> Given:
     return {**changed, "y": given["y"][:, low:until], "gate": given["gate"][:, low:until]}
 
 
+def _shallow_rows(given: Given, first: int, last: int) -> Given:
+    """Rows of `sum_shallow`, or of windows."""
+    down = shallow_rows.SIDE if _is_pooled(given) else 1
+    return {"x": given["x"][first * down * given["line"] :]}
+
+
 def _channels(given: Given, first: int, last: int) -> Given:
     """Channels of `spread_patches`."""
     return {"x": given["x"][first * given["plane"] :]}
@@ -135,7 +152,10 @@ def _is_one_band(given: Given) -> bool:
 
 def _columns(given: Given, first: int, last: int) -> Given:
     """Patches of its one band. Not filters: two cores that write neighbouring lines take them from each other."""
-    return {"columns": last - first, "turned": given["turned"][:, first * OUTPUTS : last * OUTPUTS]}
+    return {
+        "columns": last - first,
+        "turned": given["turned"][:, first * patches.OUTPUTS : last * patches.OUTPUTS],
+    }
 
 
 def _points(given: Given, first: int, last: int) -> Given:
@@ -187,6 +207,26 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
         Way({"meeting": 0}, ("spread", "partial", "products"), 1, _where(False), _bands),
         Way({"meeting": 0}, ("spread", "partial", "products", "y"), 1, _where(True), _bands),
         Way({**_FILTERS, "weights": 2, "products": 1}, ("spread", "partial"), 4, repeated=0.3),
+    ),
+    shallow_rows.spread_filters: (Way({"spread": 0, "weights": 3}),),
+    shallow_rows.sum_shallow: (
+        Way({"y": 1}, ("spread",), shallow_rows.OUTPUTS, _where(False), _shallow_rows),
+        Way(
+            {"pooled": 1, "winner": 1},
+            ("spread",),
+            shallow_rows.OUTPUTS // shallow_rows.SIDE,
+            _where(True),
+            _shallow_rows,
+        ),
+        Way({"bias": 0, "weights": 0, "y": 0, "pooled": 0, "winner": 0}, ("spread",), repeated=0.1),
+    ),
+    shallow_pairs.pair_shallow: (
+        Way(
+            {"products": 3, "pooled": 0, "winner": 0},
+            ("spread", "slopes", "partial"),
+            shallow_pairs.FILTERS,
+            repeated=0.1,
+        ),
     ),
     pairs.sum_pairs: (
         Way({**_OF_FILTERS, "dw": 1}, ("partial",), CHANNELS),
