@@ -22,7 +22,7 @@ import pytest
 from conftest import clean_environment, end, finish
 
 import distsgd.kernels
-from distsgd.kernels import compiled, update
+from distsgd.kernels import compiled, fixedpoint, update
 from distsgd.kernels.batch import draw_windows
 from distsgd.kernels.vector import FUSED, VECTOR, aligned
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
@@ -463,6 +463,19 @@ def normalized() -> str:
     return hashlib.sha256(network.gradient).hexdigest()
 
 
+def averaged() -> str:
+    """The SHA-256 of sums in fixed point, some values refused, and of their mean."""
+    numbers = np.random.Philox(key=6).random_raw(3 * 91).view(np.int64)
+    states = (numbers.astype(np.float64) / 2.0**60).astype(np.float32).reshape(3, 91)
+    total, mean, largest = np.zeros(91, np.int64), np.zeros(91, np.float32), np.zeros(2, np.float32)
+    segments, limits, scales = np.array([37, 54]), np.array([7.9, 8.0]), np.array([2.0**50, 2.0**40])
+    told = []
+    for worker, state in enumerate(states):
+        told.append(fixedpoint.add_fixed(state, worker + 3, segments, limits, scales, worker == 0, total))
+    fixedpoint.divide_fixed(total, 12, segments, scales, largest, mean)
+    return hashlib.sha256(total.tobytes() + mean.tobytes() + f"{told} {largest}".encode()).hexdigest()
+
+
 def compiled_here() -> int:
     """How many of the package's kernels this process compiled itself; those of threads are loaded where there are several."""
     Team(2)
@@ -484,14 +497,14 @@ WIDER = "+avx2" in compiled.processor_features().split(",")
 """Whether there are features to do without."""
 RANKS = 4
 TRAIN = (
-    "from test_compiled import compiled_here, normalized, trained, updated;"
-    " print(trained(), trained(True), updated(), normalized(), compiled_here())"
+    "from test_compiled import averaged, compiled_here, normalized, trained, updated;"
+    " print(trained(), trained(True), updated(), normalized(), averaged(), compiled_here())"
 )
 
 
 def right() -> str:
     """What that prints where it compiles nothing itself."""
-    return f"{trained()} {trained(True)} {updated()} {normalized()} 0"
+    return f"{trained()} {trained(True)} {updated()} {normalized()} {averaged()} 0"
 
 
 def train(cache: Path, environment: dict[str, str]) -> subprocess.Popen[str]:

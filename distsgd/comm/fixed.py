@@ -35,6 +35,13 @@ class Verdict(enum.IntEnum):
     """Some value is infinity or NaN."""
 
 
+def _verdict(refused: int) -> Verdict:
+    """Of the largest magnitude that was refused; 0: none."""
+    if refused == 0:
+        return Verdict.OK
+    return Verdict.NOT_FINITE if refused >= fixedpoint.INFINITY else Verdict.OVERFLOW
+
+
 class Scales:
     """By what values become integers, segment by segment, in this round."""
 
@@ -51,9 +58,8 @@ class Scales:
 
     def add(self, vector: Floats, weight: int, fresh: bool, sums: Integers) -> Verdict:
         """Add weight times a vector to `sums`, which begin here if `fresh`; what was seen of it."""
-        if fixedpoint.add_fixed(vector, weight, self.segments, self.limits, self.scales, fresh, sums) == 0:
-            return Verdict.OK
-        return Verdict.OVERFLOW if fixedpoint.all_finite(vector) else Verdict.NOT_FINITE
+        scaling = self.segments, self.limits, self.scales
+        return _verdict(fixedpoint.add_fixed(vector, weight, *scaling, fresh, sums))
 
 
 class Sums(Protocol):
@@ -138,10 +144,7 @@ class SharedSums:
     def finish(self, out: Floats, largest: Floats) -> Verdict:
         """Copy what all have averaged, but to where it is."""
         mean = self._memory.mean
-        refused = together.take(self._memory.words, mean, largest, out[:0] if out is mean else out)
-        if refused:
-            return Verdict.NOT_FINITE if refused >= fixedpoint.INFINITY else Verdict.OVERFLOW
-        return Verdict.OK
+        return _verdict(together.take(self._memory.words, mean, largest, out[:0] if out is mean else out))
 
 
 _MAGNITUDES = {Verdict.OK: 0, Verdict.OVERFLOW: 1, Verdict.NOT_FINITE: int(fixedpoint.INFINITY)}

@@ -8,7 +8,7 @@ a single vector. `floats` (ranks, 2 * width) is the same memory. Magnitudes are 
 import numpy as np
 
 from distsgd.kernels.compiled import compiled, inlined
-from distsgd.kernels.fixedpoint import integer, magnitude
+from distsgd.kernels.fixedpoint import add_values, divide_sums
 from distsgd.kernels.waiting import LINE, TURNS, YIELDS, give_way, load, nap, turn
 from distsgd.kernels.waiting import add as count
 
@@ -44,31 +44,9 @@ def arrive(words):
 
 
 @inlined
-def _add_values(values, limit, scale, fresh, sums):
-    """Add scale times values in fixed point; the largest magnitude that is above the limit, which adds nothing."""
-    refused = np.int32(0)
-    for i in range(values.size):
-        value = np.float64(values[i])
-        within = abs(value) <= limit
-        refused = max(refused, np.int32(0) if within else magnitude(values[i]))
-        sums[i] = integer(value * scale if within else 0.0) + (0 if fresh else sums[i])
-    return refused
-
-
-@inlined
 def _add_sums(others, fresh, sums):
     for i in range(others.size):
         sums[i] = others[i] + (0 if fresh else sums[i])
-
-
-@inlined
-def _divide(sums, unit, mean):
-    """Write the average; its largest magnitude."""
-    most = np.int32(0)
-    for i in range(mean.size):
-        mean[i] = np.float32(sums[i] * unit)
-        most = max(most, magnitude(mean[i]))
-    return most
 
 
 @compiled(
@@ -111,11 +89,11 @@ def average_part(
                     there = floats[r, floats_at + at : floats_at + at + size]
                     values = vector[at : at + size] if r == rank else there
                     scale = words[r, WEIGHT] * scales[s]
-                    refused = max(refused, np.int64(_add_values(values, limits[s], scale, fresh, sums)))
+                    refused = max(refused, np.int64(add_values(values, limits[s], scale, fresh, sums)))
                 fresh = fresh and words[r, KIND] == NOTHING
             if fresh:
                 sums[:] = 0
-            most = max(most, _divide(sums, unit, mean[at : at + size]))
+            most = max(most, divide_sums(sums, unit, mean[at : at + size]))
         own[LARGEST + s] = most
         begin = end
     own[REFUSED] = refused
