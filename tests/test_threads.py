@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distsgd import config, zoo
 from distsgd.clock import Clock
 from distsgd.comm import Alone, Ranks, World
 from distsgd.config import Config, InputError
-from distsgd.kernels import patches
+from distsgd.kernels import order, patches
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.vector import aligned
 from distsgd.layers import (
@@ -38,8 +39,10 @@ from distsgd.plan.memory import memory
 from distsgd.plan.work import Job
 from distsgd.record import weights_sha256
 from distsgd.threads import Team
-from distsgd.threads.parts import WAYS, Way, parts
+from distsgd.threads import whole as np_whole
+from distsgd.threads.parts import WAYS, Way, parts, steps
 from distsgd.threads.team import Rooms
+from distsgd.threads.turns import in_turn
 from distsgd.training import Training, check
 
 native = Team(
@@ -97,10 +100,9 @@ def test_parts_in_any_order_are_the_whole(name: str, threads: int) -> None:
     cut.draw[:] = DRAW
 
     def run(program: Any) -> None:
-        for call in program:
-            for part in reversed(parts(call, threads, rooms)):
-                if part:
-                    part[0](*part[1])
+        for step in steps(program, threads, rooms):
+            for kernel, arguments in chain(*reversed(step)):
+                kernel(*arguments)
 
     run(cut._programs[0].learning)
     cut.lose(cut.class_weights)
@@ -139,12 +141,13 @@ def test_no_two_threads_write_to_the_same_place(
         (network._programs[0].learning, network.lose),
         (network._programs[0].returning, lambda _: None),
     ):
-        for call in program:
-            shared = [written(part) for part in parts(call, threads, rooms) if part]
-            assert len(set().union(*shared)) == sum(map(len, shared)), call[0].__name__
-            if call[0] is patches.spread_slopes:
-                _, columns, _, slopes = call[1]
-                some = [part[1] for part in parts(call, threads, rooms) if part]
+        for step in steps(program, threads, rooms):
+            shared = [set[int]().union(*map(written, calls)) for calls in step]
+            assert len(set().union(*shared)) == sum(map(len, shared)), step
+        for kernel, arguments in program:
+            if kernel is patches.spread_slopes:
+                _, columns, _, slopes = arguments
+                some = [part[1] for part in parts((kernel, arguments), threads, rooms) if part]
                 cut_by_columns |= {columns > of for _, of, _, _ in some}
                 cut_by_images |= {slopes.shape[2] > part.shape[2] for *_, part in some}
         then(network.class_weights)
@@ -164,10 +167,29 @@ def test_every_call_is_shared_out(name: str) -> None:
     # Else all other tests here would pass with one thread that does the work of all.
     stages = plan(zoo.layers(name, CLASSES), zoo.MADE_FOR[name])
     network = Network(stages, 32, aligned(sum(tensor.size for stage in stages for tensor in stage.tensors)))
-    for call in network._programs[0].learning + network._programs[0].returning:
-        shared = parts(call, 2, [lambda memory: memory] * 2)
-        assert len(shared) == 2
-        assert all(shared)
+    for step in steps(
+        network._programs[0].learning + network._programs[0].returning, 2, [lambda memory: memory] * 2
+    ):
+        assert len(step) == 2
+        assert all(step)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "threads", "whole"),
+    [(8, 2, True), (9, 2, True), (7, 2, False), (3, 3, True), (4, 3, False), (1, 2, False)],
+)
+def test_pieces_are_whole_where_they_keep_all_threads_at_work(pieces: int, threads: int, whole: bool) -> None:
+    x, room = np.ones((pieces, 1, 1, 2, 16), np.float32), np.zeros((1, 1, 2, 16), np.float32)
+    y = np.zeros_like(x)
+    program = [[(order.copy, (room, each)), (order.copy, (to, room))] for each, to in zip(x, y, strict=True)]
+    rooms: list[Any] = [lambda memory: memory, *(Rooms() for _ in range(threads - 1))]
+    found = list(steps([(in_turn, (program, (room,)))], threads, rooms))
+    assert len(found) == (1 if whole else 2 * pieces)
+    for kernel, arguments in chain(*chain(*found)):
+        kernel(*arguments)
+    assert y.all()
+    used = {id(np_whole(call[1][0])) for calls in found[0] for call in calls[::2]}
+    assert len(used) == (threads if whole else 1)
 
 
 def test_what_is_shared_out_can_be_called() -> None:
@@ -426,6 +448,6 @@ def test_an_argument_that_does_not_fit_is_refused(argument: Any) -> None:
     from distsgd.kernels import order
 
     with pytest.raises(TypeError, match="first_columns: an array does not fit"):
-        native.written([(order.first_columns, (np.zeros((4, 4), FLOAT), argument))])
+        native.written([[(order.first_columns, (np.zeros((4, 4), FLOAT), argument))]])
     with pytest.raises(TypeError, match="1 arguments, wanted 2"):
-        native.written([(order.first_columns, (np.zeros((4, 4), FLOAT),))])
+        native.written([[(order.first_columns, (np.zeros((4, 4), FLOAT),))]])

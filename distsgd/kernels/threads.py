@@ -115,14 +115,16 @@ def _words(kind):
     return 5 + 2 * kind.ndim if isinstance(kind, types.Array) else 1
 
 
-def written(calls: Sequence[tuple[Any, tuple[Any, ...]] | None]) -> np.ndarray:
-    """One thread's calls of KERNELS as words, which the arrays must outlive; None: only others call. After each all meet.
+def written(steps: Sequence[Sequence[tuple[Any, tuple[Any, ...]]]]) -> np.ndarray:
+    """One thread's calls of KERNELS as words, which the arrays must outlive. After each step, of any number of calls, all meet.
 
     TypeError where an argument is not as the kernel wants it.
     """
     words: list[int] = []
-    for call in calls:
-        words += [*(_entry(*call) if call else []), MEET]
+    for step in steps:
+        for call in step:
+            words += _entry(*call)
+        words.append(MEET)
     return np.array([*words, END], np.int64)
 
 

@@ -14,6 +14,7 @@ from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import scratch as memory
 from distsgd.layers.place import Call, Program, Target
+from distsgd.threads.turns import in_turn
 
 MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
@@ -169,11 +170,12 @@ def sums(
         target = target._replace(y=made.before)
     of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
     rows_of_filters = made.products.reshape(-1)[: window.size[0] * count].reshape(-1, count)
-    program: Program = [(patches.spread_filters, (filters, of_filters, 0, rows_of_filters, made.weights))]
+    spread: Call = patches.spread_filters, (filters, of_filters, 0, rows_of_filters, made.weights)
+    in_pieces: list[Program] = []
     for piece in pieces(window, count):
         part = target.part(piece.lines(window), piece.across(window), window.buffer[3])
-        program += _of_piece(x, window, piece, seen, made, bias, part)
-    return program
+        in_pieces.append(_of_piece(x, window, piece, seen, made, bias, part))
+    return [spread, (in_turn, (in_pieces, (*seen, made.partial, made.products, made.before)))]
 
 
 def _of_piece(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Place, Program, ResponseNormalization
+from distsgd.layers.place import Call
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
 from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
+from distsgd.threads.turns import in_turn
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,18 @@ def _split(stage: Stage, place: Place) -> Iterator[tuple[str, Program]]:
     found: dict[str, Program] = {}
     for call in stage.layer.backward(place):
         waiting.append(call)
-        what = _written(place, call[1])
+        what = _written(place, call)
         if what:
             found[what] = found.get(what, []) + waiting
             waiting = []
     yield from found.items()
 
 
-def _written(place: Place, arguments: tuple[object, ...]) -> str | None:
+def _written(place: Place, call: Call) -> str | None:
+    kernel, arguments = call
+    if kernel is in_turn:
+        assert isinstance(arguments[0], list), "programs"
+        return next(filter(None, (_written(place, inner) for piece in arguments[0] for inner in piece)), None)
     arrays = [array for array in arguments if isinstance(array, np.ndarray) and array.size]
     if any(np.may_share_memory(array, slope) for array in arrays for slope in place.gradients):
         return TO_WEIGHTS

@@ -46,11 +46,10 @@ class Team:
         alone = partial(_one_after_another, program)
         if self.threads == 1 or not program:
             return alone
-        from distsgd.threads.parts import parts
+        from distsgd.threads.parts import steps
 
         rooms: list[Room] = [lambda memory: memory, *self._rooms]
-        shared = [parts(call, self.threads, rooms) for call in program]
-        kept = [[call[thread] for call in shared] for thread in range(self.threads)]
+        kept = list(zip(*steps(program, self.threads, rooms), strict=True))
         lists = [self._native.written(calls) for calls in kept]
         self._lists += lists
         places = np.array([words.ctypes.data for words in lists])
