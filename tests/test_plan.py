@@ -647,7 +647,25 @@ def test_registers_are_as_many_as_kernels_take(units: int) -> None:
 def test_units_that_fill_registers_take_less_than_their_neighbours() -> None:
     def columns(what: str, units: int, lanes: int = 64) -> float:
         passed = layers.Operation("", what, "Dense", 1e5, 1e3, 1e4, 100, units)
-        return layers._features(passed, lanes, 1, 16)[-1]
+        return layers._features(passed, lanes, 1, 16)[-2]
 
     assert columns(layers.TO_WEIGHTS, 100) < columns(layers.TO_WEIGHTS, 128) == 0
     assert columns(layers.TO_WEIGHTS, 10) == columns(layers.FORWARD, 100) == 0  # few units are rows
+
+
+def test_layers_that_are_computed_in_registers_are_told_from_their_like() -> None:
+    names = [f"chavan-{size}-{filters}-64" for size in (2, 4, 5, 6) for filters in (8, 32, 64)]
+    measured = {(one.key, one.what): one for name in names for one in passes(name)}
+    faster = [
+        one.model_copy(update={"seconds": tuple(0.5 * each for each in one.seconds)}) if one.shallow else one
+        for one in measured.values()
+    ]
+    known, told = (
+        machine().model_copy(update={"operations": tuple(found)}) for found in (measured.values(), faster)
+    )
+    for name, times in (("chavan-5-20-64", 0.5), ("chavan-4-20-64", 1.0), ("chavan-3-20-64", 1.0)):
+        for one in layers.operations(job(name)):
+            if one.kind == "Convolution":
+                assert one.shallow == (times == 0.5)
+                before, after = (layers.seconds(each, one, job(name), 1).seconds for each in (known, told))
+                assert after / before == pytest.approx(times, rel=0.03)

@@ -74,6 +74,8 @@ class Operation(Section):
     """Values that each of its sums is over."""
     outputs: float
     """Filters, or units."""
+    shallow: bool = False
+    """Whether it is a convolution's that is computed in registers, as its channels are few."""
     errors: tuple[float, ...] = Field((), strict=False)
     """Relative standard errors of `seconds`. Files older than this line have none, as with all that is called error below."""
 

@@ -106,6 +106,10 @@ class Convolution:
             return strided + memory.room(passes.first_shapes(self, shape, batch))
         return strided + math.prod(phases.border_back(self, shape).around(self.convolved(shape))) * batch
 
+    def shallow(self, shape: Shape) -> tuple[bool, bool]:
+        """Whether y is computed by `convolution_shallow`, and whether the gradient to weights is."""
+        return passes.shallow_passes(self, shape)
+
     def forward(self, place: Place, training: bool) -> Program:
         """y from x."""
         return passes.forward(self, place)

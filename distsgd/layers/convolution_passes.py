@@ -13,6 +13,7 @@ import numpy as np
 
 from distsgd.kernels import order, pairs, pool, rows, taps
 from distsgd.kernels.taps import Window
+from distsgd.kernels.vector import LANES
 from distsgd.layers import convolution_bands as bands
 from distsgd.layers import convolution_phases as phases
 from distsgd.layers import convolution_shallow as shallow
@@ -36,6 +37,12 @@ def first_shapes(layer: "Convolution", shape: Shape, batch: int) -> list[tuple[i
         return []
     chains = taps.pairs_room(window.channels * math.prod(window.size), filters)
     return [(chains,), (layer.filters, layer.pool, covered(layer, shape)[1] * batch)]
+
+
+def shallow_passes(layer: "Convolution", shape: Shape) -> tuple[bool, bool]:
+    """Whether y, and the gradient to weights, are computed by `convolution_shallow`."""
+    window, filters = window_forward(layer, shape, LANES), layer.filters // layer.groups
+    return shallow.fit(window, filters, layer.pool), shallow.fit_pairs(window, filters, layer.pool)
 
 
 def forward(layer: "Convolution", place: Place) -> Program:

@@ -25,8 +25,8 @@ REACH, ROUGH, NOISE = 1.5, 0.3, 0.03
 """Of the process: over how far (factor e^REACH in a size) layers resemble each other, how much their speeds differ, and by how
 much measurements do."""
 
-FILLED = 4
-"""How much more than in sizes layers differ in which part of their registers they fill."""
+FILLED, SHALLOW = 4, 6
+"""How much more than in sizes layers differ in which part of their registers they fill, and in whether all is computed there."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Operation:
     """Values that each of its sums is over."""
     outputs: float
     """Filters, or units."""
+    shallow: bool = False
+    """Whether it is a convolution's that is computed in registers, as its channels are few."""
 
 
 def operations(job: Job) -> Iterator[Operation]:
@@ -65,7 +67,9 @@ def of_stage(stage: Stage, what: str) -> Operation:
     weights = 4 * sum(tensor.size for tensor in stage.tensors)
     inputs = stage.tensors[0].fan_in if stage.tensors else 0
     sizes = flops, moved, weights, inputs, stage.output[0]
-    return Operation(text_of(stage), what, type(layer).__name__, *sizes)
+    forward, to_weights = layer.shallow(stage.shape) if isinstance(layer, Convolution) else (False, False)
+    shallow = {FORWARD: forward, TO_WEIGHTS: to_weights}.get(what, False)
+    return Operation(text_of(stage), what, type(layer).__name__, *sizes, shallow)
 
 
 def loss_of(classes: int) -> Operation:
@@ -112,7 +116,8 @@ def _features(operation: Operation | Measured, lanes: int, together: int, vector
     columns = operation.outputs if (operation.kind, operation.what) == (Dense.__name__, TO_WEIGHTS) else 0
     # A register that is not full takes as long as a full one; units that fill none are no columns.
     filled = _registers(columns, vector) if columns >= LANES else 0.0
-    return *(math.log(number + 1) for number in (*amounts, *shapes)), FILLED * filled
+    ways = FILLED * filled, SHALLOW * float(operation.shallow)
+    return *(math.log(number + 1) for number in (*amounts, *shapes)), *ways
 
 
 def _registers(columns: float, vector: int) -> float:
