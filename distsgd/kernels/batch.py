@@ -14,6 +14,11 @@ from distsgd.kernels.compiled import FLOAT, LLVM_FLOAT, SHIFT, compiled, inlined
 from distsgd.kernels.order import mixed
 from distsgd.kernels.vector import LANES
 
+PIECE = 128
+"""Bytes of an image, in whole rows, after which the next LANES images take their turn. By whole images, rows of a batch of 128 or 256
+would crowd a few sets of the cache; by single rows, each line of an image would be waited for alone.
+"""
+
 _BYTE, _INT, _FLOAT = ir.IntType(8), ir.IntType(32), LLVM_FLOAT
 
 
@@ -151,12 +156,14 @@ def fill(images, labels, order, first, count, scaling, x, starts, block, places,
         places[byte] = c * plane + j * batch
         scales[0, byte], scales[1, byte] = scaling[0, c], scaling[1, c]
     if size >= LANES:
-        for lane in range(0, count, LANES):
-            for i in range(height):
-                for byte in range(0, size, LANES):
-                    at = min(byte, size - LANES)  # the last block moves back over bytes done before
-                    _turn_bytes(images, starts, lane, i * size + at, block)
-                    _store_scaled(block, scales, at, x, places, i * row + lane, count - lane)
+        rows = max(1, PIECE // size)
+        for top in range(0, height, rows):
+            for lane in range(0, count, LANES):
+                for i in range(top, min(top + rows, height)):
+                    for byte in range(0, size, LANES):
+                        at = min(byte, size - LANES)  # the last block moves back over bytes done before
+                        _turn_bytes(images, starts, lane, i * size + at, block)
+                        _store_scaled(block, scales, at, x, places, i * row + lane, count - lane)
         filled = (count + LANES - 1) // LANES * LANES
     else:
         _fill_narrow(images, count, x, starts, places, scales)
