@@ -15,7 +15,7 @@ from distsgd.kernels.order import mixed
 from distsgd.kernels.vector import LANES
 
 PIECE = 128
-"""Bytes of an image, in whole rows, after which the next LANES images take their turn. By whole images, rows of a batch of 128 or of
+"""Bytes of an image, in whole rows, after which the next LANES images take their turn. By whole images, those of a batch of 128 or
 256 would crowd a few sets of the cache; by single rows, each line of an image would be waited for alone.
 """
 
