@@ -30,6 +30,7 @@ from distsgd.layers import (
 )
 from distsgd.metrics import Tally
 from distsgd.threads import Team, whole
+from distsgd.threads.turns import calls
 
 START = 3
 """Part of the key of the random streams of weights; data.shards has 1 and 2."""
@@ -203,8 +204,8 @@ class Network:
     def memory(self) -> int:
         """Bytes of all that it works in, the parameters apart."""
         own: dict[int, int] = {}
-        calls = [call for program in self._programs for call in (*program.learning, *program.returning)]
-        for argument in (argument for _, arguments in calls for argument in arguments):
+        both = [call for program in self._programs for call in (*program.learning, *program.returning)]
+        for argument in (argument for _, arguments in calls(both) for argument in arguments):
             if isinstance(argument, np.ndarray) and not np.shares_memory(argument, self.parameters):
                 memory = whole(argument)
                 own[id(memory)] = memory.nbytes

@@ -38,7 +38,7 @@ def run(
 
 
 # Bytes of a row: fewer than a block of 16, as many, some more, several blocks, and a rest.
-SIZES = [(3, 5), (1, 1), (4, 16), (2, 9), (3, 37)]
+SIZES = [(3, 5), (1, 1), (4, 16), (5, 16), (2, 9), (3, 37)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 23, 32, 33, 48, 70])

@@ -464,15 +464,19 @@ def normalized() -> str:
 
 
 def averaged() -> str:
-    """The SHA-256 of sums in fixed point, some values refused, and of their mean."""
+    """The SHA-256 of sums in fixed point, large and small ones, with ties and with refused values, and of their mean."""
     numbers = np.random.Philox(key=6).random_raw(3 * 91).view(np.int64)
     states = (numbers.astype(np.float64) / 2.0**60).astype(np.float32).reshape(3, 91)
-    total, mean, largest = np.zeros(91, np.int64), np.zeros(91, np.float32), np.zeros(2, np.float32)
-    segments, limits, scales = np.array([37, 54]), np.array([7.9, 8.0]), np.array([2.0**50, 2.0**40])
+    states[:, ::5] = np.round(4 * states[:, ::5]) / 4  # times 2 and an odd weight: halves
+    total, mean, largest = np.full(91, 11), np.zeros(91, np.float32), np.zeros(2, np.float32)
+    segments, limits, scales = np.array([37, 54]), np.array([4.0, 7.0]), np.array([2.0, 2.0**24])
     told = []
     for worker, state in enumerate(states):
-        told.append(fixedpoint.add_fixed(state, worker + 3, segments, limits, scales, worker == 0, total))
-    fixedpoint.divide_fixed(total, 12, segments, scales, largest, mean)
+        told.append(
+            fixedpoint.add_fixed(state, 60_001 + 2 * worker, segments, limits, scales, worker == 0, total)
+        )
+    assert all(told)
+    fixedpoint.divide_fixed(total, 180_009, segments, scales, largest, mean)
     return hashlib.sha256(total.tobytes() + mean.tobytes() + f"{told} {largest}".encode()).hexdigest()
 
 

@@ -155,10 +155,11 @@ def test_a_refused_value_is_told_and_adds_nothing(length: int, bad: float) -> No
 
 
 def test_a_fresh_total_forgets_what_it_held() -> None:
-    segments, limits, scales = np.array([3]), np.array([256.0]), np.array([2.0**50])
-    total = np.full(4, 11, np.int64)
-    refused = fixedpoint.add_fixed(floats(1, np.nan, -2), 3, segments, limits, scales, True, total)
-    assert (refused > fixedpoint.INFINITY, total.tolist()) == (True, [3 * 2**50, 0, -6 * 2**50, 11])
+    segments, limits, scales = np.array([11]), np.array([256.0]), np.array([2.0**50])
+    total = np.full(12, 11, np.int64)
+    refused = fixedpoint.add_fixed(floats(1, np.nan, -2, *[4] * 8), 3, segments, limits, scales, True, total)
+    assert refused > fixedpoint.INFINITY
+    assert total.tolist() == [3 * 2**50, 0, -6 * 2**50, *[12 * 2**50] * 8, 11]
 
 
 def test_the_order_of_additions_does_not_matter() -> None:

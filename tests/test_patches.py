@@ -24,10 +24,10 @@ from distsgd.layers import (
 )
 
 FENCED = """
-import ctypes, math, mmap
+import ctypes, itertools, math, mmap
 import numpy as np
 import test_layers
-from distsgd.layers import Convolution, Values, convolution_patches
+from distsgd.layers import Convolution, Values, convolution_patches, convolution_shallow
 
 def fenced(size):
     "A vector that ends where a page begins that nobody may touch."
@@ -43,8 +43,8 @@ def values(shape, lanes, border, outside):
 
 test_layers.values, test_layers.guarded = values, fenced
 convolution_patches.cost = lambda *shapes: -1
-for size in (3, 5):
-    for length in range(size, 13):
+for sizes, size, length in itertools.product([convolution_shallow.SIZES, ()], (3, 5), range(3, 13)):
+        convolution_shallow.SIZES = sizes
         for padding, pool in (("valid", 1), ("same", 1), ("valid", 2), ("same", 2)):
             layer = Convolution(16, size, padding, pool=pool)
             if length - (size - 1) * (padding == "valid") >= pool:

@@ -12,11 +12,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from test_page import Elements
 from test_pictures import write
-from test_plan import job, measured_machine, of_threads, with_threads
+from test_plan import averages, job, measured_machine, of_threads, with_threads
 
 from distsgd import cli, config
 from distsgd.clock import PHASES, TRAINING
 from distsgd.config import Config
+from distsgd.cost.machine import Machine
 from distsgd.cost.scaling import Spread
 from distsgd.machine import where
 from distsgd.plan.planned import Planned, plan
@@ -215,12 +216,25 @@ def test_runs_that_did_something_else_are_not_shown(tmp_path: Path, key: str) ->
     assert (len(found), len(others)) == (0, 1)
 
 
-def command(tmp_path: Path, *options: str) -> list[str]:
+def command(tmp_path: Path, *options: str, machine: Machine | None = None) -> list[str]:
     path = tmp_path / "machine.json"
-    where.write(measured_machine(), path)
+    where.write(machine or measured_machine(), path)
     sets = [f"prediction.machine={path}", "network.name=garg", "averaging.workers=8"]
     given = ["plan", *(part for one in sets for part in ("--set", one))]
     return [*given, "--most", "8", "--link", "1,100000", *options]
+
+
+def test_json_says_of_how_many_ranks_nothing_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = measured_machine().model_copy(update={"averaging": averages(1)})
+    js = tmp_path / "plan.json"
+    assert cli.main(command(tmp_path, "--ranks-per-node", "2", "--json", str(js), machine=alone)) == 0
+    facts = json.loads(js.read_text())
+    assert [point["ranks"] for point in facts["points"]] == [1, 4, 8]
+    (gap,) = facts["gaps"]
+    assert gap["ranks"] == 2
+    assert gap["why"] in capsys.readouterr().out
 
 
 def test_the_command_writes_a_picture_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

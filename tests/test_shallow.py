@@ -15,6 +15,7 @@ from distsgd.kernels.vector import LANES
 from distsgd.layers import Border, Convolution, Shape, convolution_shallow
 from distsgd.threads.parts import parts
 from distsgd.threads.team import Rooms
+from distsgd.threads.turns import steps
 
 KERNELS = (shallow_rows.sum_shallow, shallow_pairs.pair_shallow)
 
@@ -28,8 +29,8 @@ def called(layer: Convolution, shape: Shape) -> list[bool]:
 
 @pytest.mark.parametrize("size", convolution_shallow.SIZES)
 @pytest.mark.parametrize(("padding", "beyond"), [("valid", -1), ("same", 0), ("full", 1)])
-@pytest.mark.parametrize("around", [NONE, WIDER])
-def test_pooled(around: Border, padding: str, beyond: int, size: int) -> None:
+@pytest.mark.parametrize(("around", "rectify"), [(NONE, True), (WIDER, False)])
+def test_pooled(around: Border, rectify: bool, padding: str, beyond: int, size: int) -> None:
     less = beyond * (size - 1)
     for number, (channels, high, wide) in enumerate(((1, 4, 2), (3, 12, 10), (4, 8, 14), (2, 8, 6))):
         layer, shape = (
@@ -39,7 +40,14 @@ def test_pooled(around: Border, padding: str, beyond: int, size: int) -> None:
         if min(shape) < 1:
             continue
         assert called(layer, shape) == [True, True]
-        check(layer, shape, (3, 16, 40, 70)[number], number % 2 == 0, around)
+        check(layer, shape, (3, 16, 40, 70)[number], number % 2 == 0, around, rectify)
+
+
+def test_a_row_and_a_column_that_no_window_covers() -> None:
+    for number, shape in enumerate(((3, 9, 7), (1, 5, 11), (7, 13, 3))):
+        layer = Convolution(5, 5 - 2 * (number % 2), "same", pool=2)
+        assert called(layer, shape) == [shape[0] < 5, True]
+        check(layer, shape, 19, True, WIDER)
 
 
 @pytest.mark.parametrize("around", [NONE, WIDER])
@@ -117,10 +125,10 @@ def test_no_two_threads_write_to_the_same_place(threads: int) -> None:
         x, weights = numbers(1, *shape, images), numbers(2, *layer.tensors(shape)[0].shape)
         tried.give(x, numbers(3, *layer.output(shape), images), weights, numbers(4, layer.filters))
         for call in layer.forward(tried.place, True) + layer.backward(tried.place):
-            shared = [written(part) for part in parts(call, threads, rooms) if part]
-            assert len(set().union(*shared)) == sum(map(len, shared)), call[0].__name__
-            if call[0] in KERNELS:
-                assert len(shared) > 1
+            for step in steps([call], threads, rooms, parts):
+                shared = [set[int]().union(*map(written, calls)) for calls in step]
+                assert len(set().union(*shared)) == sum(map(len, shared)), call[0].__name__
+                assert call[0] not in KERNELS or sum(map(bool, shared)) > 1
 
 
 def pooled(layer: Convolution, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +148,17 @@ def test_what_is_no_number_stays_visible_and_in_its_image() -> None:
     finite = np.isfinite(pooled(Convolution(4, 3, "same", pool=2), x)[0])
     assert not finite[:, 1:3, 1:3, 2].any()
     assert finite[..., [0, 1, 3, 4]].all()
+
+
+def test_a_slope_that_is_no_number_reaches_its_filter_alone() -> None:
+    layer, shape = Convolution(6, 3, "same", pool=2), (2, 8, 8)
+    tried, dy = bench(layer, shape, 5), numbers(2, 6, 4, 4, 5)
+    dy[4, 1, 2, 3] = np.nan
+    tried.give(numbers(1, *shape, 5), dy, numbers(3, 2, 3, 3, 6), numbers(4, 6))
+    tried.forward()
+    tried.backward()
+    found = np.isnan(tried.place.gradients[0]).any(axis=(0, 1, 2))
+    assert found.tolist() == [False] * 4 + [True, False]
 
 
 def test_of_a_window_the_last_nan_wins_as_in_pooling_alone() -> None:

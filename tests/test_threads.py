@@ -39,10 +39,10 @@ from distsgd.plan.memory import memory
 from distsgd.plan.work import Job
 from distsgd.record import weights_sha256
 from distsgd.threads import Team
-from distsgd.threads import whole as np_whole
-from distsgd.threads.parts import WAYS, Way, parts, steps
+from distsgd.threads import whole as memory_of
+from distsgd.threads.parts import WAYS, Way, parts
 from distsgd.threads.team import Rooms
-from distsgd.threads.turns import in_turn
+from distsgd.threads.turns import in_turn, steps
 from distsgd.training import Training, check
 
 native = Team(
@@ -100,7 +100,7 @@ def test_parts_in_any_order_are_the_whole(name: str, threads: int) -> None:
     cut.draw[:] = DRAW
 
     def run(program: Any) -> None:
-        for step in steps(program, threads, rooms):
+        for step in steps(program, threads, rooms, parts):
             for kernel, arguments in chain(*reversed(step)):
                 kernel(*arguments)
 
@@ -133,6 +133,7 @@ def test_no_two_threads_write_to_the_same_place(
     layers = [Convolution(70, 3, "same"), Rectifier(), Convolution(33, 5, "same"), Rectifier(), MaxPool(2)]
     stages, data = plan([*layers, Dense(CLASSES)], shape), Data(shape)
     cut_by_columns, cut_by_images = set[bool](), set[bool]()
+    as_pieces = set[bool]()
     network = Network(stages, 23, start(stages))
     data.fill(network, 3, 23)
     network.draw[:] = DRAW
@@ -141,9 +142,10 @@ def test_no_two_threads_write_to_the_same_place(
         (network._programs[0].learning, network.lose),
         (network._programs[0].returning, lambda _: None),
     ):
-        for step in steps(program, threads, rooms):
+        for step in steps(program, threads, rooms, parts):
             shared = [set[int]().union(*map(written, calls)) for calls in step]
             assert len(set().union(*shared)) == sum(map(len, shared)), step
+            as_pieces.add(len(step[0]) > 1)
         for kernel, arguments in program:
             if kernel is patches.spread_slopes:
                 _, columns, _, slopes = arguments
@@ -152,6 +154,7 @@ def test_no_two_threads_write_to_the_same_place(
                 cut_by_images |= {slopes.shape[2] > part.shape[2] for *_, part in some}
         then(network.class_weights)
     assert network.gradient.any()
+    assert False in as_pieces
     several_bands = near == 300_000 and shape[0] == 20
     assert True in (cut_by_images if threads == 3 or several_bands else cut_by_columns)
 
@@ -168,7 +171,7 @@ def test_every_call_is_shared_out(name: str) -> None:
     stages = plan(zoo.layers(name, CLASSES), zoo.MADE_FOR[name])
     network = Network(stages, 32, aligned(sum(tensor.size for stage in stages for tensor in stage.tensors)))
     for step in steps(
-        network._programs[0].learning + network._programs[0].returning, 2, [lambda memory: memory] * 2
+        network._programs[0].learning + network._programs[0].returning, 2, [lambda memory: memory] * 2, parts
     ):
         assert len(step) == 2
         assert all(step)
@@ -183,12 +186,12 @@ def test_pieces_are_whole_where_they_keep_all_threads_at_work(pieces: int, threa
     y = np.zeros_like(x)
     program = [[(order.copy, (room, each)), (order.copy, (to, room))] for each, to in zip(x, y, strict=True)]
     rooms: list[Any] = [lambda memory: memory, *(Rooms() for _ in range(threads - 1))]
-    found = list(steps([(in_turn, (program, (room,)))], threads, rooms))
+    found = list(steps([(in_turn, (program, (room,)))], threads, rooms, parts))
     assert len(found) == (1 if whole else 2 * pieces)
     for kernel, arguments in chain(*chain(*found)):
         kernel(*arguments)
     assert y.all()
-    used = {id(np_whole(call[1][0])) for calls in found[0] for call in calls[::2]}
+    used = {id(memory_of(call[1][0])) for calls in found[0] for call in calls[::2]}
     assert len(used) == (threads if whole else 1)
 
 

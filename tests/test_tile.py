@@ -7,6 +7,7 @@ import pytest
 
 from distsgd.kernels import tile, tile_bytes, vector
 from distsgd.kernels.compiled import inlined
+from distsgd.kernels.tile_windows import alternating, every_second, store_apart
 from distsgd.kernels.vector import FUSED, LANES, VECTOR
 
 CANARY = np.float32(-12345.678)
@@ -193,9 +194,9 @@ def test_bytes_are_numbers_from_0_to_255() -> None:
 @inlined
 def _rearranged(x, y):
     value = tile.load(tile.zeros(4, 2), x, 0, WIDTH)
-    tile.store_apart(value, y[0], 3, 50, 200 + VECTOR)
-    left, right = tile.every_second(value, 0, 0), tile.every_second(value, 1, 1)
-    tile.store(tile.alternating(left, right), y[1], 0, VECTOR)
+    store_apart(value, y[0], 3, 50, 200 + VECTOR)
+    left, right = every_second(value, 0, 0), every_second(value, 1, 1)
+    tile.store(alternating(left, right), y[1], 0, VECTOR)
     tile.store(tile.where_positive(tile.plus(left, right), left), y[2], 0, VECTOR)
 
 

@@ -83,9 +83,19 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32).astype(np.float64)
 
 
-def check(layer: Convolution, shape: Shape, images: int, rectified: bool, around: Border = NONE) -> None:
-    """Forward and every gradient, as the first layer as well: one wrong tap is far outside the bounds."""
-    tried = bench(layer, shape, images, layer.pool > 1, rectified, after=around, before=around)
+def check(
+    layer: Convolution,
+    shape: Shape,
+    images: int,
+    rectified: bool,
+    around: Border = NONE,
+    rectify: bool = True,
+) -> None:
+    """Forward and every gradient, as the first layer as well: one wrong tap is far outside the bounds.
+
+    rectify: what is pooled.
+    """
+    tried = bench(layer, shape, images, layer.pool > 1 and rectify, rectified, after=around, before=around)
     x, weights = numbers(1, *shape, images), numbers(2, *layer.tensors(shape)[0].shape)
     bias, dy = numbers(3, layer.filters), numbers(4, *layer.output(shape), images)
     x = np.maximum(x, 0) if rectified else x
@@ -95,7 +105,7 @@ def check(layer: Convolution, shape: Shape, images: int, rectified: bool, around
     y = oracle.strided_convolve(x, grouped, bias, border, layer.stride)
     spread, convolved = dy, y.shape
     if layer.pool > 1:
-        y, winner = oracle.max_pool(np.maximum(y, 0), layer.pool)
+        y, winner = oracle.max_pool(np.maximum(y, 0) if rectify else y, layer.pool)
         spread = oracle.max_pool_gradient(winner, layer.pool, dy, convolved)
     assert_near(tried.forward(), y)
     dx, dw, db = oracle.strided_convolve_gradient(x, grouped, spread, border, layer.stride)

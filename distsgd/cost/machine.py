@@ -75,7 +75,7 @@ class Operation(Section):
     outputs: float
     """Filters, or units."""
     shallow: bool = False
-    """Whether it is a convolution's that is computed in registers, as its channels are few."""
+    """Whether it is a convolution's that is computed in registers, as its channels are few. Files older than this line say no."""
     errors: tuple[float, ...] = Field((), strict=False)
     """Relative standard errors of `seconds`. Files older than this line have none, as with all that is called error below."""
 

@@ -35,7 +35,7 @@ _HIGH = np.float64(1.5 * 2.0 ** (52 + _HIGH_BITS))
 _LOW = np.float64(1.5 * 2.0**52)
 _CONVERTS = "+avx512dq" in processor_features().split(",")
 AT_ONCE = 8
-"""Values that one instruction adds: left to itself, LLVM takes half as many of float64."""
+"""Values that are added together, by one instruction with AVX-512: left to itself, LLVM takes half as many of float64."""
 _SINGLES, _DOUBLES, _WORDS = (
     ir.VectorType(kind, AT_ONCE) for kind in (ir.FloatType(), ir.DoubleType(), ir.IntType(64))
 )
@@ -60,7 +60,7 @@ def _spread(builder: Any, scalar: Any) -> Any:
 
 
 def _converted(builder: Any, x: Any, integers: Any) -> Any:
-    """That by AVX-512's instruction, which rounds as it converts; LLVM makes two of a scalar's."""
+    """The integers nearest to x by the processor's own instructions: for a vector by a single one, which LLVM does not find."""
     module = builder.module
     if x.type != _DOUBLES:
         return builder.fptosi(builder.call(module.declare_intrinsic("llvm.rint", [x.type]), [x]), integers)

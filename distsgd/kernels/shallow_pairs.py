@@ -52,7 +52,10 @@ def pair_shallow(x, plane, line, spread, offsets, slopes, partial, pooled, winne
                 tile.store(slopes_to_points(right, inputs), slopes, to + FILTERS * LANES, point)
 
     def extend(zeros, block, first, count):
-        """A block's chains, continued over so many pixels: they come from and go to `partial`."""
+        """A block's chains, continued over so many pixels: they come from and go to `partial`.
+
+        Beyond the last filter slopes are whatever was there: nothing is made of those chains.
+        """
         for at_point in range(channels * points):
             for part in range(0, LANES, VECTOR):
                 rest = (at_point * blocks + block) * block_room + part * taps * FILTERS

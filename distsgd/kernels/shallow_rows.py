@@ -12,12 +12,13 @@ are ready: they are pooled, raised by the bias and rectified before they are sto
     | v v v v | v v v v |  point 7                            | v v v v | v v v v |    3    /
     +---------+---------+                                     +---------+---------+
 
-Images take their turns by LANES, so that what all filters read of a band lies in the nearest cache.
+Images take their turns by LANES, so that what all filters read of a band stays near.
 """
 
 from distsgd.kernels import tile, tile_bytes
 from distsgd.kernels.compiled import SHIFT, compiled, inlined
 from distsgd.kernels.points import inputs_to_points, multiply_pixels, outputs_from_points
+from distsgd.kernels.tile_windows import store_apart
 from distsgd.kernels.vector import LANES, VECTOR
 from distsgd.kernels.windows import pool_twos
 
@@ -63,8 +64,8 @@ def sum_shallow(x, plane, line, batch, spread, weights, bias, rectify, y, pooled
     """Write what `rows.sum_rows` writes: y, or of windows of 2 x 2 `pooled` and `winner`; the other is empty.
 
     x: flat, from the first window on; plane, line: from channel to channel and from row to row. spread: room for (channels,
-    points, columns that the windows see, LANES). weights: see `spread_filters`. Rows of y are whole bands, its columns whole
-    tiles.
+    points, columns that the windows see, LANES). weights: see `spread_filters`. bias: (filters,). rectify: whether y is max(y, 0).
+    Rows of y are whole bands, its columns whole tiles. Of two values that only the bias makes equal the larger one wins its window.
     """
     channels, points, columns, _ = spread.shape
     taps, outputs = points - OUTPUTS + 1, tile.zeros(OUTPUTS, SIDE)
@@ -93,7 +94,7 @@ def sum_shallow(x, plane, line, batch, spread, weights, bias, rectify, y, pooled
         value = tile.raised(value, bias[k])
         if rectify:
             value = tile.rectify(value)
-        tile.store_apart(value, y, k * plane_of_y + row * line_of_y + lane, line_of_y, batch)
+        store_apart(value, y, k * plane_of_y + row * line_of_y + lane, line_of_y, batch)
 
     def sum_band(zeros, band, image):
         """All filters and pixels of LANES images."""

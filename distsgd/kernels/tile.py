@@ -166,49 +166,6 @@ def load(typing, tile, array, place, stride):
 
 
 @intrinsic
-def store_apart(typing, tile, array, place, down, across):
-    """Write column c of row r of the tile to the array from `place` + r * `down` + c * `across` on."""
-
-    def generate(context, builder, signature, args):
-        cells, pointer = cells_of(builder, args[0]), vector.address(context, builder, array, args[1], args[2])
-        for r in range(tile.rows):
-            target = pointer
-            for c in range(tile.columns):
-                vector.store(builder, cells[r * tile.columns + c], target)
-                target = builder.gep(target, [args[4]])
-            pointer = builder.gep(pointer, [args[3]])
-        return context.get_dummy_value()
-
-    return types.none(tile, array, place, down, across), generate
-
-
-@intrinsic(prefer_literal=True)
-def every_second(typing, tile, row, column):
-    """A column of the tile's rows `row`, `row` + 2, ... (constants)."""
-    found = Tile(tile.rows // 2, 1)
-
-    def generate(context, builder, signature, args):
-        cells = cells_of(builder, args[0])
-        return pack(
-            builder, cells[row.literal_value * tile.columns + column.literal_value :: 2 * tile.columns]
-        )
-
-    return found(tile, row, column), generate
-
-
-@intrinsic
-def alternating(typing, first, second):
-    """A column whose rows are in turn those of two: the dual of `every_second`."""
-    made = Tile(2 * first.rows, 1)
-
-    def generate(context, builder, signature, args):
-        pairs = zip(*(cells_of(builder, tile) for tile in args), strict=True)
-        return pack(builder, [cell for pair in pairs for cell in pair])
-
-    return made(first, second), generate
-
-
-@intrinsic
 def store(typing, tile, array, place, stride):
     """Write row r of the tile to the array from `place` + r * `stride` on."""
 

@@ -5,6 +5,7 @@ Values are (channels, height, width, batch); batches are multiples of LANES.
 
 from distsgd.kernels import tile, tile_bytes
 from distsgd.kernels.compiled import FLOAT, SHIFT, inlined
+from distsgd.kernels.tile_windows import alternating, every_second
 from distsgd.kernels.vector import LANES, VECTOR, fetch
 
 REGISTERS = LANES // VECTOR
@@ -72,15 +73,16 @@ def _last_nan(x, at, line, batch, size):
 @inlined
 def pool_twos(values):
     """Maxima of windows of 2 x 2, one below another in a tile of two columns, and their places as `pool_row` tells them."""
-    corner, beside = tile.every_second(values, 0, 0), tile.every_second(values, 0, 1)
-    below, across = tile.every_second(values, 1, 0), tile.every_second(values, 1, 1)
+    corner, beside = every_second(values, 0, 0), every_second(values, 0, 1)
+    below, across = every_second(values, 1, 0), every_second(values, 1, 1)
     best, place = corner, tile.fill(corner, FLOAT(0))
-    for value, number in ((beside, FLOAT(1)), (below, FLOAT(2)), (across, FLOAT(3))):
+    others = (beside, FLOAT(1)), (below, FLOAT(2)), (across, FLOAT(3))
+    for value, number in others:
         place = tile.where_greater(value, best, tile.fill(best, number), place)
         best = tile.where_greater(value, best, value, best)
     if tile.any_nan(tile.plus(tile.plus(corner, beside), tile.plus(below, across))):
         best, place = corner, tile.fill(corner, FLOAT(0))
-        for value, number in ((beside, FLOAT(1)), (below, FLOAT(2)), (across, FLOAT(3))):
+        for value, number in others:  # the last NaN of a window wins
             place = tile.where_greater_or_nan(value, best, tile.fill(best, number), place)
             best = tile.where_greater_or_nan(value, best, value, best)
     return best, place
@@ -92,7 +94,7 @@ def unpool_twos(slope, place, column):
     nothing = tile.fill(slope, FLOAT(0))
     above = tile.where_equal(place, tile.fill(place, column), slope, nothing)
     below = tile.where_equal(place, tile.fill(place, column + FLOAT(2)), slope, nothing)
-    return tile.alternating(above, below)
+    return alternating(above, below)
 
 
 @inlined

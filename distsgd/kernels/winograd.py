@@ -6,8 +6,8 @@ from its values at m + r - 1 points::
     y = outputs @ ((filters @ w) * (inputs @ x))          (m) = (m, n) @ ((n, r) @ (r) * (n, n) @ (n)),   n = m + r - 1
 
 So m r multiplications become n: 8 instead of 20 for four rows of a 5x5 filter. The product * is taken over channels and columns
-by `rows.sum_rows`, once for every point, with a filter of one row. With the batch innermost the three transforms are sums of
-contiguous rows as well.
+by `rows.sum_rows`, once for every point, with a filter of one row; of few channels in registers, see `shallow_rows`. With the batch
+innermost the three transforms are sums of contiguous rows as well.
 """
 
 import functools

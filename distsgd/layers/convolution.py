@@ -97,7 +97,7 @@ class Convolution:
     def own(self, shape: Shape, batch: int, first: bool) -> int:
         """float32 values for the input's phases, and for the gradient before pooling.
 
-        The first layer needs only a band of that, and the chains of `pairs.sum_pairs`.
+        The first layer needs only a band of that, and the chains of `pairs.sum_pairs`; or nothing, see `convolution_shallow`.
         """
         strided = phases.phases_size(self, shape, batch)
         if self.pool == 1:

@@ -1,6 +1,6 @@
 """How a convolution is computed, forward and backward: by rows over lists of taps, or by `convolution_bands` of them.
 
-Of few channels, as an image has, it is `convolution_shallow`.
+Of few channels, as an image has, it is computed by `convolution_shallow`.
 
 A stride is taken out by `convolution_phases`; groups take their turns.
 """
@@ -31,7 +31,10 @@ def covered(layer: "Convolution", shape: Shape) -> tuple[int, int]:
 
 
 def first_shapes(layer: "Convolution", shape: Shape, batch: int) -> list[tuple[int, ...]]:
-    """What a pooled first layer goes row by row with: chains of sums, and the rows that one row of windows covers."""
+    """What a pooled first layer goes row by row with: chains of sums, and the rows that one row of windows covers.
+
+    Nothing where `convolution_shallow` takes it.
+    """
     window, filters = window_forward(layer, shape, batch), layer.filters // layer.groups
     if shallow.fit_pairs(window, filters, layer.pool):
         return []
@@ -139,7 +142,7 @@ def _spread(layer: "Convolution", place: Place) -> Values:
 
 
 def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None) -> Program:
-    """From the convolution's gradient; None: from that of windows, spread over a band at a time."""
+    """From the convolution's gradient; None, and where channels are few: from that of windows, spread over a band at a time."""
     _, x = phases.split(layer, place)
     window = window_forward(layer, place.x.shape, place.x.batch)
     program: Program = []

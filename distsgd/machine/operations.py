@@ -10,7 +10,7 @@ from distsgd.layers.place import Call
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
 from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
-from distsgd.threads.turns import in_turn
+from distsgd.threads.turns import calls
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,12 @@ def _split(stage: Stage, place: Place) -> Iterator[tuple[str, Program]]:
 
 
 def _written(place: Place, call: Call) -> str | None:
-    kernel, arguments = call
-    if kernel is in_turn:
-        assert isinstance(arguments[0], list), "programs"
-        return next(filter(None, (_written(place, inner) for piece in arguments[0] for inner in piece)), None)
-    arrays = [array for array in arguments if isinstance(array, np.ndarray) and array.size]
+    arrays = [
+        array
+        for _, arguments in calls([call])
+        for array in arguments
+        if isinstance(array, np.ndarray) and array.size
+    ]
     if any(np.may_share_memory(array, slope) for array in arrays for slope in place.gradients):
         return TO_WEIGHTS
     if place.dx is not None and any(np.may_share_memory(array, place.dx.buffer) for array in arrays):

@@ -234,6 +234,7 @@ def facts(planned: Planned, measured: Sequence[Measured]) -> dict[str, Any]:
         },
         "seconds_are": MEANING,
         "points": [_point(planned, point) for point in curve.points],
+        "gaps": [{"ranks": ranks, "why": why} for ranks, why in curve.gaps.items()],
         "end": curve.end,
         "knee": curve.knee.job.ranks,
         "recommended": [_advised(planned, one) for one in planned.recommended],

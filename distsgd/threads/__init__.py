@@ -1,4 +1,7 @@
-"""Threads inside a rank: they share out every kernel of a step. The bits do not depend on how many there are."""
+"""Threads inside a rank: they share out every kernel of a step, or take pieces of it whole.
+
+The bits do not depend on how many there are.
+"""
 
 from distsgd.threads.team import Team, whole
 

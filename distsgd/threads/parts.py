@@ -1,11 +1,11 @@
-"""How each kernel is shared out among threads: along which axes its arrays are cut, so that every value is made by one thread.
+"""How a kernel is shared out among threads: along which axes its arrays are cut, so that every value is made by one thread.
 
 Never along an axis that is summed over, rows and images of a gradient to weights for example: the order of every sum, and so
 every bit, stays what it is in one thread. Where there are two ways, the one whose largest part is smaller is taken.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,19 +27,10 @@ from distsgd.kernels import (
 )
 from distsgd.kernels.pairs import CHANNELS
 from distsgd.kernels.vector import LANES, TAPS
-from distsgd.threads.turns import in_turn
+from distsgd.threads.turns import Call, Room
 
 Given = dict[str, Any]
 """A kernel's arguments by name."""
-Call = tuple[Callable[..., object], tuple[Any, ...]]
-Room = Callable[[np.ndarray], np.ndarray]
-"""Gives a thread memory of its own in place of some that kernels work in."""
-
-
-FULL = 0.9
-"""The part of the threads' time that pieces, which they take whole, must fill. Else each call is cut, whose results then lie near
-several cores.
-"""
 
 
 def _nothing(given: Given, first: int, last: int) -> Given:
@@ -92,35 +83,6 @@ class Way:
             **cut,
             **self.more(given, first, last),
         }
-
-
-def steps(program: Iterable[Call], threads: int, rooms: list[Room]) -> Iterator[list[list[Call]]]:
-    """What each thread calls until all meet, again and again."""
-    for call in program:
-        kernel, arguments = call
-        if kernel is not in_turn:
-            yield [[part] if part else [] for part in parts(call, threads, rooms)]
-            continue
-        pieces, own = arguments
-        if -(-len(pieces) // threads) * threads * FULL <= len(pieces):
-            ends = [len(pieces) * thread // threads for thread in range(threads + 1)]
-            yield [
-                _with_room(pieces[first:last], own, room)
-                for first, last, room in zip(ends, ends[1:], rooms, strict=False)
-            ]
-        else:
-            for piece in pieces:
-                yield from steps(piece, threads, rooms)
-
-
-def _with_room(pieces: Iterable[Sequence[Call]], own: Sequence[np.ndarray], room: Room) -> list[Call]:
-    """These one after another, in a thread's memory."""
-
-    def moved(argument: Any) -> Any:
-        inside = isinstance(argument, np.ndarray) and any(np.may_share_memory(argument, each) for each in own)
-        return room(argument) if inside else argument
-
-    return [(kernel, tuple(map(moved, arguments))) for piece in pieces for kernel, arguments in piece]
 
 
 def parts(call: Call, threads: int, rooms: list[Room]) -> list[Call | None]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distsgd.kernels.compiled import filled_once
+from distsgd.threads.turns import steps
 
 if TYPE_CHECKING:
-    from distsgd.threads.parts import Call, Room
+    from distsgd.threads.turns import Call, Room
 
 LINE = 64
 """Bytes of a line of the cache: memory begins where that which it stands for does in one."""
@@ -46,10 +47,10 @@ class Team:
         alone = partial(_one_after_another, program)
         if self.threads == 1 or not program:
             return alone
-        from distsgd.threads.parts import steps
+        from distsgd.threads.parts import parts
 
         rooms: list[Room] = [lambda memory: memory, *self._rooms]
-        kept = list(zip(*steps(program, self.threads, rooms), strict=True))
+        kept = list(zip(*steps(program, self.threads, rooms, parts), strict=True))
         lists = [self._native.written(calls) for calls in kept]
         self._lists += lists
         places = np.array([words.ctypes.data for words in lists])
