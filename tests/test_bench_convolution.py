@@ -27,7 +27,8 @@ from distsgd.optim import Adam
 
 WAYS = [ways.naive, ways.matrix, ways.unrolled, ways.scalar]
 TORCH = find_spec("torch") is not None
-ADAM = Adam(0.01, 0.95, 0.99, 1e-8)
+ADAM = Adam(0.01, 0.95, 0.99, 1e-4)
+"""With a smaller epsilon a gradient that is zero but for rounding would be a step as large as any other."""
 STEPS = 3
 
 
