@@ -8,7 +8,7 @@ import numpy as np
 
 BATCHES = (16, 20, 24, 40, 56, 72, 90, 100, 120, 150, 190, 220, 240)
 """90, 150, 220 and 240 have room for as many as calibration does not measure, between sizes that it does; the others are as large
-as one of those, most of them not full.
+as one of those, most of them not full. Of large networks calibration measures fewer sizes.
 """
 PERIODS = (1, 2, 3, 4, 6, 12, 16)
 UNSEEN = (

@@ -2,7 +2,8 @@
 
 To be read in this order:
 
-- `vector`, the processor's registers and to what a batch is rounded up, and `tile`, the register tile, with its picture;
+- `vector`, the processor's registers and to what a batch is rounded up, and `tile`, the register tile, with its picture (and
+  `tile_bytes`, `tile_windows`);
 - `taps` and `rows`: which inputs an output sees, and the one loop that sums them, of convolutions, of dense layers, and of their
   gradients to data; `pairs`, its dual, of gradients to weights;
 - `winograd` and `points`: the same sums with fewer multiplications, by bands of rows (`band_rows`, `band_pairs`; of few

@@ -64,7 +64,10 @@ def _converted(builder: Any, x: Any, integers: Any) -> Any:
     module = builder.module
     if x.type != _DOUBLES:
         return builder.fptosi(builder.call(module.declare_intrinsic("llvm.rint", [x.type]), [x]), integers)
-    all_of_them, as_usual = ir.IntType(AT_ONCE)(-1), ir.IntType(32)(4)
+    all_of_them, as_usual = (
+        ir.IntType(AT_ONCE)(-1),
+        ir.IntType(32)(4),
+    )  # 4: as the processor rounds, to nearest even
     arguments = x, _constant(integers, 0), all_of_them, as_usual
     kind = ir.FunctionType(integers, [argument.type for argument in arguments])
     name = "llvm.x86.avx512.mask.cvtpd2qq.512"
@@ -102,7 +105,10 @@ def _some(context: Any, builder: Any, kind: Any, array: Any, data: Any, place: A
 
 @intrinsic(prefer_literal=True)
 def _add_some(typing: Any, values: Any, limit: Any, scale: Any, fresh: Any, sums: Any, place: Any) -> Any:
-    """Add scale * values to sums, AT_ONCE of them, or write it; a bit for each that is above the limit, which adds nothing."""
+    """Add scale times AT_ONCE values to sums, from `place` on, or with `fresh` write them.
+
+    It returns a bit for each that is above the limit, which counts as 0.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         limits, scales = (_spread(builder, scalar) for scalar in args[1:3])
@@ -137,7 +143,10 @@ def _divide_some(typing: Any, sums: Any, unit: Any, mean: Any, place: Any) -> An
 
 @inlined
 def add_values(values: Any, limit: float, scale: float, fresh: bool, sums: Any) -> np.int32:
-    """Add scale times values to sums, which begin here if `fresh`; the largest magnitude above the limit, which adds nothing."""
+    """Add scale times values to sums, which begin here if `fresh`; return the largest magnitude above the limit, or 0.
+
+    What is above it adds nothing.
+    """
     bits, whole = np.int64(0), values.size // AT_ONCE * AT_ONCE
     if fresh:
         for i in range(0, whole, AT_ONCE):

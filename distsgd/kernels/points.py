@@ -105,7 +105,8 @@ def slopes_to_points(typing, tile, points):
 def multiply_pixels(typing, tile, outputs, x, place, point, weights, first):
     """tile[p, c] += sum over s of weights[first + p * taps + s] * x[place + p * point + (c + s) * LANES : ...].
 
-    A row is a point, a column a pixel. A filter has as many taps as leave of these points the rows of `outputs`, a tile.
+    A row is a point, a column a pixel. `outputs`, a tile, tells by its rows how many outputs a band has: a filter is as wide as
+    points - outputs + 1, and as high.
     """
     taps = tile.rows - outputs.rows + 1
 

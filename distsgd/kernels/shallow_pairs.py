@@ -15,7 +15,7 @@ from distsgd.kernels.windows import unpool_twos
 FILTERS = 4
 """Of a tile."""
 PIXELS = 8
-"""Outputs of a row whose slopes at all points take half of the nearest cache."""
+"""Outputs of a row: their slopes at eight points take 16 KB."""
 
 
 @compiled(
@@ -25,9 +25,9 @@ PIXELS = 8
 def pair_shallow(x, plane, line, spread, offsets, slopes, partial, pooled, winner, products):
     """Write products (points, channels, filter's columns, filters), of which `band_pairs.gather_filters` makes the gradient.
 
-    x, plane, line, spread: as in `sum_shallow`. offsets: of a filter's columns in it. slopes: room for (points, PIXELS, FILTERS,
-    LANES). partial: room for (channels, points, filters in blocks of FILTERS, filter's columns, FILTERS, LANES) values. pooled,
-    winner: the gradient of windows of 2 x 2 and their places (filters, height, width, batch).
+    x, plane, line, spread: as in `sum_shallow`. offsets: of a filter's columns in `spread`. slopes: room for (points, PIXELS,
+    FILTERS, LANES). partial: room for as many values as (channels, points, filters in blocks of FILTERS, filter's columns, FILTERS,
+    LANES). pooled, winner: the gradient of windows of 2 x 2 and their places (filters, height, width, batch).
 
     Each product is summed in LANES chains, in the order band, image, pixel, and the chains in a fixed tree.
     """

@@ -1,10 +1,10 @@
 """Convolutions of few channels, of gray or colour images for example, by bands of rows in registers: see `winograd`.
 
-`band_rows` keeps the products at all points in memory, as sums over many channels take long. Over few, moving them would take
-longer than they do. So a tile holds all points of two neighbouring pixels, in each register VECTOR images, until its outputs
-are ready: they are pooled, raised by the bias and rectified before they are stored::
+`band_rows` keeps the products at all points in memory. Over few channels sums are short, and moving products would cost more than
+computing them. So a tile holds all points of two neighbouring pixels, in each register VECTOR images, until its outputs are ready:
+they are pooled, raised by the bias and rectified before they are stored. Where there are 16 registers, as with AVX2, some spill::
 
-     points x pixels, += weight of point * x at it              outputs x pixels
+     points x pixels (of 5x5)    += weight at point * x there    outputs x pixels
     +---------+---------+                                     +---------+---------+
     | v v v v | v v v v |  point 0                            | v v v v | v v v v |  row 0  \\  a window
     | v v v v | v v v v |    ...      --- outputs @ points -> | v v v v | v v v v |    1    /
@@ -25,12 +25,12 @@ from distsgd.kernels.windows import pool_twos
 OUTPUTS = 4
 """Rows of a band."""
 SIDE = 2
-"""Pixels of a tile, and the side of a window."""
+"""Pixels of a tile: those of a window."""
 
 
 @compiled("void(real[:,:,:,:], real[:,::1], real[:,:,:,::1])")
 def spread_filters(weights, matrix, spread):
-    """Write spread[k, c, p, s] = sum over r of matrix[p, r] * weights[c, r, s, k]: a filter's lie side by side."""
+    """Write spread[k, c, p, s] = sum over r of matrix[p, r] * weights[c, r, s, k]: each filter's values lie side by side."""
     filters, channels, points, taps = spread.shape
     for k in range(filters):
         for c in range(channels):
@@ -44,8 +44,8 @@ def spread_filters(weights, matrix, spread):
 
 @inlined
 def spread_band(inputs, x, at, plane, line, batch, spread):
-    """Write spread (channels, points, columns, LANES): so many images of a band of x, from `at` on, at as many points as the
-    tile has rows.
+    """Write spread (channels, points, columns, LANES): LANES images of a band of x, from `at` on, at as many points as `inputs` has
+    rows.
     """
     channels, points, columns, _ = spread.shape
     for c in range(channels):
@@ -63,9 +63,10 @@ def spread_band(inputs, x, at, plane, line, batch, spread):
 def sum_shallow(x, plane, line, batch, spread, weights, bias, rectify, y, pooled, winner):
     """Write what `rows.sum_rows` writes: y, or of windows of 2 x 2 `pooled` and `winner`; the other is empty.
 
-    x: flat, from the first window on; plane, line: from channel to channel and from row to row. spread: room for (channels,
-    points, columns that the windows see, LANES). weights: see `spread_filters`. bias: (filters,). rectify: whether y is max(y, 0).
-    Rows of y are whole bands, its columns whole tiles. Of two values that only the bias makes equal the larger one wins its window.
+    x: flat, from the first window on; plane, line: from channel to channel and from row to row; batch: images. spread: room for
+    (channels, points, columns that the windows see, LANES). weights: see `spread_filters`. bias: (filters,). rectify: whether y is
+    max(y, 0). Rows of y are whole bands, its columns whole tiles. Maxima are taken before the bias is added: of two values that
+    only rounding then makes equal, the larger one wins.
     """
     channels, points, columns, _ = spread.shape
     taps, outputs = points - OUTPUTS + 1, tile.zeros(OUTPUTS, SIDE)

@@ -9,7 +9,7 @@ from distsgd.kernels.tile import Tile, cells_of, pack
 
 @intrinsic(prefer_literal=True)
 def every_second(typing, tile, row, column):
-    """A column of the tile's rows `row`, `row` + 2, ... (constants)."""
+    """Column `column` of rows `row`, `row` + 2, ... (constants), as a tile of one column."""
     found = Tile(tile.rows // 2, 1)
 
     def generate(context, builder, signature, args):

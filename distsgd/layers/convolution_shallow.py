@@ -1,6 +1,6 @@
 """Where a convolution of few channels is computed in registers: see `kernels.shallow_rows` and `kernels.shallow_pairs`.
 
-Whether it is follows from the shapes alone: the same network gives the same bits everywhere.
+The choice follows from the shapes alone: the same network gives the same bits everywhere.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from distsgd.layers.place import Program, Target
 SIZES = (3, 5)
 """Of filters."""
 CHANNELS, CHANNELS_TO_WEIGHTS = 4, 8
-"""Up to which that is faster."""
+"""Channels up to which it is faster, forward and to weights."""
 SCATTERED = 1 << 14
 """Outputs of an image up to which they may be stored as tiles are ready: of more, row by row is faster. Pooled, they are fewer."""
 
 
 def fit(window: Window, filters: int, pool: int) -> bool:
-    """Whether a layer is computed so."""
+    """Whether a layer is computed so. Of 3x3 filters whose outputs are not pooled, storing these takes longer than they do."""
     few = filters * window.outputs[0] * window.outputs[1] <= SCATTERED
     pooled = pool == SIDE or (pool == 1 and window.size[0] == 5 and few)
     return window.channels <= CHANNELS and pooled and _divides(window)
@@ -35,7 +35,7 @@ def fit_pairs(window: Window, filters: int, pool: int) -> bool:
 
 
 def _divides(window: Window) -> bool:
-    """Into whole bands and tiles."""
+    """Whether outputs divide into whole bands and tiles."""
     high, wide = window.outputs
     return window.stride == 1 and window.size[0] in SIZES and high % OUTPUTS == 0 and wide % SIDE == 0
 

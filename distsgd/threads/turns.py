@@ -34,7 +34,9 @@ def calls(program: Iterable[Call]) -> Iterator[Call]:
 def steps(
     program: Iterable[Call], threads: int, rooms: list[Room], cut: Callable[..., Any]
 ) -> Iterator[list[list[Call]]]:
-    """What each thread calls until all meet, again and again. cut: `parts.parts`."""
+    """What each thread calls until all meet, again and again. rooms: of each thread, the first leaves memory as it is. cut:
+    `parts.parts`.
+    """
     for call in program:
         kernel, arguments = call
         if kernel is not in_turn:
