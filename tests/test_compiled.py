@@ -144,7 +144,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def output(process: subprocess.Popen[str], timeout: float = 120) -> str:
+def output(process: subprocess.Popen[str], timeout: float = 240) -> str:
     try:
         out, error = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
