@@ -43,9 +43,8 @@ def predict_round(machine: Machine, job: Job, steps: int | None = None) -> Round
     check_threads(machine, job.config.train.threads)
     found, filling = computing(machine, job), fill(machine, job)
     cores = machine.where.cores
-    if job.spares(cores) and job.prefetches(
-        cores
-    ):  # a thread that has no core of its own takes as much from the step
+    # A thread that has no core of its own takes as much from the step.
+    if job.spares(cores) and job.prefetches(cores):
         filling = replace(filling, seconds=max(filling.seconds - found.step.seconds, 0.0))
     length = job.period if steps is None else steps
     first = _cooled(machine, job, found)
