@@ -1,4 +1,4 @@
-"""Convolutions of few channels, of gray or colour images for example, by bands of rows in registers: see `winograd`.
+"""Convolutions of few channels, of grey or colour images for example, by bands of rows in registers: see `winograd`.
 
 `band_rows` keeps the products at all points in memory. Over few channels sums are short, and moving products would cost more than
 computing them. So a tile holds all points of two neighbouring pixels, in each register VECTOR images, until its outputs are ready:
