@@ -32,7 +32,7 @@ PAGES = 48
 """Channels of several strips each that are finished before others begin: their rows may all be on pages of their own, and of no
 more than 64 pages do processors keep near where they are.
 """
-NEAR = 1 << 16
+NEAR = 1 << 11
 """Weights that the level-2 cache holds beside all else. Of more, those that are next are fetched while others are used."""
 NEXT = 32
 """Channels, two lines of the cache, from those in use to those that are fetched."""

@@ -20,7 +20,7 @@ MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
 MOVES_OF_FILTERS = 2
 """The same for filters, which some tens of images share."""
-NEAR, FEWEST = 600_000, 64
+NEAR, FEWEST = 200_000, 64
 """float32 values of a piece, at all points, that the nearer caches hold; lanes of one at least, so that weights are read seldom."""
 
 
