@@ -22,6 +22,18 @@ def every_second(typing, tile, row, column):
 
 
 @intrinsic
+def side_by_side(typing, left, right):
+    """Two columns as a tile."""
+    made = Tile(left.rows, 2)
+
+    def generate(context, builder, signature, args):
+        rows = zip(*(cells_of(builder, tile) for tile in args), strict=True)
+        return pack(builder, [cell for row in rows for cell in row])
+
+    return made(left, right), generate
+
+
+@intrinsic
 def alternating(typing, first, second):
     """A column whose rows are in turn those of two: the dual of `every_second`."""
     made = Tile(2 * first.rows, 1)

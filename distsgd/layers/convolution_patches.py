@@ -110,7 +110,9 @@ class _Seen(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """Working memory for what `sums` makes: chains, filters and products at all points, and outputs before pooling."""
+    """Working memory for what `sums` makes: chains, filters and products at all points, and outputs before pooling by others than
+    windows of 2 x 2, whose maxima are taken in registers.
+    """
 
     partial: np.ndarray
     weights: np.ndarray
@@ -124,7 +126,7 @@ class _Made(NamedTuple):
             (filters * rows.GROUP,),
             (side**2, window.channels, filters),
             (side**2, _apart(filters * bands * columns * batch)),
-            (filters if pool > 1 else 0, bands * OUTPUTS, columns * OUTPUTS * batch),
+            (filters if pool > 2 else 0, bands * OUTPUTS, columns * OUTPUTS * batch),
         ]
 
 
