@@ -90,14 +90,56 @@ def fill_up(x, at, line, count, length, edge):
             tile.store(tile.load(one, x, at + r * line + lane, 0), edge, r * edge.shape[1] + lane, 0)
 
 
+@inlined
+def unpool_block(slopes, plane, line, winner, c, top, left, batch, rows, columns, y, at, down):
+    """Write rows x columns pixels of channel c, from row `top` and column `left` on, to y from `at` on, its rows `down` apart.
+
+    slopes: flat, of windows of 2 x 2; winner: where in them each goes. Zeros stand elsewhere, outside of windows as well.
+    """
+    zeros, (_, high, wide, _) = tile.zeros(1, 1), winner.shape
+    for r in range(top, top + rows):
+        i = r >> 1
+        for s in range(left, left + columns):
+            j, to = s >> 1, at + (r - top) * down + (s - left) * batch
+            outside = i < 0 or i >= high or j < 0 or j >= wide
+            place, number = (c * high + i) * wide + j, 2 * (r & 1) + (s & 1)
+            for lane in range(0, batch, VECTOR):
+                value = zeros
+                if not outside:
+                    value = tile.load(zeros, slopes, c * plane + i * line + j * batch + lane, 0)
+                    value = tile_bytes.where_equal(value, winner, place * batch + lane, number)
+                tile.store(value, y, to + lane, 0)
+
+
+@compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, int64, real[:,:,:])")
+def unpool_piece(slopes, winner, top, left, batch, y):
+    """Write y (channels, rows, columns x batch), pixels from row `top` and column `left` on, from windows' slopes.
+
+    slopes, winner: (channels, rows, columns, batch).
+    """
+    channels, high, wide, _ = winner.shape
+    line, rows, columns = wide * batch, y.shape[1], y.shape[2] // batch
+    flat, (plane_of_y, line_of_y) = (
+        slopes.reshape(slopes.size),
+        (y.strides[0] >> SHIFT, y.strides[1] >> SHIFT),
+    )
+    for c in range(channels):
+        windows = flat, high * line, line, winner, c, top, left, batch, rows, columns
+        unpool_block(*windows, y, c * plane_of_y, line_of_y)
+
+
 @compiled(
-    "void(real[::1], int64, int64, int64, int64, int64, int64, int64, real[:,:,:], real[:,::1], real[:,::1])"
+    "void(real[::1], int64, int64, int64, int64, int64, int64, int64, real[:,:,:], real[:,::1], real[:,::1],"
+    " uint8[:,:,:,::1], int64, int64)"
 )
-def spread_patches(x, plane, line, high, wide, bands, columns, batch, spread, room, edge):
+def spread_patches(x, plane, line, high, wide, bands, columns, batch, spread, room, edge, winner, top, left):
     """Write spread (points, channels, bands x columns x batch): the patches of a piece at all points.
 
     x: flat, from the first patch's first input on; plane, line: from channel to channel and from row to row. high, wide: the rows
     and columns of x that there are, zeros follow. room, edge: room for as many rows of inputs as a patch sees.
+
+    With `winner`, not empty, x are slopes of windows of 2 x 2, see `unpool_block`, and the first patch sees pixels from row `top`
+    and column `left` on.
     """
     point, deep, across = spread.strides[0] >> SHIFT, spread.strides[1] >> SHIFT, room.shape[1]
     length = min(wide, OUTPUTS * (columns - 1) + room.shape[0]) * batch
@@ -110,8 +152,13 @@ def spread_patches(x, plane, line, high, wide, bands, columns, batch, spread, ro
             for i in range(bands):
                 source, at, down = x, c * plane + i * OUTPUTS * line, line
                 count = min(points, high - i * OUTPUTS)
-                if count < points:
+                if winner.size > 0:
+                    row, block = top + i * OUTPUTS, (points, length // batch)
+                    windows = x, plane, line, winner, c, row, left, batch, *block
+                    unpool_block(*windows, edge.reshape(edge.size), 0, across)
+                elif count < points:
                     fill_up(x, at, line, count, length, edge)
+                if winner.size > 0 or count < points:
                     source, at, down = edge.reshape(edge.size), 0, across
                 for lane in range(0, length, VECTOR):
                     rows = inputs_to_points(tile.load(inputs, source, at + lane, down))
@@ -204,7 +251,9 @@ def gather_patches(products, bands, columns, batch, bias, room, edge, y, gate, r
                 if count == OUTPUTS:
                     store_windows(best, place, k, first // 2, lane - at // 2)
                 else:
-                    store_windows(every_second(best, 0, 0), every_second(place, 0, 0), k, first // 2, lane - at // 2)
+                    store_windows(
+                        every_second(best, 0, 0), every_second(place, 0, 0), k, first // 2, lane - at // 2
+                    )
 
     def gather_band(points, k, i):
         """A row of patches of filter k."""

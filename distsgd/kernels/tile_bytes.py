@@ -51,20 +51,37 @@ def store_bytes(typing, tile, array, place, stride):
     return types.none(tile, array, place, stride), generate
 
 
+def _equal(builder, pointer, column, number):
+    """Where the bytes of a tile's column from an address on are `number`, an int64."""
+    first = builder.insert_element(
+        _BYTES(ir.Undefined), builder.trunc(number, ir.IntType(8)), vector.INDEX(0)
+    )
+    lanes = ir.Constant(ir.VectorType(vector.INDEX, VECTOR), [0] * VECTOR)
+    wanted = builder.shuffle_vector(first, first, lanes)
+    return builder.icmp_unsigned("==", _bytes_at(builder, pointer, column), wanted)
+
+
+@intrinsic
+def where_equal(typing, tile, array, place, number):
+    """The one-row tile where the array's bytes from `place` on are `number`, zero elsewhere."""
+
+    def generate(context, builder, signature, args):
+        pointer, cells = vector.address(context, builder, array, args[1], args[2]), cells_of(builder, args[0])
+        for c, x in enumerate(cells):
+            cells[c] = builder.select(_equal(builder, pointer, c, args[3]), x, vector.ZERO)
+        return pack(builder, cells)
+
+    return tile(tile, array, place, types.int64), generate
+
+
 @intrinsic
 def add_where(typing, tile, array, place, number, slope):
     """The one-row tile plus `slope` where the array's bytes are `number`, and plus zero elsewhere."""
 
     def generate(context, builder, signature, args):
         pointer, cells = vector.address(context, builder, array, args[1], args[2]), cells_of(builder, args[0])
-        first = builder.insert_element(
-            _BYTES(ir.Undefined), builder.trunc(args[3], ir.IntType(8)), vector.INDEX(0)
-        )
-        wanted = builder.shuffle_vector(
-            first, first, ir.Constant(ir.VectorType(vector.INDEX, VECTOR), [0] * VECTOR)
-        )
         for c, added in enumerate(cells_of(builder, args[4])):
-            won = builder.icmp_unsigned("==", _bytes_at(builder, pointer, c), wanted)
+            won = _equal(builder, pointer, c, args[3])
             cells[c] = builder.fadd(cells[c], builder.select(won, added, vector.ZERO))
         return pack(builder, cells)
 

@@ -98,9 +98,10 @@ class Convolution:
         """float32 values for the input's phases, and for the gradient before pooling.
 
         The first layer needs only a band of that, and the chains of `pairs.sum_pairs`; or nothing, see `convolution_shallow`.
+        Others need nothing of it where both passes read the gradient of windows.
         """
         strided = phases.phases_size(self, shape, batch)
-        if self.pool == 1:
+        if self.pool == 1 or (not first and passes.reads_windows(self, shape)):
             return strided
         if first:
             return strided + memory.room(passes.first_shapes(self, shape, batch))

@@ -14,6 +14,7 @@ from distsgd.kernels.vector import LANES, STRIP
 from distsgd.layers import convolution_patches as patches
 from distsgd.layers import convolution_products as matrices
 from distsgd.layers import scratch as memory
+from distsgd.layers.convolution_patches import Windows
 from distsgd.layers.place import Call, Program, Target
 
 HEIGHTS = (2, 3, 4)
@@ -47,6 +48,11 @@ def _least(window: Window, filters: int, pool: int, moves: int) -> tuple[int, in
 def _by_patches(window: Window, filters: int, pool: int = 1, moves: int = MOVES) -> bool:
     """Whether patches of outputs take less than that."""
     return patches.fit(window, filters, pool, _least(window, filters, pool, moves)[1] * window.outputs[1])
+
+
+def reads_windows(forward: Window, back: Window) -> bool:
+    """Whether both gradients of a layer that is pooled by 2 take those of windows, see `patches.Windows`."""
+    return _pairs_by_patches(forward, back.channels) and _by_patches(back, forward.channels)
 
 
 def _cost(window: Window, filters: int, height: int, moves: int) -> int:
@@ -92,7 +98,7 @@ def room(window: Window, filters: int, pool: int = 1) -> int:
 
 
 def sums(
-    x: np.ndarray,
+    x: np.ndarray | Windows,
     window: Window,
     filters: np.ndarray,
     bias: np.ndarray,
@@ -101,13 +107,14 @@ def sums(
 ) -> Program:
     """What `rows.sum_rows` says, by it, by bands of rows or by patches.
 
-    x: flat, from the first output's window on. filters: (channels, row, column, filters), contiguous. With pool > 1 the
-    target's y is not looked at.
+    x: flat, from the first output's window on; windows where `reads_windows`. filters: (channels, row, column, filters),
+    contiguous. With pool > 1 the target's y is not looked at.
     """
     count, pool = filters.shape[3], target.pool
     tall = height(window, count, pool)
     if _by_patches(window, count, pool):
         return patches.sums(x, window, filters, bias, scratch, target)
+    assert not isinstance(x, Windows)
     partial, band, *parts = memory.parts(scratch, _sum_shapes(window, count, pool))
     if pool > 1:
         target = target._replace(y=band)
@@ -166,28 +173,35 @@ def _pair_shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
 
 def pairs_room(window: Window, filters: int) -> int:
     """float32 values of working memory that `pairs` takes."""
-    if matrices.fit(window, filters):
-        return memory.room(matrices.shapes(window, filters))
     if _pairs_by_patches(window, filters):
         return patches.pairs_room(window, filters)
+    if matrices.fit(window, filters):
+        return memory.room(matrices.shapes(window, filters))
     return memory.room(_pair_shapes(window, filters))
 
 
 def _pairs_by_patches(window: Window, filters: int) -> bool:
-    """Where filters fill a register, as they lie innermost there."""
-    return filters >= LANES and _by_patches(window, filters, moves=MOVES_TO_WEIGHTS)
+    """Where filters fill a register, as they lie innermost there, and maps are not so small that `matrices` are faster."""
+    return (
+        filters >= LANES
+        and not matrices.fit(window, filters)
+        and _by_patches(window, filters, moves=MOVES_TO_WEIGHTS)
+    )
 
 
-def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw: np.ndarray) -> Program:
+def pairs(
+    x: np.ndarray, window: Window, dy: np.ndarray | Windows, scratch: np.ndarray, dw: np.ndarray
+) -> Program:
     """What `pairs.sum_pairs` says, by it, by bands of rows, by products or by patches.
 
-    dw: (channels, row, column, filters), contiguous.
+    dy: windows where `reads_windows`. dw: (channels, row, column, filters), contiguous.
     """
+    if _pairs_by_patches(window, dw.shape[3]):
+        return patches.pairs(x, window, dy, scratch, dw)
+    assert not isinstance(dy, Windows)
     if matrices.fit(window, dw.shape[3]):
         partial, turned = memory.parts(scratch, matrices.shapes(window, dw.shape[3]))
         return matrices.products(x, window, dy, partial, turned, dw)
-    if _pairs_by_patches(window, dw.shape[3]):
-        return patches.pairs(x, window, dy, scratch, dw)
     partial, *parts = memory.parts(scratch, _pair_shapes(window, dw.shape[3]))
     if not parts:
         sums = (*taps.pair_taps(window), window.step, dy, partial, dw.reshape(-1, dw.shape[3]))

@@ -15,6 +15,7 @@ from distsgd.kernels import order, pairs, pool, rows, taps
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import convolution_bands as bands
+from distsgd.layers import convolution_patches as patches
 from distsgd.layers import convolution_phases as phases
 from distsgd.layers import convolution_shallow as shallow
 from distsgd.layers import scratch as memory
@@ -124,6 +125,8 @@ def backward(layer: "Convolution", place: Place) -> Program:
         return _to_weights(layer, place, place.dy.rows) + to_bias + _to_input(layer, place, place.dy)
     if place.dx is None:
         return _to_weights(layer, place, None) + to_bias
+    if reads_windows(layer, place.x.shape):
+        return to_bias + _to_weights(layer, place, None) + _to_input(layer, place, None)
     spread = _spread(layer, place)
     sizes = (layer.pool, layer.pool)
     windows = (place.dy.buffer, place.winners, *sizes, rows.NO_ROWS, False, spread.rows)
@@ -131,6 +134,15 @@ def backward(layer: "Convolution", place: Place) -> Program:
     height, width = covered(layer, place.x.shape)
     used = spread.rows[:, :height, : width * place.x.batch]
     return program + _to_weights(layer, place, used) + _to_input(layer, place, spread)
+
+
+def reads_windows(layer: "Convolution", shape: Shape) -> bool:
+    """Whether the gradient before pooling is never written: both passes read that of windows."""
+    if layer.pool != patches.WINDOW or layer.stride > 1:
+        return False
+    ((high, wide),) = phases.all_phases(layer, shape)
+    windows = window_forward(layer, shape, LANES), window_back(layer, shape, LANES, high, wide)
+    return bands.reads_windows(*windows)
 
 
 def _spread(layer: "Convolution", place: Place) -> Values:
@@ -142,17 +154,21 @@ def _spread(layer: "Convolution", place: Place) -> Values:
 
 
 def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None) -> Program:
-    """From the convolution's gradient; None, and where channels are few: from that of windows, spread over a band at a time."""
+    """From the convolution's gradient; None, and where channels are few: from that of windows, spread over a band or a piece at a
+    time.
+    """
     _, x = phases.split(layer, place)
     window = window_forward(layer, place.x.shape, place.x.batch)
     program: Program = []
     for group, (channels, filters) in enumerate(_groups(layer, place.x.shape)):
         slopes, flat = _filters(layer, place.gradients[0], group), x[channels].reshape(-1)
-        windows = place.dy.buffer[filters], place.winners[filters]
+        windows = patches.Windows(place.dy.buffer[filters], place.winners[filters])
         if shallow.fit_pairs(window, slopes.shape[3], layer.pool):
             program += shallow.pairs(flat, window, *windows, place.scratch, slopes)
         elif gradient is not None:
             program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes)
+        elif place.dx is not None:
+            program += bands.pairs(flat, window, windows, place.scratch, slopes)
         else:
             own = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :]
             chains, band = memory.parts(own, first_shapes(layer, place.x.shape, place.x.batch))
@@ -162,7 +178,8 @@ def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None)
     return program
 
 
-def _to_input(layer: "Convolution", place: Place, dy: Values) -> Program:
+def _to_input(layer: "Convolution", place: Place, dy: Values | None) -> Program:
+    """dx from the convolution's gradient; None: from that of windows."""
     if place.dx is None:
         return []
     size, shape = place.weights[0].size // layer.groups, place.x.shape
@@ -179,7 +196,7 @@ def _to_input(layer: "Convolution", place: Place, dy: Values) -> Program:
 def _to_phase(
     layer: "Convolution",
     place: Place,
-    dy: Values,
+    dy: Values | None,
     turned: np.ndarray,
     channels: slice,
     filters: slice,
@@ -188,13 +205,11 @@ def _to_phase(
 ) -> Program:
     """The gradient to one phase of a group's channels: with stride 1 there is only one, and it is dx."""
     assert place.dx is not None
+    if layer.stride == 1:
+        return _to_all(layer, place, dy, turned, channels, filters, (high, wide))
+    assert dy is not None
     gate, rest = rows.NO_ROWS, place.scratch[memory.whole_lines(turned.size) :]
     whole = Values(place.dx.buffer[channels], place.dx.border)
-    if layer.stride == 1:
-        window, seen = _seen_back(layer, place, dy.buffer[filters], high, wide)
-        gate = place.gate[channels] if place.rectified else gate
-        last = Target(whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
-        return bands.sums(seen, window, turned, rows.NO_BIAS, rest, last)
     target = phases.every(whole.inside, layer.stride, high, wide)
     if high.taps * wide.taps * target.size == 0:
         return [(order.clear, (target,))]
@@ -203,6 +218,31 @@ def _to_phase(
     phase, rest = rest[: target.size].reshape(*target.shape[:2], -1), rest[target.size :]
     sums = _sum_phase(layer, place, dy.buffer[filters], turned, (high, wide), phase, gate, rest)
     return [sums, (order.copy, (target, phase.reshape(target.shape)))]
+
+
+def _to_all(
+    layer: "Convolution",
+    place: Place,
+    dy: Values | None,
+    turned: np.ndarray,
+    channels: slice,
+    filters: slice,
+    phase: tuple[phases.Phase, phases.Phase],
+) -> Program:
+    """The gradient to a group's channels, of stride 1."""
+    assert place.dx is not None
+    if dy is None:
+        window = window_back(layer, place.x.shape, place.x.batch, *phase)
+        windows = patches.Windows(place.dy.buffer[filters], place.winners[filters])
+        seen: np.ndarray | patches.Windows = windows
+    else:
+        window, seen = _seen_back(layer, place, dy.buffer[filters], *phase)
+    gate = place.gate[channels] if place.rectified else rows.NO_ROWS
+    whole = Values(place.dx.buffer[channels], place.dx.border)
+    target = Target(whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
+    return bands.sums(
+        seen, window, turned, rows.NO_BIAS, place.scratch[memory.whole_lines(turned.size) :], target
+    )
 
 
 def _seen_back(

@@ -20,6 +20,8 @@ MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
 MOVES_OF_FILTERS = 2
 """The same for filters, which some tens of images share."""
+WINDOW = 2
+"""The side of windows that pooling takes maxima of, and spreads slopes over, without outputs in memory."""
 NEAR, FEWEST = 200_000, 64
 """float32 values of a piece, at all points, that the nearer caches hold; lanes of one at least, so that weights are read seldom."""
 
@@ -70,6 +72,18 @@ class Piece(NamedTuple):
     def across(self, window: Window) -> slice:
         """Its columns of outputs."""
         return slice(self.left, min(self.left + self.columns * OUTPUTS, window.outputs[1]))
+
+
+class Windows(NamedTuple):
+    """Slopes of windows of 2 x 2, where those of the values they were taken of are asked for: they are spread in the nearest cache.
+
+    Written to memory they would be four times as many, most of them zeros.
+    """
+
+    slopes: np.ndarray
+    """(channels, rows, columns, batch)."""
+    winner: np.ndarray
+    """The same: where in its window each goes."""
 
 
 def _largest(window: Window, filters: int) -> tuple[int, int]:
@@ -126,17 +140,20 @@ class _Made(NamedTuple):
             (filters * rows.GROUP,),
             (side**2, window.channels, filters),
             (side**2, _apart(filters * bands * columns * batch)),
-            (filters if pool > 2 else 0, bands * OUTPUTS, columns * OUTPUTS * batch),
+            (filters if pool > WINDOW else 0, bands * OUTPUTS, columns * OUTPUTS * batch),
         ]
 
 
 class _Paired(NamedTuple):
-    """Working memory for what `pairs` makes: slopes by pixels and at all points, their filters innermost, and sums."""
+    """Working memory for what `pairs` makes: slopes by pixels and at all points, their filters innermost, sums, and slopes before
+    pooling.
+    """
 
     room: np.ndarray
     pixels: np.ndarray
     slopes: np.ndarray
     total: np.ndarray
+    before: np.ndarray
 
     @staticmethod
     def shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
@@ -147,6 +164,7 @@ class _Paired(NamedTuple):
             (bands * OUTPUTS, columns * OUTPUTS * batch, wide),
             (side**2, _apart(bands * columns * batch * wide)),
             (side**2, window.channels, wide),
+            (filters, bands * OUTPUTS, columns * OUTPUTS * batch),
         ]
 
 
@@ -156,7 +174,7 @@ def room(window: Window, filters: int, pool: int = 1) -> int:
 
 
 def sums(
-    x: np.ndarray,
+    x: np.ndarray | Windows,
     window: Window,
     filters: np.ndarray,
     bias: np.ndarray,
@@ -181,7 +199,7 @@ def sums(
 
 
 def _of_piece(
-    x: np.ndarray,
+    x: np.ndarray | Windows,
     window: Window,
     piece: Piece,
     seen: _Seen,
@@ -211,15 +229,18 @@ def _of_length(room_of_points: np.ndarray, length: int, channels: int) -> np.nda
     return room_of_points[:, : channels * length].reshape(len(room_of_points), channels, length)
 
 
-def _spread(x: np.ndarray, window: Window, piece: Piece, seen: _Seen) -> Call:
+def _spread(x: np.ndarray | Windows, window: Window, piece: Piece, seen: _Seen) -> Call:
     """A piece's inputs at all points."""
     batch, length = window.buffer[3], piece.bands * piece.columns * window.buffer[3]
     high, wide = (count + window.size[0] - 1 for count in window.outputs)
-    first = x[piece.top * window.step + piece.left * batch :]
-    planes = window.buffer[1] * window.step, window.step, high - piece.top, wide - piece.left
-    spread = _of_length(seen.spread, length, window.channels)
-    taken = *planes, piece.bands, piece.columns, batch, spread, seen.rows, seen.edge
-    return patches.spread_patches, (first, *taken)
+    taken = high - piece.top, wide - piece.left, piece.bands, piece.columns, batch
+    spread = _of_length(seen.spread, length, window.channels), seen.rows, seen.edge
+    if isinstance(x, Windows):
+        flat, line = x.slopes.reshape(-1), x.slopes[0, 0].size
+        planes, place = (flat, x.slopes[0].size, line), (piece.top - window.top, piece.left - window.left)
+        return patches.spread_patches, (*planes, *taken, *spread, x.winner, *place)
+    planes = x[piece.top * window.step + piece.left * batch :], window.buffer[1] * window.step, window.step
+    return patches.spread_patches, (*planes, *taken, *spread, rows.NO_WINNERS, 0, 0)
 
 
 def pairs_room(window: Window, filters: int) -> int:
@@ -227,7 +248,9 @@ def pairs_room(window: Window, filters: int) -> int:
     return memory.room(_Seen.shapes(window, filters) + _Paired.shapes(window, filters))
 
 
-def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw: np.ndarray) -> Program:
+def pairs(
+    x: np.ndarray, window: Window, dy: np.ndarray | Windows, scratch: np.ndarray, dw: np.ndarray
+) -> Program:
     """What `convolution_bands.pairs` says, for LANES filters or more: by pieces one after another."""
     count = dw.shape[3]
     parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
@@ -244,17 +267,22 @@ def pairs(x: np.ndarray, window: Window, dy: np.ndarray, scratch: np.ndarray, dw
     return [*program, (patches.gather_filters, (made.total, of_filters, 0, rows_of_filters, dw))]
 
 
-def _slopes(dy: np.ndarray, window: Window, piece: Piece, made: _Paired) -> Program:
+def _slopes(dy: np.ndarray | Windows, window: Window, piece: Piece, made: _Paired) -> Program:
     """A piece's at all points, their filters innermost; patches that reach beyond the outputs see zeros there.
 
     What lies behind the last filter, up to a whole register, is whatever was there: nothing is made of it.
     """
     batch = window.buffer[3]
     across = piece.across(window)
-    slopes = dy[:, piece.lines(window), across.start * batch : across.stop * batch]
-    _, high, lanes = slopes.shape
     pixels = made.pixels[: piece.bands * OUTPUTS, : piece.columns * OUTPUTS * batch]
-    program: Program = [(order.transpose, (slopes, pixels[:high, :lanes]))]
+    program: Program = []
+    if isinstance(dy, Windows):
+        slopes = made.before[:, : pixels.shape[0], : pixels.shape[1]]
+        program.append((patches.unpool_piece, (*dy, piece.top, piece.left, batch, slopes)))
+    else:
+        slopes = dy[:, piece.lines(window), across.start * batch : across.stop * batch]
+    _, high, lanes = slopes.shape
+    program.append((order.transpose, (slopes, pixels[:high, :lanes])))
     if high < pixels.shape[0]:
         program.append((order.clear, (pixels[high:, :, None],)))
     if lanes < pixels.shape[1]:

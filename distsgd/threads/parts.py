@@ -236,7 +236,8 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     ),
     band_pairs.gather_filters: (Way({"weights": 0}, more=_from),),
     patches.spread_filters: (Way({"weights": 0}, ("room",), more=_from),),
-    patches.spread_patches: (Way({"spread": 1}, ("room", "edge"), more=_channels),),
+    patches.unpool_piece: (Way({"y": 0, "slopes": 0, "winner": 0}),),
+    patches.spread_patches: (Way({"spread": 1, "winner": 0}, ("room", "edge"), more=_channels),),
     patches.multiply_points: (Way({"products": 0, "weights": 0}, ("partial",), more=_points),),
     patches.gather_patches: (Way({"products": 1, **_FILTERS}, ("room", "edge")),),
     patches.spread_slopes: (
