@@ -28,7 +28,6 @@ from distsgd.kernels.vector import FUSED, VECTOR, aligned
 from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
 from distsgd.network import Network, initialize, plan, tensors
 from distsgd.optim import Adam, Sgd
-from distsgd.threads import Team
 
 SCALED = """
 import os
@@ -481,8 +480,7 @@ def averaged() -> str:
 
 
 def compiled_here() -> int:
-    """How many of the package's kernels this process compiled itself; those of threads are loaded where there are several."""
-    Team(2)
+    """How many of the package's kernels this process compiled itself."""
     own = (kernel for kernel in kernels() if kernel.__module__ != SCALAR)
     return sum(sum(kernel.stats.cache_misses.values()) for kernel in own)
 

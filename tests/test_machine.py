@@ -20,6 +20,7 @@ from distsgd.comm import Alone, Ranks
 from distsgd.config import InputError
 from distsgd.cost.estimate import median_error
 from distsgd.cost.machine import Jitter, Machine, Operation
+from distsgd.kernels import threads as native
 from distsgd.machine import between, networks, where
 from distsgd.machine.calibrate import Calibration
 from distsgd.machine.jitter import jitter
@@ -28,8 +29,6 @@ from distsgd.machine.passes import quietest
 from distsgd.machine.rounds import ROUND, made_up, timed_rounds
 from distsgd.machine.steps import AS_MANY, BEFOREHAND, COPIED_AT, Seconds, apart, drift, experiment, quiet
 from distsgd.threads import Team
-
-native = Team(2)._native
 
 SMALL = {
     "networks.LANES": (16, 32),

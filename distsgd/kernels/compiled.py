@@ -96,16 +96,15 @@ def modules_to_compile() -> list[str]:
 
 
 @contextlib.contextmanager
-def filled_once(*groups: str, mark: str = "full") -> Iterator[None]:
+def filled_once(*groups: str) -> Iterator[None]:
     """While this is open, functions load from the cache folder, or compile into it.
 
     A cache that is not full yet is filled before, by one process of the node while the others wait: a child for each group of
-    modules ("rows update"). mark: the file that says that these are there. Compiling
-    takes some 70 MB that a rank would keep, and a second core is there more often than not.
+    modules ("rows update"). Compiling takes some 70 MB that a rank would keep, and a second core is there more often than not.
     """
     folder = cache_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
-    full, usual = folder / mark, numba.config.CACHE_DIR
+    full, usual = folder / "full", numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)
     try:
         with open(folder / "lock", "w") as lock:

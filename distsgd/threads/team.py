@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distsgd.kernels.compiled import filled_once
-from distsgd.threads.turns import steps
+from distsgd.kernels import threads as native
+from distsgd.threads.parts import parts
+from distsgd.threads.turns import calls, steps
 
 if TYPE_CHECKING:
     from distsgd.threads.turns import Call, Room
@@ -20,7 +21,8 @@ LINE = 64
 class Team:
     """The thread that makes it, and so many more while its context is open; programs that are bound before run in all of them.
 
-    With one thread, or while the context is not open, a program's kernels run one after another in the thread that calls.
+    With one thread, or while the context is not open, a program's kernels run one after another in the thread that calls: as a
+    list as well, which no interpreter is asked for between them.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -29,13 +31,9 @@ class Team:
         self._lists: list[np.ndarray] = []
         self._rooms = [Rooms() for _ in range(threads - 1)]
         self._error: BaseException | None = None
-        if threads > 1:
-            with filled_once("threads", mark="threads"):  # only where it is wanted
-                from distsgd.kernels import threads as native
-
-            self._native = native
-            self._words = np.zeros(native.OWN + threads * native.LINE, np.int64)
-            self._wakes = [threading.Semaphore(0) for _ in range(threads)]
+        self._words = np.zeros(native.OWN + threads * native.LINE, np.int64)
+        self._words_alone = np.zeros(native.OWN + native.LINE, np.int64)
+        self._wakes = [threading.Semaphore(0) for _ in range(threads)]
 
     @property
     def memory(self) -> int:
@@ -44,42 +42,49 @@ class Team:
 
     def bound(self, program: "Sequence[Call]") -> Callable[[], None]:
         """What runs a list of kernels with their arguments."""
-        alone = partial(_one_after_another, program)
+        kept = [list(calls(program))]
+        alone = native.written([kept[0]])
+        self._lists.append(alone)
+        run_alone = partial(self._run_alone, alone.ctypes.data, kept)
         if self.threads == 1 or not program:
-            return alone
-        from distsgd.threads.parts import parts
-
+            return run_alone
         rooms: list[Room] = [lambda memory: memory, *self._rooms]
-        kept = list(zip(*steps(program, self.threads, rooms, parts), strict=True))
-        lists = [self._native.written(calls) for calls in kept]
+        shared = list(zip(*steps(program, self.threads, rooms, parts), strict=True))
+        lists = [native.written(calls) for calls in shared]
         self._lists += lists
         places = np.array([words.ctypes.data for words in lists])
-        return partial(self._run, alone, int(places[0]), places, kept)
+        return partial(self._run, run_alone, int(places[0]), places, shared)
+
+    def _run_alone(self, place: int, kept: object) -> None:
+        """Run the list at a place. kept: what holds the memory that it names."""
+        if not native.run(self._words_alone, 0, place):
+            raise RuntimeError(f"a kernel has failed: {self._what_failed(self._words_alone)}")
 
     def _run(self, alone: Callable[[], None], first: int, places: np.ndarray, kept: object) -> None:
-        """Run the list at each of the places in a thread. kept: what holds the memory that the lists name."""
+        """Run the list at each of the places in a thread. kept: as above."""
         if not self._others:
             alone()
             return
-        self._words[self._native.OWN + self._native.LIST :: self._native.LINE] = places
-        if self._native.ask(self._words):
+        self._words[native.OWN + native.LIST :: native.LINE] = places
+        if native.ask(self._words):
             self._wake()
-        if not self._native.run(self._words, 0, first):
-            raise RuntimeError(f"a thread of this rank has failed: {self._what_failed()}") from self._error
+        if not native.run(self._words, 0, first):
+            failed = self._what_failed(self._words)
+            raise RuntimeError(f"a thread of this rank has failed: {failed}") from self._error
 
     def _wake(self) -> None:
         for thread in range(1, self.threads):
-            asleep = self._native.OWN + thread * self._native.LINE + self._native.ASLEEP
+            asleep = native.OWN + thread * native.LINE + native.ASLEEP
             if self._words[asleep]:
                 self._words[asleep] = 0
                 self._wakes[thread].release()
 
-    def _what_failed(self) -> str:
+    def _what_failed(self, words: np.ndarray) -> str:
         if self._error:
             return repr(self._error)
-        entry = int(self._words[self._native.FAILED])
+        entry = int(words[native.FAILED])
         held = (own for own in self._lists if 0 <= entry - own.ctypes.data < own.nbytes)
-        return next((f"kernel {self._native.name(entry, own)}" for own in held), "it was stopped")
+        return next((f"kernel {native.name(entry, own)}" for own in held), "it was stopped")
 
     def __enter__(self) -> "Team":
         if self.threads > 1:
@@ -99,7 +104,7 @@ class Team:
     def __exit__(self, *_: object) -> None:
         others, self._others = self._others, []
         if others:
-            self._native.stop(self._words, self._native.STOPPED)
+            native.stop(self._words, native.STOPPED)
         for thread, wake in zip(others, self._wakes[1:] if others else [], strict=True):
             wake.release()
             if thread.ident is not None:
@@ -107,16 +112,11 @@ class Team:
 
     def _serve(self, thread: int) -> None:
         try:
-            while self._native.serve(self._words, thread):
+            while native.serve(self._words, thread):
                 self._wakes[thread].acquire()
         except BaseException as error:
             self._error = error
-            self._native.stop(self._words, self._native.STOPPED)
-
-
-def _one_after_another(program: "Sequence[Call]") -> None:
-    for kernel, arguments in program:
-        kernel(*arguments)
+            native.stop(self._words, native.STOPPED)
 
 
 def whole(view: np.ndarray) -> np.ndarray:
