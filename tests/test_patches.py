@@ -193,14 +193,17 @@ def test_the_choice_follows_from_the_shapes_alone() -> None:
 def test_pieces_cover_every_patch_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = replace(window(16, 8, 3), outputs=(14, 19))
 
-    def patches_of(near: int) -> Iterator[tuple[int, int]]:
+    def patches_of(near: int, *run: int) -> Iterator[tuple[int, int]]:
         monkeypatch.setattr(convolution_patches, "NEAR", near)
-        for piece in convolution_patches.pieces(seen, 8):
+        for piece in convolution_patches.pieces(seen, 8, *run):
             for i, j in np.ndindex(piece.bands, piece.columns):
                 yield piece.top // patches.OUTPUTS + i, piece.left // patches.OUTPUTS + j
 
+    every = list(np.ndindex(4, 5))
     for near in (1, 30_000, 60_000, 10**9):
-        assert list(patches_of(near)) == list(np.ndindex(4, 5))
+        assert list(patches_of(near)) == every
+        for begin, end in ((0, 5), (3, 4), (4, 17), (10, 20), (6, 6)):
+            assert list(patches_of(near, begin, end)) == every[begin:end]
 
 
 def test_nothing_beyond_the_end_of_an_array_is_read() -> None:

@@ -40,7 +40,7 @@ from distsgd.threads import Team
 from distsgd.threads import whole as memory_of
 from distsgd.threads.parts import WAYS, Way, parts
 from distsgd.threads.team import Rooms
-from distsgd.threads.turns import in_turn, steps
+from distsgd.threads.turns import calls, in_turn, steps
 from distsgd.training import Training, check
 
 OPTIMIZERS: list[Optimizer] = [
@@ -117,7 +117,7 @@ def written(call: Any) -> set[int]:
 
 
 @pytest.mark.parametrize(("threads", "near"), [(3, 30_000), (2, 30_000), (2, 300_000)])
-@pytest.mark.parametrize("shape", [(20, 9, 10), (70, 5, 7)])
+@pytest.mark.parametrize("shape", [(20, 9, 10), (70, 5, 7), (9, 14, 13)])
 def test_no_two_threads_write_to_the_same_place(
     shape: Shape, threads: int, near: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +140,7 @@ def test_no_two_threads_write_to_the_same_place(
             shared = [set[int]().union(*map(written, calls)) for calls in step]
             assert len(set().union(*shared)) == sum(map(len, shared)), step
             as_pieces.add(len(step[0]) > 1)
-        for kernel, arguments in program:
+        for kernel, arguments in calls(program):
             if kernel is patches.spread_slopes:
                 _, columns, _, slopes = arguments
                 some = [part[1] for part in parts((kernel, arguments), threads, rooms) if part]

@@ -361,3 +361,13 @@ def pair_points(slopes, point, places, batch, spread, plane, total, first):
                     add_strip(tile.zeros(TALL, 2), tile.zeros(1, 2), p, k, begin, end)
                 for k in range(pairs, filters, VECTOR):
                     add_strip(tile.zeros(TALL, 1), tile.zeros(1, 1), p, k, begin, end)
+
+
+@compiled("void(real[:,:,:,:])")
+def add_groups(total):
+    """Add to total[0] the others, one after another."""
+    for group in range(1, total.shape[0]):
+        for p in range(total.shape[1]):
+            for c in range(total.shape[2]):
+                for k in range(total.shape[3]):
+                    total[0, p, c, k] += total[group, p, c, k]

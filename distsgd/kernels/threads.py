@@ -42,7 +42,13 @@ KERNELS: tuple[Any, ...] = (
     *(pairs.sum_pairs, pairs.sum_lanes, band_pairs.pair_bands, band_pairs.gather_filters),
     *(shallow_rows.spread_filters, shallow_rows.sum_shallow, shallow_pairs.pair_shallow),
     *(patches.spread_filters, patches.spread_patches, patches.multiply_points, patches.gather_patches),
-    *(patches.unpool_piece, patches.spread_slopes, patches.pair_points, patches.gather_filters),
+    *(
+        patches.unpool_piece,
+        patches.spread_slopes,
+        patches.pair_points,
+        patches.add_groups,
+        patches.gather_filters,
+    ),
     *(pool.max_pool, pool.max_pool_gradient, pool.average_pool, pool.average_pool_gradient),
     *(normalization.normalize, normalization.normalize_gradient),
     *(

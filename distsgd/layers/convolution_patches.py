@@ -3,6 +3,7 @@
 Whether it does follows from the shapes alone, never from the batch: the same network gives the same bits everywhere.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ MOVES_OF_FILTERS = 2
 """The same for filters, which some tens of images share."""
 WINDOW = 2
 """The side of windows that pooling takes maxima of, and spreads slopes over, without outputs in memory."""
+GROUPS, MANY_PATCHES, FEW_SUMS = 4, 16, 1 << 18
+"""Of the gradient to weights, see `_groups`: of fewer patches or more values at all points, sums would be moved too often."""
 NEAR, FEWEST = 200_000, 64
 """float32 values of a piece, at all points, that the nearer caches hold; lanes of one at least, so that weights are read seldom."""
 
@@ -96,12 +99,18 @@ def _largest(window: Window, filters: int) -> tuple[int, int]:
     return 1, -(-wide // -(-wide // most))
 
 
-def pieces(window: Window, filters: int) -> Iterator[Piece]:
-    """All of them."""
+def pieces(window: Window, filters: int, begin: int = 0, end: int | None = None) -> Iterator[Piece]:
+    """All patches begin..end, counted row by row."""
     (high, wide), (bands, columns) = _patches(window), _largest(window, filters)
-    for i in range(0, high, bands):
-        for j in range(0, wide, columns):
-            yield Piece(i * OUTPUTS, j * OUTPUTS, min(bands, high - i), min(columns, wide - j))
+    at, end = begin, high * wide if end is None else end
+    while at < end:
+        (i, j), whole_rows = divmod(at, wide), min(bands, (end - at) // wide)
+        if j == 0 and columns == wide and whole_rows:
+            down, across = whole_rows, wide
+        else:
+            down, across = 1, min(columns, wide - j, end - at)
+        yield Piece(i * OUTPUTS, j * OUTPUTS, down, across)
+        at += down * across
 
 
 def _apart(size: int) -> int:
@@ -163,7 +172,7 @@ class _Paired(NamedTuple):
             (side, OUTPUTS * wide),
             (bands * OUTPUTS, columns * OUTPUTS * batch, wide),
             (side**2, _apart(bands * columns * batch * wide)),
-            (side**2, window.channels, wide),
+            (_groups(window, filters), side**2, window.channels, wide),
             (filters, bands * OUTPUTS, columns * OUTPUTS * batch),
         ]
 
@@ -243,6 +252,12 @@ def _spread(x: np.ndarray | Windows, window: Window, piece: Piece, seen: _Seen) 
     return patches.spread_patches, (*planes, *taken, *spread, rows.NO_WINNERS, 0, 0)
 
 
+def _groups(window: Window, filters: int) -> int:
+    """Runs of patches whose products are added up each for itself, so that threads may take them whole."""
+    (high, wide), sums = _patches(window), points(window) ** 2 * window.channels * filters
+    return GROUPS if high * wide >= MANY_PATCHES and sums <= FEW_SUMS else 1
+
+
 def pairs_room(window: Window, filters: int) -> int:
     """float32 values of working memory that `pairs` takes."""
     return memory.room(_Seen.shapes(window, filters) + _Paired.shapes(window, filters))
@@ -255,16 +270,36 @@ def pairs(
     count = dw.shape[3]
     parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
     seen, made = _Seen(*parts[:3]), _Paired(*parts[3:])
-    program: Program = []
-    batch = window.buffer[3]
-    for number, piece in enumerate(pieces(window, count)):
-        program += [_spread(x, window, piece, seen), *_slopes(dy, window, piece, made)]
-        places = np.arange(piece.bands * piece.columns * batch) * made.pixels.shape[2]
-        slopes, inputs = ((part.reshape(-1), part.shape[1]) for part in (made.slopes, seen.spread))
-        program.append((patches.pair_points, (*slopes, places, batch, *inputs, made.total, number == 0)))
+    patches_there, groups = math.prod(_patches(window)), len(made.total)
+    ends = [patches_there * group // groups for group in range(groups + 1)]
+    each: list[Program] = []
+    for first, last, total in zip(ends, ends[1:], made.total, strict=False):
+        program: Program = []
+        for piece in pieces(window, count, first, last):
+            program += _pair_piece(x, window, dy, piece, seen, made._replace(total=total), not program)
+        each.append(program)
+    own = *seen, made.room, made.pixels, made.slopes, made.before
+    summed: Program = [(in_turn, (each, own)), (patches.add_groups, (made.total,))]
     of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
     rows_of_filters = made.slopes.reshape(-1)[: points(window) * count].reshape(-1, count)
-    return [*program, (patches.gather_filters, (made.total, of_filters, 0, rows_of_filters, dw))]
+    return [*summed, (patches.gather_filters, (made.total[0], of_filters, 0, rows_of_filters, dw))]
+
+
+def _pair_piece(
+    x: np.ndarray,
+    window: Window,
+    dy: np.ndarray | Windows,
+    piece: Piece,
+    seen: _Seen,
+    made: _Paired,
+    first: bool,
+) -> Program:
+    """The products of a piece, added to `made.total`; written there by the first one."""
+    batch = window.buffer[3]
+    places = np.arange(piece.bands * piece.columns * batch) * made.pixels.shape[2]
+    slopes, inputs = ((part.reshape(-1), part.shape[1]) for part in (made.slopes, seen.spread))
+    paired = patches.pair_points, (*slopes, places, batch, *inputs, made.total, first)
+    return [_spread(x, window, piece, seen), *_slopes(dy, window, piece, made), paired]
 
 
 def _slopes(dy: np.ndarray | Windows, window: Window, piece: Piece, made: _Paired) -> Program:

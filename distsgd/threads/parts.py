@@ -245,6 +245,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
         Way({"slopes": 2, "turned": 2}, ("room",)),
     ),
     patches.pair_points: (Way({"total": 0}, more=_pairs_at_points),),
+    patches.add_groups: (Way({"total": 1}),),
     patches.gather_filters: (Way({"weights": 0}, ("room",), more=_from),),
     pool.max_pool: (Way({**_CHANNELS, "winner": 0}),),
     pool.max_pool_gradient: (Way({"dx": 0, "dy": 0, "winner": 0, "y": 0}),),
