@@ -141,7 +141,7 @@ def _heading(about: dict[str, Any], found: Limits) -> str:
     )
     near, far = found.bandwidths[0] / 1e9, found.bandwidths[-1] / 1e9
     lines += f"peak {found.peak / 1e9:.0f} GFLOP/s; copying {near:.0f} GB/s in the nearest cache, {far:.0f} GB/s from memory\n\n"
-    columns = f"{'network':<17}{'layer':<43}{'pass':<12}{'us':>8}{'GFLOP/s':>9}{'GB/s':>7}{'of limit':>10}"
+    columns = f"{'network':<17}{'layer':<46}{'pass':<12}{'us':>8}{'GFLOP/s':>9}{'GB/s':>7}{'of limit':>10}"
     return (
         lines + columns + (f"   time of PyTorch {about['torch_version']}" if about["torch_version"] else "")
     )
@@ -149,7 +149,7 @@ def _heading(about: dict[str, Any], found: Limits) -> str:
 
 def _line(timed: Timed) -> str:
     speed = f"{timed.gflops:>9.0f}" if timed.gflops else f"{'':>9}"
-    line = f"{timed.network:<17}{timed.layer:<43}{timed.what:<12}{timed.seconds * 1e6:>8.1f}{speed}"
+    line = f"{timed.network:<17}{timed.layer:<46}{timed.what:<12}{timed.seconds * 1e6:>8.1f}{speed}"
     share = f"{timed.share_of_limit:>9.0%}" if timed.share_of_limit else f"{'':>9}"
     line += f"{timed.gigabytes:>7.0f}{share} {timed.bound[0]}"
     return line + (f"{timed.torch_ratio:>15.2f}" if timed.torch_ratio else "")
