@@ -73,7 +73,7 @@ PACKAGE = """
 import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once("twice", "scaled thrice"):
+with filled_once(("twice", "scaled thrice")):
     for module in modules_to_compile() or ("twice", "thrice"):
         importlib.import_module(f"distsgd.kernels.{module}")
 """

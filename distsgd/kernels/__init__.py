@@ -25,8 +25,11 @@ import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
 with filled_once(
-    "rows band_rows normalization fixedpoint together update",
-    "pairs band_pairs shallow_pairs shallow_rows patches pool order loss batch confusion probe extremes",
+    (
+        "rows band_rows normalization fixedpoint together update",
+        "pairs band_pairs shallow_pairs shallow_rows patches pool order loss batch confusion probe extremes",
+    ),
+    ("threads",),  # whose code names all others
 ):
     if modules := modules_to_compile():
         for module in modules:

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,12 @@ def modules_to_compile() -> list[str]:
 
 
 @contextlib.contextmanager
-def filled_once(*groups: str) -> Iterator[None]:
+def filled_once(*rounds: Sequence[str]) -> Iterator[None]:
     """While this is open, functions load from the cache folder, or compile into it.
 
     A cache that is not full yet is filled before, by one process of the node while the others wait: a child for each group of
-    modules ("rows update"). Compiling takes some 70 MB that a rank would keep, and a second core is there more often than not.
+    modules ("rows update") of a round, and the next round when they have ended. Compiling takes some 70 MB that a rank would
+    keep, and a second core is there more often than not.
     """
     folder = cache_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -113,7 +114,7 @@ def filled_once(*groups: str) -> Iterator[None]:
                 if full.exists():  # by now: all who waited may load at once
                     fcntl.flock(lock, fcntl.LOCK_UN)
                 else:
-                    _fill(folder, groups)
+                    _fill(folder, rounds)
             yield  # under the lock still: what a child could not do is compiled here, and what is wrong shows here
             if not modules_to_compile():
                 full.touch()
@@ -136,7 +137,7 @@ def _on_all_cores() -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def _fill(folder: Path, groups: tuple[str, ...]) -> None:
+def _fill(folder: Path, rounds: Iterable[Sequence[str]]) -> None:
     print("distsgd: compiling kernels, once for this machine", file=sys.stderr, flush=True)
     surroundings = {
         **os.environ,
@@ -145,15 +146,16 @@ def _fill(folder: Path, groups: tuple[str, ...]) -> None:
     }
     # -P: not what lies in the current folder. A session of their own: Ctrl-C is for this process, which ends them.
     command = [sys.executable, "-P", "-c", "import distsgd.kernels"]
-    with _on_all_cores():
-        children = [
-            subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
-            for group in groups
-        ]
-    try:
-        for child in children:
-            child.wait()
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    for groups in rounds:
+        with _on_all_cores():
+            children = [
+                subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
+                for group in groups
+            ]
+        try:
+            for child in children:
+                child.wait()
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()

@@ -88,7 +88,7 @@ def whole(openmpi: "Launch", tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("sizes", [[3, 1, 4, 2], [2, 4, 1, 3], [1, 3, 2, 7]], ids=str)
+@pytest.mark.parametrize("sizes", [[3, 1, 4, 2], [1, 3, 2, 7]], ids=str)
 def test_other_ranks_and_another_mpi_go_on_to_the_same_weights(
     sizes: list[int], request: pytest.FixtureRequest, whole: Path, tmp_path: Path
 ) -> None:
