@@ -1,6 +1,6 @@
 """The cache of machine code: never stale, filled by one process, private, whole after a kill; and the same bits from any code.
 
-What the cache does is tried on a copy of compiled.py in a package of two small kernels, which compiles in a moment.
+What the cache does is tried on a copy of compiled.py in a package of three small kernels, which compiles in a moment.
 """
 
 import hashlib
@@ -25,7 +25,16 @@ import distsgd.kernels
 from distsgd.kernels import compiled, fixedpoint, update
 from distsgd.kernels.batch import draw_windows
 from distsgd.kernels.vector import FUSED, VECTOR, aligned
-from distsgd.layers import Convolution, Dense, Dropout, MaxPool, Rectifier, ResponseNormalization
+from distsgd.layers import (
+    Convolution,
+    Dense,
+    Dropout,
+    MaxPool,
+    Rectifier,
+    ResponseNormalization,
+    convolution_passes,
+    convolution_patches,
+)
 from distsgd.network import Network, initialize, plan, tensors
 from distsgd.optim import Adam, Sgd
 
@@ -69,20 +78,33 @@ def thrice(x):
 
 note(thrice)
 """
+PRODUCT = """
+from distsgd.kernels.compiled import compiled
+from distsgd.kernels.scaled import note
+from distsgd.kernels.thrice import thrice
+from distsgd.kernels.twice import twice
+
+@compiled("float64(float64)")
+def product(x):
+    return twice(x) * thrice(x)
+
+note(product)
+"""
 PACKAGE = """
 import importlib
 from distsgd.kernels.compiled import filled_once, modules_to_compile
 
-with filled_once(("twice", "scaled thrice")):
-    for module in modules_to_compile() or ("twice", "thrice"):
+with filled_once(("twice", "scaled thrice"), ("product",)):
+    for module in modules_to_compile() or ("twice", "thrice", "product"):
         importlib.import_module(f"distsgd.kernels.{module}")
 """
 SHOW = "from distsgd.kernels import twice, thrice; print(twice.twice(10.0), thrice.thrice(10.0))"
-BOTH = ["thrice", "twice"]
+ALL = ["product", "thrice", "twice"]
+"""The first in the second round: its code names the others."""
 
 
 class Toy:
-    """A package of that name with two kernels, a cache of its own, and processes that import it."""
+    """A package of that name with three kernels, a cache of its own, and processes that import it."""
 
     def __init__(self, folder: Path) -> None:
         self.cache, self.kernels, self.log = folder / "cache", folder / "distsgd" / "kernels", folder / "log"
@@ -95,7 +117,7 @@ class Toy:
         (self.kernels.parent / "__init__.py").touch()  # or an installed package of that name would win
         self.cache.mkdir(mode=0o700)
         shutil.copy(str(compiled.__file__), self.kernels / "compiled.py")
-        texts = {"__init__": PACKAGE, "scaled": SCALED, "twice": TWICE, "thrice": THRICE}
+        texts = {"__init__": PACKAGE, "scaled": SCALED, "twice": TWICE, "thrice": THRICE, "product": PRODUCT}
         for name, text in texts.items():
             (self.kernels / f"{name}.py").write_text(text)
 
@@ -161,13 +183,13 @@ def toy(tmp_path: Path) -> Toy:
 def test_changed_code_is_compiled_anew_even_where_nothing_but_its_text_shows_it(toy: Toy) -> None:
     # It changes in another file than the kernels', keeping size and time: Numba's own cache sees nothing.
     assert toy.run() == "20.0 30.0"
-    assert toy.compiled() == BOTH
+    assert toy.compiled() == ALL
     source = toy.kernels / "scaled.py"
     times = source.stat()
     source.write_text(SCALED.replace("2.0", "5.0"))
     os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert toy.run() == "50.0 60.0"
-    assert toy.compiled() == BOTH
+    assert toy.compiled() == ALL
     source.write_text(SCALED)
     os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert toy.run() == "20.0 30.0"
@@ -178,11 +200,11 @@ def test_changed_code_is_compiled_anew_even_where_nothing_but_its_text_shows_it(
 def test_of_many_cold_processes_one_compiles_and_the_others_load(toy: Toy, ranks: int) -> None:
     shown = [output(process) for process in [toy.start() for _ in range(ranks)]]
     assert shown == ["20.0 30.0"] * ranks
-    assert toy.compiled() == BOTH
+    assert toy.compiled() == ALL
 
 
 def stopped(toy: Toy) -> subprocess.Popen[str]:
-    """A process that holds the lock, with one of two kernels compiled."""
+    """A process that holds the lock, with one of three kernels compiled."""
     process = toy.start(TOY_STOPS="1")
     assert process.stdout is not None
     assert process.stdout.readline() == "stopped\n"
@@ -202,7 +224,7 @@ def test_a_process_waits_for_the_one_that_compiles_and_takes_over_when_that_is_k
     assert toy.compiled() == ["twice"]
     end(processes if all_of_it else processes[-1:])
     assert output(waiting) == "20.0 30.0"
-    assert toy.compiled() == ["thrice"]
+    assert toy.compiled() == ["product", "thrice"]
     assert toy.run() == "20.0 30.0"
     assert toy.compiled() == []
     end(processes)
@@ -218,7 +240,7 @@ def test_a_second_installation_of_the_same_package_is_compiled_by_one_process_to
     shutil.copytree(tmp_path / "distsgd", tmp_path / "second" / "distsgd")
     there = {"PYTHONPATH": str(tmp_path / "second")}
     assert [output(process) for process in [toy.start(**there) for _ in range(3)]] == ["20.0 30.0"] * 3
-    assert toy.compiled() == BOTH
+    assert toy.compiled() == ALL
 
 
 def test_children_do_not_import_what_lies_in_the_current_folder(toy: Toy, tmp_path: Path) -> None:
@@ -235,7 +257,7 @@ def test_children_use_the_folder_that_stands_in_for_a_refused_one(toy: Toy, tmp_
     (spare / f"distsgd-{os.getuid()}").mkdir(parents=True)
     (spare / f"distsgd-{os.getuid()}").chmod(0o777)
     assert toy.run(TMPDIR=str(spare), DISTSGD_CACHE="") == "20.0 30.0"
-    assert toy.compiled() == BOTH
+    assert toy.compiled() == ALL
     assert len(list(spare.iterdir())) == 2
 
 
@@ -243,7 +265,7 @@ def test_a_full_cache_makes_nobody_wait(toy: Toy) -> None:
     toy.run()
     inside = stopped(toy)
     assert output(toy.start(), timeout=20) == "20.0 30.0"
-    assert toy.compiled() == BOTH
+    assert toy.compiled() == ALL
     kill(inside)
 
 
@@ -251,11 +273,11 @@ def test_a_kill_between_index_and_code_leaves_a_cache_that_works(toy: Toy) -> No
     toy.run()
     (toy.folder / "full").unlink()
     codes = list(toy.cache.rglob("*.nbc"))
-    assert len(codes) == 2
+    assert len(codes) == len(ALL)
     for code in codes:
         code.unlink()
     toy.compiled()
-    for again in (BOTH, []):
+    for again in (ALL, []):
         assert toy.run() == "20.0 30.0"
         assert toy.compiled() == again
 
@@ -267,7 +289,7 @@ def test_a_failed_import_shows_why_and_does_not_call_the_cache_full(toy: Toy) ->
     assert not (toy.folder / "full").exists()
     toy.compiled()
     assert toy.run() == "20.0 30.0"
-    assert toy.compiled() == ["thrice"]
+    assert toy.compiled() == ["product", "thrice"]
     assert (toy.folder / "full").exists()
 
 
@@ -462,6 +484,32 @@ def normalized() -> str:
     return hashlib.sha256(network.gradient).hexdigest()
 
 
+def by_patches() -> str:
+    """The SHA-256 of the gradient of a network that reads windows by patches, and sums these in runs."""
+    stages = plan(
+        [
+            Convolution(16, 3, "same"),
+            Rectifier(),
+            Convolution(32, 3, "same"),
+            Rectifier(),
+            MaxPool(2),
+            Dense(7),
+        ],
+        (1, 18, 17),
+    )
+    pooled = stages[1]
+    assert isinstance(pooled.layer, Convolution)
+    assert convolution_passes.reads_windows(pooled.layer, pooled.shape)
+    window = convolution_passes.window_forward(pooled.layer, pooled.shape, 16)
+    assert convolution_patches._runs(window, pooled.layer.filters) > 1
+    images = np.random.Philox(key=7).random_raw(23 * 39).view(np.uint8)[: 23 * 306].reshape(23, 18, 17, 1)
+    network = Network(stages, 23, aligned(sum(tensor.size for tensor in tensors(stages))))
+    initialize(network.parameters, stages, 9)
+    network.batches[0].fill(images, np.arange(23) % 7, np.arange(23), 0, 23, np.float32([[127], [0.01]]))
+    network.learn(1, 2, 3)
+    return hashlib.sha256(network.gradient).hexdigest()
+
+
 def averaged() -> str:
     """The SHA-256 of sums in fixed point, large and small ones, with ties and with refused values, and of their mean."""
     numbers = np.random.Philox(key=6).random_raw(3 * 91).view(np.int64)
@@ -499,14 +547,14 @@ WIDER = "+avx2" in compiled.processor_features().split(",")
 """Whether there are features to do without."""
 RANKS = 4
 TRAIN = (
-    "from test_compiled import averaged, compiled_here, normalized, trained, updated;"
-    " print(trained(), trained(True), updated(), normalized(), averaged(), compiled_here())"
+    "from test_compiled import averaged, by_patches, compiled_here, normalized, trained, updated;"
+    " print(trained(), trained(True), updated(), normalized(), averaged(), by_patches(), compiled_here())"
 )
 
 
 def right() -> str:
     """What that prints where it compiles nothing itself."""
-    return f"{trained()} {trained(True)} {updated()} {normalized()} {averaged()} 0"
+    return f"{trained()} {trained(True)} {updated()} {normalized()} {averaged()} {by_patches()} 0"
 
 
 def train(cache: Path, environment: dict[str, str]) -> subprocess.Popen[str]:

@@ -19,6 +19,7 @@ from distsgd.layers import (
     Convolution,
     Shape,
     convolution_bands,
+    convolution_passes,
     convolution_patches,
     convolution_shallow,
 )
@@ -94,11 +95,13 @@ def test_any_shape_and_padding(around: Border, padding: int | str, size: int) ->
 
 
 @by_patches
+@pytest.mark.parametrize("around", [NONE, WIDER])
 @pytest.mark.parametrize("pool", [2, 4])
 @pytest.mark.parametrize("images", [3, 19, 64])
-def test_pooling_in_the_same_pass(images: int, pool: int) -> None:
+def test_pooling_in_the_same_pass(images: int, pool: int, around: Border) -> None:
     for shape in ((3, 9, 11), (2, 8, 7), (4, 13, 13)):
-        check(Convolution(18, 3, "same", pool=pool), shape, images, True)
+        check(Convolution(18, 3, "same", pool=pool), shape, images, True, around, shape[0] != 2)
+    check(Convolution(20, 5, "full", pool=pool), (3, 7, 8), images, False, around)
 
 
 @by_patches
@@ -140,7 +143,10 @@ MANY = [
     (Convolution(20, 3, "same"), (3, 9, 14), 70, True),
     (Convolution(17, 5, 1), (2, 11, 9), 19, False),
     (Convolution(32, 3, "full", groups=2, pool=2), (4, 8, 13), 66, True),
+    (Convolution(18, 3, "same"), (3, 16, 18), 70, True),
+    (Convolution(18, 3, "same", pool=2), (3, 17, 18), 66, True),
 ]
+"""The last two of as many patches as are summed in runs."""
 
 
 def same_bits(whole: list[list[np.ndarray]]) -> None:
@@ -173,6 +179,26 @@ def test_what_is_no_number_stays_visible_and_in_its_image(wrong: float) -> None:
     assert finite[..., [0, 1, 3, 4]].all()
 
 
+@by_patches
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_no_number_passes_windows(wrong: float) -> None:
+    layer, shape = Convolution(18, 3, "same", pool=2), (3, 8, 8)
+    tried, x, dy = bench(layer, shape, 5), numbers(1, *shape, 5), numbers(2, 18, 4, 4, 5)
+    x[1, 3, 3, 2] = wrong
+    tried.give(x, dy, numbers(3, 3, 3, 3, 18), numbers(4, 18))
+    finite = np.isfinite(tried.forward())
+    assert (
+        not finite[:, 1:3, 1:3, 2].any() or wrong == np.inf
+    )  # an infinite maximum, or minus infinity is none
+    assert finite[..., [0, 1, 3, 4]].all()
+    dy[7, 1, 2, 3] = wrong
+    tried.give(numbers(1, *shape, 5), dy, numbers(3, 3, 3, 3, 18), numbers(4, 18))
+    tried.forward()
+    finite = np.isfinite(tried.backward())
+    assert not finite[..., 3].all()
+    assert finite[..., [0, 1, 2, 4]].all()
+
+
 def test_the_choice_follows_from_the_shapes_alone() -> None:
     seen, choose = window(16, 32, 3), convolution_bands._by_patches
     for batch in (16, 64, 1024):
@@ -188,6 +214,27 @@ def test_the_choice_follows_from_the_shapes_alone() -> None:
     assert not choose(replace(seen, size=(3, 5)), 32)
     assert [pool for pool in range(1, 7) if choose(seen, 32, pool)] == [1, 2, 4]
     assert not convolution_bands._pairs_by_patches(seen, LANES - 1)
+
+
+def test_whether_windows_are_read_follows_from_the_shapes_alone() -> None:
+    pooled = Convolution(32, 3, "same", pool=2)
+    assert convolution_passes.reads_windows(pooled, (32, 16, 16))
+    assert pooled.own((32, 16, 16), 16, first=False) == 0
+    others = replace(pooled, pool=4), replace(pooled, stride=2), replace(pooled, filters=8)
+    others += replace(pooled, pool=1), replace(pooled, size=4)
+    for layer in others:
+        assert not convolution_passes.reads_windows(layer, (32, 16, 16)), layer
+    assert not convolution_passes.reads_windows(pooled, (32, 4, 4))
+    assert replace(pooled, pool=4).own((32, 16, 16), 16, first=False) > 0
+
+
+def test_patches_are_summed_in_runs_by_the_shapes_alone() -> None:
+    seen, runs = window(16, 32, 3), convolution_patches._runs
+    for batch in (16, 64, 1024):
+        of_batch = replace(seen, buffer=(*seen.buffer[:3], batch), outputs=(16, 13))
+        assert runs(of_batch, 32) == 4
+        assert runs(of_batch, 1 << 9) == 1  # too many sums
+        assert runs(replace(of_batch, outputs=(12, 13)), 32) == 1  # too few patches
 
 
 def test_pieces_cover_every_patch_once(monkeypatch: pytest.MonkeyPatch) -> None:

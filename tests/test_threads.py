@@ -1,7 +1,9 @@
 """Threads inside a rank: the same bits as one thread gives, in any order of the parts; and threads that end."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Generator
 from itertools import chain
 from pathlib import Path
@@ -117,7 +119,7 @@ def written(call: Any) -> set[int]:
 
 
 @pytest.mark.parametrize(("threads", "near"), [(3, 30_000), (2, 30_000), (2, 300_000)])
-@pytest.mark.parametrize("shape", [(20, 9, 10), (70, 5, 7), (9, 14, 13)])
+@pytest.mark.parametrize("shape", [(20, 9, 10), (70, 5, 7), (9, 16, 17)])
 def test_no_two_threads_write_to_the_same_place(
     shape: Shape, threads: int, near: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +129,7 @@ def test_no_two_threads_write_to_the_same_place(
     layers = [Convolution(70, 3, "same"), Rectifier(), Convolution(33, 5, "same"), Rectifier(), MaxPool(2)]
     stages, data = plan([*layers, Dense(CLASSES)], shape), Data(shape)
     cut_by_columns, cut_by_images = set[bool](), set[bool]()
-    as_pieces = set[bool]()
+    as_pieces, runs = set[bool](), set[int]()
     network = Network(stages, 23, start(stages))
     data.fill(network, 3, 23)
     network.draw[:] = DRAW
@@ -140,6 +142,11 @@ def test_no_two_threads_write_to_the_same_place(
             shared = [set[int]().union(*map(written, calls)) for calls in step]
             assert len(set().union(*shared)) == sum(map(len, shared)), step
             as_pieces.add(len(step[0]) > 1)
+        for kernel, arguments in program:
+            if kernel is in_turn and any(
+                patches.pair_points is each for each, _ in calls([(kernel, arguments)])
+            ):
+                runs.add(len(arguments[0]))
         for kernel, arguments in calls(program):
             if kernel is patches.spread_slopes:
                 _, columns, _, slopes = arguments
@@ -149,6 +156,7 @@ def test_no_two_threads_write_to_the_same_place(
         then(network.class_weights)
     assert network.gradient.any()
     assert False in as_pieces
+    assert runs == ({4} if shape[0] == 9 else {1})
     several_bands = near == 300_000 and shape[0] == 20
     assert True in (cut_by_images if threads == 3 or several_bands else cut_by_columns)
 
@@ -310,11 +318,31 @@ def test_threads_that_nobody_asks_sleep_and_wake_up() -> None:
             assert network.gradient.tobytes() == before.tobytes()
 
 
-def test_a_kernel_that_fails_ends_the_run_with_its_name() -> None:
+@pytest.mark.parametrize("thread", [0, 1, 2])
+def test_a_kernel_that_fails_ends_the_run_with_its_name(thread: int) -> None:
     network, several = small(3)
-    several._lists[1][0] = 99
+    several._lists[thread][0] = 99
     with several, pytest.raises(RuntimeError, match="a thread of this rank has failed: kernel s"):
         network.learn(*DRAW)
+
+
+def test_a_kernel_that_fails_in_the_only_thread_ends_the_run_with_its_name() -> None:
+    network, _ = small(1)
+    network.learn(*DRAW)
+    forward: Any = network._steps[0][0]
+    forward._list[0] = 99
+    with pytest.raises(RuntimeError, match="a kernel has failed: s"):
+        network.learn(*DRAW)
+
+
+def test_a_list_keeps_what_it_names() -> None:
+    first, second = (np.full((2, 3, 1, 16), value, FLOAT) for value in (1, 2))
+    run, kept = Team().bound([(order.copy, (second, first))]), weakref.ref(first)
+    del first
+    gc.collect()
+    assert kept() is not None
+    run()
+    np.testing.assert_array_equal(second, 1)
 
 
 def test_an_exception_in_a_thread_ends_the_run_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,12 +81,10 @@ def _calibrate(given: argparse.Namespace, clock: Clock) -> int:
         from distsgd import doctor
         from distsgd.machine.calibrate import Calibration
         from distsgd.machine.where import own_path, write
-        from distsgd.threads import Team
 
         voice = cli_ranks.voice(world)
         for warning in doctor.warnings(world, os.environ, given.threads):
             print(f"distsgd: {warning}", file=sys.stderr, flush=True)
-        Team(given.threads)  # to load what several threads want is a part of a run's start
         so_far, how = clock.seconds(), (given.sweeps, given.threads)
         calibration = Calibration(world, given.network, lambda line: voice(f"{line} ..."), *how)
         machine = calibration.machine(so_far["start"])

@@ -10,16 +10,17 @@ To be read in this order:
   channels `shallow_rows`, `shallow_pairs`) or by `patches`;
 - what lies between: `windows` and `pool`, `normalization`, `order`, `loss`, `update`, and `batch`, which images come in by;
   `confusion` and `extremes` look at what came out;
-- averages: `fixedpoint`, and `together` where ranks share memory; `threads` and `waiting`: several threads of a rank;
+- averages: `fixedpoint`, and `together` where ranks share memory; `threads` and `waiting`: lists of kernels, for one thread of a
+  rank or several;
 - `compiled`: how each is compiled and kept. `probe` and `scalar` are what the others are measured against.
 
-Tried, measured and dropped: tiles of 12 and 16 rows of one register; tiles of HIGH rows in `patches`; pooling a few channels while
-the nearest cache holds them, and fetching ahead where pooled rows go; windows of 2x2 without loops; chunks of weights' gradients
-that fit the nearest cache where they lie by rows; other distances to fetch ahead, and no fetching of rows on pages of their own;
-the place of a maximum kept through the loss's loop; huge pages; in registers, images innermost in place of LANES at a time, or the
-gradient to weights without pooling; by patches, inputs fetched ahead, and for threads, slopes and inputs of a piece shared out
-by channels and filters, where each core waits for lines that the other has just written. None was faster in a whole step, some
-were slower by 5 %.
+Tried, measured and dropped: tiles of 12 and 16 rows of one register; tiles of HIGH rows in `patches`; pooling a few channels
+while the nearest cache holds them, and fetching ahead where pooled rows go; windows of 2x2 without loops in `pool`; chunks of
+weights' gradients that fit the nearest cache where they lie by rows; other distances to fetch ahead, and no fetching of rows on
+pages of their own; the place of a maximum kept through the loss's loop; huge pages; in registers, images innermost in place of
+LANES at a time, or the gradient to weights without pooling; by patches, inputs fetched ahead, and for threads, slopes and inputs
+of a piece shared out by channels and filters, where each core waits for lines that the other has just written. None was faster in
+a whole step, some were slower by 5 %.
 """
 
 import importlib

@@ -147,15 +147,20 @@ def _fill(folder: Path, rounds: Iterable[Sequence[str]]) -> None:
     # -P: not what lies in the current folder. A session of their own: Ctrl-C is for this process, which ends them.
     command = [sys.executable, "-P", "-c", "import distsgd.kernels"]
     for groups in rounds:
-        with _on_all_cores():
-            children = [
-                subprocess.Popen(command, env={**surroundings, _CHILD: group}, start_new_session=True)
-                for group in groups
-            ]
-        try:
-            for child in children:
-                child.wait()
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
+        _run_children([(command, {**surroundings, _CHILD: group}) for group in groups])
+
+
+def _run_children(commands: Iterable[tuple[list[str], dict[str, str]]]) -> None:
+    """Run commands, each with its environment, at once; none of them outlives this."""
+    with _on_all_cores():
+        children = [
+            subprocess.Popen(command, env=environment, start_new_session=True)
+            for command, environment in commands
+        ]
+    try:
+        for child in children:
+            child.wait()
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()

@@ -6,7 +6,8 @@ pair of points (Lavin and Gray 2016): 36 instead of 144 for 4 x 4 outputs of a 3
     y = outputs @ ((filters @ w @ filters.T) * (inputs @ x @ inputs.T)) @ outputs.T
 
 All channels, patches and images of a point are one product of matrices, by `rows.sum_rows`. So a convolution takes turns, a piece
-of its patches after another, small enough for the nearer caches: spread x, multiply, gather y.
+of its patches after another, small enough for the nearer caches: spread x, multiply, gather y. Maxima of windows are taken before
+y is stored; on the way back slopes of windows are spread where they are read, so that those of all values are never in memory.
 
      x        image by rows           spread      (points, channels, patches x images)
     +-----------------------+        +----------+
@@ -27,6 +28,8 @@ from distsgd.kernels.windows import pool_row, pool_twos
 
 OUTPUTS = 4
 """Of a patch, along each side."""
+WINDOW = 2
+"""The side of windows whose maxima are taken in registers, and whose slopes are spread in the nearest cache."""
 SIZES = (3, 5)
 """Of filters; from six points on transforms lose digits, from nine on too many."""
 
@@ -111,18 +114,16 @@ def unpool_block(slopes, plane, line, winner, c, top, left, batch, rows, columns
                 tile.store(value, y, to + lane, 0)
 
 
-@compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, int64, real[:,:,:])")
-def unpool_piece(slopes, winner, top, left, batch, y):
+@compiled("void(real[:,:,:,::1], uint8[:,:,:,::1], int64, int64, real[:,:,:])")
+def unpool_piece(slopes, winner, top, left, y):
     """Write y (channels, rows, columns x batch), pixels from row `top` and column `left` on, from windows' slopes.
 
     slopes, winner: (channels, rows, columns, batch).
     """
-    channels, high, wide, _ = winner.shape
+    channels, high, wide, batch = winner.shape
     line, rows, columns = wide * batch, y.shape[1], y.shape[2] // batch
-    flat, (plane_of_y, line_of_y) = (
-        slopes.reshape(slopes.size),
-        (y.strides[0] >> SHIFT, y.strides[1] >> SHIFT),
-    )
+    plane_of_y, line_of_y = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
+    flat = slopes.reshape(slopes.size)
     for c in range(channels):
         windows = flat, high * line, line, winner, c, top, left, batch, rows, columns
         unpool_block(*windows, y, c * plane_of_y, line_of_y)
@@ -138,8 +139,8 @@ def spread_patches(x, plane, line, high, wide, bands, columns, batch, spread, ro
     x: flat, from the first patch's first input on; plane, line: from channel to channel and from row to row. high, wide: the rows
     and columns of x that there are, zeros follow. room, edge: room for as many rows of inputs as a patch sees.
 
-    With `winner`, not empty, x are slopes of windows of 2 x 2, see `unpool_block`, and the first patch sees pixels from row `top`
-    and column `left` on.
+    With `winner`, not empty, x are the slopes of windows of 2 x 2, see `unpool_block`, from the first window on, plane and line
+    are those of windows, and the first patch sees pixels from row `top` and column `left` on.
     """
     point, deep, across = spread.strides[0] >> SHIFT, spread.strides[1] >> SHIFT, room.shape[1]
     length = min(wide, OUTPUTS * (columns - 1) + room.shape[0]) * batch
@@ -208,7 +209,7 @@ def gather_patches(products, bands, columns, batch, bias, room, edge, y, gate, r
     plane, line = y.strides[0] >> SHIFT, y.strides[1] >> SHIFT
     gate_plane, gate_line = gate.strides[0] >> SHIFT, gate.strides[1] >> SHIFT
     windows_plane, windows_line = pooled.strides[0] >> SHIFT, pooled.strides[1] >> SHIFT
-    in_registers = winner.size > 0 and pool == 2
+    in_registers = winner.size > 0 and pool == WINDOW
     rows, length = (2 * pooled.shape[1], 2 * pooled.shape[2]) if in_registers else y.shape[1:]
 
     def finish(value, k, i, lane):
@@ -320,13 +321,13 @@ def spread_slopes(turned, columns, room, slopes):
 
 @compiled("void(real[::1], int64, int64[::1], int64, real[::1], int64, real[:,:,::1], boolean)")
 def pair_points(slopes, point, places, batch, spread, plane, total, first):
-    """Add to total (points, channels, filters) the products of a piece's inputs with its slopes; write it for the first piece.
+    """Add to total (points, channels, filters) the products of a piece's inputs with its slopes; write it for a run's first piece.
 
     slopes: flat, `point` values from point to point; places: of each patch and image. Filters are whole registers. spread: flat,
     `plane` values from point to point, then from channel to channel as many as there are places.
 
-    Each value adds up, patch by patch, chains of fused multiply-adds over CHUNK images: however pieces are cut, and however much
-    larger than its images a batch is.
+    Each value adds up, patch by patch, chains of fused multiply-adds over CHUNK images: however a run of patches is cut in pieces,
+    and however much larger than its images a batch is.
     """
     points, channels, filters = total.shape
     length, flat = places.size, total.reshape(total.size)
@@ -364,10 +365,13 @@ def pair_points(slopes, point, places, batch, spread, plane, total, first):
 
 
 @compiled("void(real[:,:,:,:])")
-def add_groups(total):
-    """Add to total[0] the others, one after another."""
-    for group in range(1, total.shape[0]):
-        for p in range(total.shape[1]):
-            for c in range(total.shape[2]):
-                for k in range(total.shape[3]):
-                    total[0, p, c, k] += total[group, p, c, k]
+def add_runs(total):
+    """Add to total[0] (points, channels, filters) the others, one after another. Filters are whole registers, contiguous."""
+    run, point, channel = total.strides[0] >> SHIFT, total.strides[1] >> SHIFT, total.strides[2] >> SHIFT
+    for p in range(total.shape[1]):
+        for c in range(total.shape[2]):
+            for at in range(p * point + c * channel, p * point + c * channel + total.shape[3], VECTOR):
+                value = tile.load(tile.zeros(1, 1), total, at, 0)
+                for other in range(1, total.shape[0]):
+                    value = tile.add(value, total, at + other * run, 0)
+                tile.store(value, total, at, 0)

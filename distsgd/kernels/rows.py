@@ -33,7 +33,9 @@ PAGES = 48
 more than 64 pages do processors keep near where they are.
 """
 NEAR = 1 << 11
-"""Weights that the level-2 cache holds beside all else. Of more, those that are next are fetched while others are used."""
+"""Weights of a sum that are near without being asked for. Of more, which may be those of one point of many (`patches`), the next
+are fetched while others are used.
+"""
 NEXT = 32
 """Channels, two lines of the cache, from those in use to those that are fetched."""
 WIDTHS = tuple(sorted({1, 2, min(3, COLUMNS), COLUMNS}))

@@ -1,4 +1,5 @@
-"""Several threads that run one list of kernels together, each its part, without the interpreter: it would let only one go on.
+"""Lists of kernels that run without the interpreter: in one thread, where it takes 1 to 2 us between two kernels, or in several
+together, each its part, where it would let only one go on.
 
 A list is words of 64 bits, a word or several for every argument::
 
@@ -46,7 +47,7 @@ KERNELS: tuple[Any, ...] = (
         patches.unpool_piece,
         patches.spread_slopes,
         patches.pair_points,
-        patches.add_groups,
+        patches.add_runs,
         patches.gather_filters,
     ),
     *(pool.max_pool, pool.max_pool_gradient, pool.average_pool, pool.average_pool_gradient),

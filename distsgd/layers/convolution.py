@@ -20,7 +20,7 @@ class Convolution:
     padding: "valid" (none), "same" (the output is as large as the input, or as its stride-th part rounded up; an odd zero goes to
     the bottom and right), "full" (every output that sees any of the image), or a number of zeros on every side. groups: so many
     parts of channels and filters do not see each other (Krizhevsky et al. 2012). pool: above 1, y is the maximum of each
-    pool x pool window of that; of what the convolution itself gives only a band of rows is ever in memory.
+    pool x pool window of that; of what the convolution itself gives only a band of rows or a piece is ever in memory, or nothing.
     """
 
     filters: int

@@ -123,10 +123,8 @@ def backward(layer: "Convolution", place: Place) -> Program:
     to_bias: Program = [(pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1]))]
     if layer.pool == 1:
         return _to_weights(layer, place, place.dy.rows) + to_bias + _to_input(layer, place, place.dy)
-    if place.dx is None:
-        return _to_weights(layer, place, None) + to_bias
-    if reads_windows(layer, place.x.shape):
-        return to_bias + _to_weights(layer, place, None) + _to_input(layer, place, None)
+    if place.dx is None or reads_windows(layer, place.x.shape):
+        return _to_weights(layer, place, None) + to_bias + _to_input(layer, place, None)
     spread = _spread(layer, place)
     sizes = (layer.pool, layer.pool)
     windows = (place.dy.buffer, place.winners, *sizes, rows.NO_ROWS, False, spread.rows)
@@ -154,15 +152,13 @@ def _spread(layer: "Convolution", place: Place) -> Values:
 
 
 def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None) -> Program:
-    """From the convolution's gradient; None, and where channels are few: from that of windows, spread over a band or a piece at a
-    time.
-    """
+    """From the convolution's gradient; None, and where channels are few: from that of windows."""
     _, x = phases.split(layer, place)
     window = window_forward(layer, place.x.shape, place.x.batch)
     program: Program = []
     for group, (channels, filters) in enumerate(_groups(layer, place.x.shape)):
         slopes, flat = _filters(layer, place.gradients[0], group), x[channels].reshape(-1)
-        windows = patches.Windows(place.dy.buffer[filters], place.winners[filters])
+        windows = _windows(place, filters)
         if shallow.fit_pairs(window, slopes.shape[3], layer.pool):
             program += shallow.pairs(flat, window, *windows, place.scratch, slopes)
         elif gradient is not None:
@@ -170,12 +166,22 @@ def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None)
         elif place.dx is not None:
             program += bands.pairs(flat, window, windows, place.scratch, slopes)
         else:
-            own = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :]
-            chains, band = memory.parts(own, first_shapes(layer, place.x.shape, place.x.batch))
+            chains, band = _first_room(layer, place)
             lists = (*taps.pair_taps(window), window.step)
             sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]))
             program.append((pairs.sum_pairs, (flat, *sums, *windows)))
     return program
+
+
+def _windows(place: Place, filters: slice) -> patches.Windows:
+    """The gradient of these filters' windows."""
+    return patches.Windows(place.dy.buffer[filters], place.winners[filters])
+
+
+def _first_room(layer: "Convolution", place: Place) -> list[np.ndarray]:
+    """What `first_shapes` says: slopes of windows are spread over a row of them at a time."""
+    own = place.own[phases.phases_size(layer, place.x.shape, place.x.batch) :]
+    return memory.parts(own, first_shapes(layer, place.x.shape, place.x.batch))
 
 
 def _to_input(layer: "Convolution", place: Place, dy: Values | None) -> Program:
@@ -206,7 +212,7 @@ def _to_phase(
     """The gradient to one phase of a group's channels: with stride 1 there is only one, and it is dx."""
     assert place.dx is not None
     if layer.stride == 1:
-        return _to_all(layer, place, dy, turned, channels, filters, (high, wide))
+        return _to_whole(layer, place, dy, turned, channels, filters, (high, wide))
     assert dy is not None
     gate, rest = rows.NO_ROWS, place.scratch[memory.whole_lines(turned.size) :]
     whole = Values(place.dx.buffer[channels], place.dx.border)
@@ -220,7 +226,7 @@ def _to_phase(
     return [sums, (order.copy, (target, phase.reshape(target.shape)))]
 
 
-def _to_all(
+def _to_whole(
     layer: "Convolution",
     place: Place,
     dy: Values | None,
@@ -233,8 +239,7 @@ def _to_all(
     assert place.dx is not None
     if dy is None:
         window = window_back(layer, place.x.shape, place.x.batch, *phase)
-        windows = patches.Windows(place.dy.buffer[filters], place.winners[filters])
-        seen: np.ndarray | patches.Windows = windows
+        seen: np.ndarray | patches.Windows = _windows(place, filters)
     else:
         window, seen = _seen_back(layer, place, dy.buffer[filters], *phase)
     gate = place.gate[channels] if place.rectified else rows.NO_ROWS

@@ -11,6 +11,7 @@ import numpy as np
 
 from distsgd.kernels import order, patches, rows, taps, winograd
 from distsgd.kernels.patches import OUTPUTS, SIZES
+from distsgd.kernels.patches import WINDOW as WINDOW
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import scratch as memory
@@ -21,10 +22,8 @@ MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
 MOVES_OF_FILTERS = 2
 """The same for filters, which some tens of images share."""
-WINDOW = 2
-"""The side of windows that pooling takes maxima of, and spreads slopes over, without outputs in memory."""
-GROUPS, MANY_PATCHES, FEW_SUMS = 4, 16, 1 << 18
-"""Of the gradient to weights, see `_groups`: of fewer patches or more values at all points, sums would be moved too often."""
+RUNS, MANY, LARGEST = 4, 16, 1 << 18
+"""Of the gradient to weights, see `_runs`: of fewer patches, or with more values at all points, sums would be moved too often."""
 NEAR, FEWEST = 200_000, 64
 """float32 values of a piece, at all points, that the nearer caches hold; lanes of one at least, so that weights are read seldom."""
 
@@ -154,8 +153,8 @@ class _Made(NamedTuple):
 
 
 class _Paired(NamedTuple):
-    """Working memory for what `pairs` makes: slopes by pixels and at all points, their filters innermost, sums, and slopes before
-    pooling.
+    """Working memory for what `pairs` makes: slopes by pixels and at all points, their filters innermost, and sums; and slopes
+    before pooling, touched only where windows are given.
     """
 
     room: np.ndarray
@@ -172,7 +171,7 @@ class _Paired(NamedTuple):
             (side, OUTPUTS * wide),
             (bands * OUTPUTS, columns * OUTPUTS * batch, wide),
             (side**2, _apart(bands * columns * batch * wide)),
-            (_groups(window, filters), side**2, window.channels, wide),
+            (_runs(window, filters), side**2, window.channels, wide),
             (filters, bands * OUTPUTS, columns * OUTPUTS * batch),
         ]
 
@@ -252,10 +251,10 @@ def _spread(x: np.ndarray | Windows, window: Window, piece: Piece, seen: _Seen) 
     return patches.spread_patches, (*planes, *taken, *spread, rows.NO_WINNERS, 0, 0)
 
 
-def _groups(window: Window, filters: int) -> int:
-    """Runs of patches whose products are added up each for itself, so that threads may take them whole."""
+def _runs(window: Window, filters: int) -> int:
+    """Parts of all patches, one behind another, whose products are added up each for itself: threads may take them whole."""
     (high, wide), sums = _patches(window), points(window) ** 2 * window.channels * filters
-    return GROUPS if high * wide >= MANY_PATCHES and sums <= FEW_SUMS else 1
+    return RUNS if high * wide >= MANY and sums <= LARGEST else 1
 
 
 def pairs_room(window: Window, filters: int) -> int:
@@ -266,12 +265,12 @@ def pairs_room(window: Window, filters: int) -> int:
 def pairs(
     x: np.ndarray, window: Window, dy: np.ndarray | Windows, scratch: np.ndarray, dw: np.ndarray
 ) -> Program:
-    """What `convolution_bands.pairs` says, for LANES filters or more: by pieces one after another."""
+    """What `convolution_bands.pairs` says, for LANES filters or more: by runs of patches, each in pieces one after another."""
     count = dw.shape[3]
     parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
     seen, made = _Seen(*parts[:3]), _Paired(*parts[3:])
-    patches_there, groups = math.prod(_patches(window)), len(made.total)
-    ends = [patches_there * group // groups for group in range(groups + 1)]
+    count_of_patches, runs = math.prod(_patches(window)), len(made.total)
+    ends = [count_of_patches * run // runs for run in range(runs + 1)]
     each: list[Program] = []
     for first, last, total in zip(ends, ends[1:], made.total, strict=False):
         program: Program = []
@@ -279,7 +278,9 @@ def pairs(
             program += _pair_piece(x, window, dy, piece, seen, made._replace(total=total), not program)
         each.append(program)
     own = *seen, made.room, made.pixels, made.slopes, made.before
-    summed: Program = [(in_turn, (each, own)), (patches.add_groups, (made.total,))]
+    summed: Program = [(in_turn, (each, own))]
+    if runs > 1:
+        summed.append((patches.add_runs, (made.total,)))
     of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
     rows_of_filters = made.slopes.reshape(-1)[: points(window) * count].reshape(-1, count)
     return [*summed, (patches.gather_filters, (made.total[0], of_filters, 0, rows_of_filters, dw))]
@@ -313,7 +314,7 @@ def _slopes(dy: np.ndarray | Windows, window: Window, piece: Piece, made: _Paire
     program: Program = []
     if isinstance(dy, Windows):
         slopes = made.before[:, : pixels.shape[0], : pixels.shape[1]]
-        program.append((patches.unpool_piece, (*dy, piece.top, piece.left, batch, slopes)))
+        program.append((patches.unpool_piece, (*dy, piece.top, piece.left, slopes)))
     else:
         slopes = dy[:, piece.lines(window), across.start * batch : across.stop * batch]
     _, high, lanes = slopes.shape

@@ -1,7 +1,8 @@
 """The passes of a network's layers as operations that are timed one by one: what runs, and what it must compute and move."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from distsgd.layers.place import Call
 from distsgd.network import Network, Stage
 from distsgd.optim import Steps
 from distsgd.plan.layers import FORWARD, LOSS, TO_DATA, TO_WEIGHTS, UPDATE
+from distsgd.threads import Team
 from distsgd.threads.turns import calls
 
 
@@ -32,8 +34,15 @@ class Operation:
     def run(self, times: int) -> None:
         """So many times."""
         for _ in range(times):
-            for kernel, arguments in self.program:
-                kernel(*arguments)
+            self._once()
+
+    @cached_property
+    def _once(self) -> Callable[[], object]:
+        """What a step runs: of a layer a list of kernels."""
+        if self.stage:
+            return Team().bound(self.program)
+        ((whole, arguments),) = self.program
+        return partial(whole, *arguments)
 
     @property
     def held(self) -> int:

@@ -1,7 +1,8 @@
 """How a kernel is shared out among threads: along which axes its arrays are cut, so that every value is made by one thread.
 
 Never along an axis that is summed over, rows and images of a gradient to weights for example: the order of every sum, and so
-every bit, stays what it is in one thread. Where there are two ways, the one whose largest part is smaller is taken.
+every bit, stays what it is in one thread. (Patches are summed in runs that follow from shapes alone, whatever the number of
+threads that take them: see `convolution_patches`.) Where there are two ways, the one whose largest part is smaller is taken.
 """
 
 import inspect
@@ -245,7 +246,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
         Way({"slopes": 2, "turned": 2}, ("room",)),
     ),
     patches.pair_points: (Way({"total": 0}, more=_pairs_at_points),),
-    patches.add_groups: (Way({"total": 1}),),
+    patches.add_runs: (Way({"total": 1}),),
     patches.gather_filters: (Way({"weights": 0}, ("room",), more=_from),),
     pool.max_pool: (Way({**_CHANNELS, "winner": 0}),),
     pool.max_pool_gradient: (Way({"dx": 0, "dy": 0, "winner": 0, "y": 0}),),

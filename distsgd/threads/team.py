@@ -21,8 +21,8 @@ LINE = 64
 class Team:
     """The thread that makes it, and so many more while its context is open; programs that are bound before run in all of them.
 
-    With one thread, or while the context is not open, a program's kernels run one after another in the thread that calls: as a
-    list as well, which no interpreter is asked for between them.
+    With one thread, or while the context is not open, a program's kernels run one after another in the thread that calls, as a
+    list as well: the interpreter has no part between two of them, and Ctrl-C is seen when the list ends.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -32,7 +32,6 @@ class Team:
         self._rooms = [Rooms() for _ in range(threads - 1)]
         self._error: BaseException | None = None
         self._words = np.zeros(native.OWN + threads * native.LINE, np.int64)
-        self._words_alone = np.zeros(native.OWN + native.LINE, np.int64)
         self._wakes = [threading.Semaphore(0) for _ in range(threads)]
 
     @property
@@ -42,26 +41,18 @@ class Team:
 
     def bound(self, program: "Sequence[Call]") -> Callable[[], None]:
         """What runs a list of kernels with their arguments."""
-        kept = [list(calls(program))]
-        alone = native.written([kept[0]])
-        self._lists.append(alone)
-        run_alone = partial(self._run_alone, alone.ctypes.data, kept)
+        alone = _Alone(program)
         if self.threads == 1 or not program:
-            return run_alone
+            return alone
         rooms: list[Room] = [lambda memory: memory, *self._rooms]
         shared = list(zip(*steps(program, self.threads, rooms, parts), strict=True))
-        lists = [native.written(calls) for calls in shared]
+        lists = [native.written(of_thread) for of_thread in shared]
         self._lists += lists
         places = np.array([words.ctypes.data for words in lists])
-        return partial(self._run, run_alone, int(places[0]), places, shared)
-
-    def _run_alone(self, place: int, kept: object) -> None:
-        """Run the list at a place. kept: what holds the memory that it names."""
-        if not native.run(self._words_alone, 0, place):
-            raise RuntimeError(f"a kernel has failed: {self._what_failed(self._words_alone)}")
+        return partial(self._run, alone, int(places[0]), places, shared)
 
     def _run(self, alone: Callable[[], None], first: int, places: np.ndarray, kept: object) -> None:
-        """Run the list at each of the places in a thread. kept: as above."""
+        """Run the list at each of the places in a thread. kept: what holds the memory that the lists name."""
         if not self._others:
             alone()
             return
@@ -69,8 +60,7 @@ class Team:
         if native.ask(self._words):
             self._wake()
         if not native.run(self._words, 0, first):
-            failed = self._what_failed(self._words)
-            raise RuntimeError(f"a thread of this rank has failed: {failed}") from self._error
+            raise RuntimeError(f"a thread of this rank has failed: {self._what_failed()}") from self._error
 
     def _wake(self) -> None:
         for thread in range(1, self.threads):
@@ -79,10 +69,10 @@ class Team:
                 self._words[asleep] = 0
                 self._wakes[thread].release()
 
-    def _what_failed(self, words: np.ndarray) -> str:
+    def _what_failed(self) -> str:
         if self._error:
             return repr(self._error)
-        entry = int(words[native.FAILED])
+        entry = int(self._words[native.FAILED])
         held = (own for own in self._lists if 0 <= entry - own.ctypes.data < own.nbytes)
         return next((f"kernel {native.name(entry, own)}" for own in held), "it was stopped")
 
@@ -117,6 +107,24 @@ class Team:
         except BaseException as error:
             self._error = error
             native.stop(self._words, native.STOPPED)
+
+
+class _Alone:
+    """A program as a list that the thread that calls it runs by itself; written when it is first asked for."""
+
+    def __init__(self, program: "Sequence[Call]") -> None:
+        self._program = list(calls(program))
+        self._words = np.zeros(native.OWN + native.LINE, np.int64)
+        self._list: np.ndarray | None = None
+        self._place = 0
+
+    def __call__(self) -> None:
+        if self._list is None:
+            self._list = native.written([self._program])
+            self._place = self._list.ctypes.data
+        if not native.run(self._words, 0, self._place):
+            failed = native.name(int(self._words[native.FAILED]), self._list)
+            raise RuntimeError(f"a kernel has failed: {failed}")
 
 
 def whole(view: np.ndarray) -> np.ndarray:
