@@ -12,8 +12,10 @@ those of the whole, and then a line for each thread. Threads wait turning, then 
 nobody asks for long returns to the interpreter, where it can sleep.
 """
 
+import struct
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -136,12 +138,36 @@ def written(steps: Sequence[Sequence[tuple[Any, tuple[Any, ...]]]]) -> np.ndarra
 
 
 def _entry(kernel, arguments):
-    found = _COMPILED[kernel]
-    kinds = found.signature.args
+    number, code, kinds = _called(kernel)
     if len(kinds) != len(arguments):
         raise TypeError(f"{kernel.__name__}: {len(arguments)} arguments, wanted {len(kinds)}")
-    words = [word for pair in zip(kinds, arguments) for word in _argument(kernel.__name__, *pair)]
-    return [_SIGNATURES.index(found.signature), 3 + len(words), _code(kernel), *words]
+    words = []
+    for kind, value in zip(kinds, arguments):
+        words += _array(kernel, kind, value) if isinstance(kind, _Array) else _scalar(kind, value)
+    return [number, 3 + len(words), code, *words]
+
+
+class _Array(NamedTuple):
+    """What an argument must be."""
+
+    dtype: np.dtype
+    dimensions: int
+    contiguous: bool
+
+
+@cache
+def _called(kernel):
+    """A kernel's signature's number, where its code is, and of each argument an `_Array` or how a number is packed."""
+    kinds = [
+        _Array(np.dtype(kind.dtype.name), kind.ndim, kind.layout == "C")
+        if isinstance(kind, types.Array)
+        else struct.Struct(_FORMATS[kind.name]).pack
+        for kind in _COMPILED[kernel].signature.args
+    ]
+    return _SIGNATURES.index(_COMPILED[kernel].signature), _code(kernel), kinds
+
+
+_FORMATS = {"bool": "?", "int64": "q", "uint64": "Q", "float32": "f", "float64": "d"}
 
 
 def _code(kernel):
@@ -150,22 +176,21 @@ def _code(kernel):
     return found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
 
 
-def _argument(name, kind, value):
-    if not isinstance(kind, types.Array):
-        room = np.zeros(8, np.uint8)
-        content = np.array([value], np.bool_ if kind is types.boolean else kind.name).view(np.uint8)
-        room[: content.size] = content
-        return room.view(np.int64).tolist()
-    fits = isinstance(value, np.ndarray) and (value.dtype.name, value.ndim) == (kind.dtype.name, kind.ndim)
-    if not fits or (kind.layout == "C" and not value.flags.c_contiguous):
-        raise TypeError(f"{name}: an array does not fit {kind}")
+def _scalar(pack, value):
+    return [int.from_bytes(pack(value), "little", signed=True)]
+
+
+def _array(kernel, wanted, value):
+    fits = isinstance(value, np.ndarray) and (value.dtype, value.ndim) == wanted[:2]
+    if not fits or (wanted.contiguous and not value.flags.c_contiguous):
+        raise TypeError(f"{kernel.__name__}: an array does not fit {wanted}")
     return [0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
 
 
 def name(entry: int, words: np.ndarray) -> str:
     """Of the kernel that an entry calls, given the list that it is in."""
     code = words[(entry - words.ctypes.data) // 8 + 2]
-    return next(kernel.__name__ for kernel in KERNELS if _code(kernel) == code)
+    return next(kernel.__name__ for kernel in KERNELS if _called(kernel)[1] == code)
 
 
 @inlined
