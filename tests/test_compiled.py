@@ -488,21 +488,21 @@ def by_patches() -> str:
     """The SHA-256 of the gradient of a network that reads windows by patches, and sums these in runs."""
     stages = plan(
         [
-            Convolution(16, 3, "same"),
+            Convolution(32, 3, "same"),
             Rectifier(),
             Convolution(32, 3, "same"),
             Rectifier(),
             MaxPool(2),
             Dense(7),
         ],
-        (1, 18, 17),
+        (1, 16, 18),
     )
     pooled = stages[1]
     assert isinstance(pooled.layer, Convolution)
     assert convolution_passes.reads_windows(pooled.layer, pooled.shape)
     window = convolution_passes.window_forward(pooled.layer, pooled.shape, 16)
     assert convolution_patches._runs(window, pooled.layer.filters) > 1
-    images = np.random.Philox(key=7).random_raw(23 * 39).view(np.uint8)[: 23 * 306].reshape(23, 18, 17, 1)
+    images = np.random.Philox(key=7).random_raw(23 * 39).view(np.uint8)[: 23 * 288].reshape(23, 16, 18, 1)
     network = Network(stages, 23, aligned(sum(tensor.size for tensor in tensors(stages))))
     initialize(network.parameters, stages, 9)
     network.batches[0].fill(images, np.arange(23) % 7, np.arange(23), 0, 23, np.float32([[127], [0.01]]))
