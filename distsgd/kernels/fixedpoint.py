@@ -64,10 +64,8 @@ def _converted(builder: Any, x: Any, integers: Any) -> Any:
     module = builder.module
     if x.type != _DOUBLES:
         return builder.fptosi(builder.call(module.declare_intrinsic("llvm.rint", [x.type]), [x]), integers)
-    all_of_them, as_usual = (
-        ir.IntType(AT_ONCE)(-1),
-        ir.IntType(32)(4),
-    )  # 4: as the processor rounds, to nearest even
+    all_of_them = ir.IntType(AT_ONCE)(-1)
+    as_usual = ir.IntType(32)(4)  # as the processor rounds, to nearest even
     arguments = x, _constant(integers, 0), all_of_them, as_usual
     kind = ir.FunctionType(integers, [argument.type for argument in arguments])
     name = "llvm.x86.avx512.mask.cvtpd2qq.512"

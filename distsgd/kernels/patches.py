@@ -251,10 +251,9 @@ def gather_patches(products, bands, columns, batch, bias, room, edge, y, gate, r
                 best, place = pool_twos(side_by_side(left, right))
                 if count == OUTPUTS:
                     store_windows(best, place, k, first // 2, lane - at // 2)
-                else:
-                    store_windows(
-                        every_second(best, 0, 0), every_second(place, 0, 0), k, first // 2, lane - at // 2
-                    )
+                else:  # the second row of windows is not there
+                    upper, its_place = every_second(best, 0, 0), every_second(place, 0, 0)
+                    store_windows(upper, its_place, k, first // 2, lane - at // 2)
 
     def gather_band(points, k, i):
         """A row of patches of filter k."""

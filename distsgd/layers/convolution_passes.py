@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distsgd.kernels import order, pairs, pool, rows, taps
+from distsgd.kernels.patches import WINDOW
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import convolution_bands as bands
@@ -136,7 +137,7 @@ def backward(layer: "Convolution", place: Place) -> Program:
 
 def reads_windows(layer: "Convolution", shape: Shape) -> bool:
     """Whether the gradient before pooling is never written: both passes read that of windows."""
-    if layer.pool != patches.WINDOW or layer.stride > 1:
+    if layer.pool != WINDOW or layer.stride > 1:
         return False
     ((high, wide),) = phases.all_phases(layer, shape)
     windows = window_forward(layer, shape, LANES), window_back(layer, shape, LANES, high, wide)
@@ -211,61 +212,44 @@ def _to_phase(
 ) -> Program:
     """The gradient to one phase of a group's channels: with stride 1 there is only one, and it is dx."""
     assert place.dx is not None
-    if layer.stride == 1:
-        return _to_whole(layer, place, dy, turned, channels, filters, (high, wide))
-    assert dy is not None
     gate, rest = rows.NO_ROWS, place.scratch[memory.whole_lines(turned.size) :]
     whole = Values(place.dx.buffer[channels], place.dx.border)
+    window, seen = _seen_back(layer, place, dy, filters, high, wide)
+    if layer.stride == 1:
+        gate = place.gate[channels] if place.rectified else gate
+        last = Target(whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
+        return bands.sums(seen, window, turned, rows.NO_BIAS, rest, last)
     target = phases.every(whole.inside, layer.stride, high, wide)
     if high.taps * wide.taps * target.size == 0:
         return [(order.clear, (target,))]
     if place.rectified:
         gate = phases.rows_of(phases.inside(phases.phases_of(layer, place), high, wide)[channels])
     phase, rest = rest[: target.size].reshape(*target.shape[:2], -1), rest[target.size :]
-    sums = _sum_phase(layer, place, dy.buffer[filters], turned, (high, wide), phase, gate, rest)
+    sums = _sum_phase(layer, window, seen, turned, (high, wide), phase, gate, rest)
     return [sums, (order.copy, (target, phase.reshape(target.shape)))]
 
 
-def _to_whole(
+def _seen_back(
     layer: "Convolution",
     place: Place,
     dy: Values | None,
-    turned: np.ndarray,
-    channels: slice,
     filters: slice,
-    phase: tuple[phases.Phase, phases.Phase],
-) -> Program:
-    """The gradient to a group's channels, of stride 1."""
-    assert place.dx is not None
+    high: phases.Phase,
+    wide: phases.Phase,
+) -> tuple[Window, np.ndarray | patches.Windows]:
+    """How a phase's gradient sees dy, and these filters of dy from its first window on; None: their windows."""
+    window = window_back(layer, place.x.shape, place.x.batch, high, wide)
     if dy is None:
-        window = window_back(layer, place.x.shape, place.x.batch, *phase)
-        seen: np.ndarray | patches.Windows = _windows(place, filters)
-    else:
-        window, seen = _seen_back(layer, place, dy.buffer[filters], *phase)
-    gate = place.gate[channels] if place.rectified else rows.NO_ROWS
-    whole = Values(place.dx.buffer[channels], place.dx.border)
-    target = Target(whole.rows, gate, False, 1, rows.NO_ROWS, rows.NO_WINNERS)
-    return bands.sums(
-        seen, window, turned, rows.NO_BIAS, place.scratch[memory.whole_lines(turned.size) :], target
-    )
-
-
-def _seen_back(
-    layer: "Convolution", place: Place, dy: np.ndarray, high: phases.Phase, wide: phases.Phase
-) -> tuple[Window, np.ndarray]:
-    """How a phase's gradient sees dy, and dy from its first window on."""
-    window, border = (
-        window_back(layer, place.x.shape, place.x.batch, high, wide),
-        phases.border_back(layer, place.x.shape),
-    )
+        return window, _windows(place, filters)
+    border = phases.border_back(layer, place.x.shape)
     start = (border.top - window.top) * window.step + (border.left - window.left) * place.x.batch
-    return window, dy.reshape(-1)[start:]
+    return window, dy.buffer[filters].reshape(-1)[start:]
 
 
 def _sum_phase(
     layer: "Convolution",
-    place: Place,
-    dy: np.ndarray,
+    window: Window,
+    seen: np.ndarray | patches.Windows,
     turned: np.ndarray,
     phase: tuple[phases.Phase, phases.Phase],
     y: np.ndarray,
@@ -273,7 +257,6 @@ def _sum_phase(
     partial: np.ndarray,
 ) -> Call:
     """y = sum over filters k and their rows of this phase, from the last to the first, of turned[k, ...] * dy[k, ...]."""
-    window, seen = _seen_back(layer, place, dy, *phase)
     places = np.arange(turned.size // turned.shape[3]).reshape(turned.shape[:3])
     weights = places[:, phases.last_first(layer, phase[0]), :][:, :, phases.last_first(layer, phase[1])]
     lists = (*taps.row_taps(window, weights), window.step, turned.reshape(-1, turned.shape[3]))

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distsgd.kernels import order, patches, rows, taps, winograd
-from distsgd.kernels.patches import OUTPUTS, SIZES
-from distsgd.kernels.patches import WINDOW as WINDOW
+from distsgd.kernels.patches import OUTPUTS, SIZES, WINDOW
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
 from distsgd.layers import scratch as memory
