@@ -12,7 +12,7 @@ import test_layers
 from test_layers import NONE, WIDER, bench
 from test_winograd import check, numbers, results, window
 
-from distsgd.kernels import patches, winograd
+from distsgd.kernels import patch_filters, patches, winograd
 from distsgd.kernels.vector import LANES
 from distsgd.layers import (
     Border,
@@ -49,7 +49,7 @@ for sizes, size, length in itertools.product([convolution_shallow.SIZES, ()], (3
         for padding, pool in (("valid", 1), ("same", 1), ("valid", 2), ("same", 2)):
             layer = Convolution(16, size, padding, pool=pool)
             if length - (size - 1) * (padding == "valid") >= pool:
-                tried = test_layers.bench(layer, (2, length, length), 3)
+                tried = test_layers.bench(layer, (17, length, length), 3)
                 tried.forward()
                 tried.backward()
 """
@@ -68,20 +68,25 @@ def near(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("size", patches.SIZES)
-@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (3, 7), (8, 16)])
-def test_filters_are_spread_and_gathered(channels: int, filters: int, size: int) -> None:
-    rng, matrix = np.random.default_rng(filters), winograd.transforms(4, size)[1]
-    weights = rng.normal(size=(channels, size, size, filters)).astype(np.float32)
-    spread, room = (
-        np.empty((len(matrix) ** 2, channels, filters), np.float32),
-        np.empty((8, filters), np.float32),
+@pytest.mark.parametrize(("channels", "filters", "runs"), [(1, 16, 1), (3, 23, 2), (8, 32, 3)])
+def test_filters_are_spread_and_gathered(channels: int, filters: int, runs: int, size: int) -> None:
+    rng, matrix, wide = (
+        np.random.default_rng(filters),
+        winograd.transforms(4, size)[1],
+        -(-filters // LANES) * LANES,
     )
-    patches.spread_filters(weights, matrix, 0, room, spread)
+    weights = rng.normal(size=(channels, size, size, filters)).astype(np.float32)
+    points = len(matrix)
+    spread = np.empty((points**2, channels + 1, filters), np.float32)
+    room = np.empty((points, points * LANES), np.float32)
+    patch_filters.spread_filters(weights, 1, room, spread)
     wanted = np.einsum("pr,qs,crsk->pqck", matrix, matrix, weights)
-    np.testing.assert_allclose(spread.reshape(wanted.shape), wanted, atol=1e-5)
+    np.testing.assert_allclose(spread[:, 1:].reshape(wanted.shape), wanted, atol=1e-5)
+    sums = rng.normal(size=(runs, points**2, channels + 1, wide)).astype(np.float32)
     gathered = np.empty_like(weights)
-    patches.gather_filters(spread, matrix, 0, room, gathered)
-    np.testing.assert_allclose(gathered, np.einsum("pr,qs,pqck->crsk", matrix, matrix, wanted), atol=1e-5)
+    patch_filters.gather_filters(sums, 1, room, gathered)
+    added = sums.sum(0)[:, 1:, :filters].reshape(wanted.shape)
+    np.testing.assert_allclose(gathered, np.einsum("pr,qs,pqck->crsk", matrix, matrix, added), atol=1e-5)
 
 
 @by_patches
@@ -89,7 +94,7 @@ def test_filters_are_spread_and_gathered(channels: int, filters: int, size: int)
 @pytest.mark.parametrize("padding", ["valid", "same", "full", 1])
 @pytest.mark.parametrize("around", [NONE, WIDER])
 def test_any_shape_and_padding(around: Border, padding: int | str, size: int) -> None:
-    for number, shape in enumerate(((3, size, 5), (2, 7, 6), (5, 9, 13), (1, 8, 5), (4, 12, 16))):
+    for number, shape in enumerate(((3, size, 5), (16, 7, 6), (5, 9, 13), (17, 8, 5), (4, 12, 16))):
         layer = Convolution((5, 16, 21)[number % 3], size, padding)
         check(layer, shape, (3, 16, 40, 70)[number % 4], number % 2 == 0, around)
 
@@ -99,14 +104,14 @@ def test_any_shape_and_padding(around: Border, padding: int | str, size: int) ->
 @pytest.mark.parametrize("pool", [2, 4])
 @pytest.mark.parametrize("images", [3, 19, 64])
 def test_pooling_in_the_same_pass(images: int, pool: int, around: Border) -> None:
-    for shape in ((3, 9, 11), (2, 8, 7), (4, 13, 13)):
+    for shape in ((17, 9, 11), (2, 8, 7), (4, 13, 13)):
         check(Convolution(18, 3, "same", pool=pool), shape, images, True, around, shape[0] != 2)
     check(Convolution(20, 5, "full", pool=pool), (3, 7, 8), images, False, around)
 
 
 @by_patches
 def test_groups() -> None:
-    for shape in ((4, 9, 10), (8, 6, 7)):
+    for shape in ((4, 9, 10), (32, 6, 7)):
         check(Convolution(32, 3, "same", groups=2), shape, 5, False)
         check(Convolution(8, 3, "valid", groups=2, pool=2), shape, 33, True)
 
@@ -206,6 +211,8 @@ def test_the_choice_follows_from_the_shapes_alone() -> None:
         assert choose(of_batch, 32)
         assert convolution_bands._pairs_by_patches(of_batch, 32)
     assert choose(window(16, 32), 32)
+    assert choose(window(64, 32), LANES)
+    assert not choose(window(64, 32), LANES - 1)  # no whole register of filters
     assert not choose(window(16, 1, 3), 32)  # transforms would cost more than they save
     assert not choose(window(2, 512, 3), 512)  # a patch would be mostly zeros
     assert not choose(window(16, 32, 4), 32)
@@ -234,7 +241,8 @@ def test_patches_are_summed_in_runs_by_the_shapes_alone() -> None:
         of_batch = replace(seen, buffer=(*seen.buffer[:3], batch), outputs=(16, 13))
         assert runs(of_batch, 32) == 4
         assert runs(of_batch, 1 << 9) == 1  # too many sums
-        assert runs(replace(of_batch, outputs=(12, 13)), 32) == 1  # too few patches
+        assert runs(replace(of_batch, outputs=(12, 13)), 32) == 2
+        assert runs(replace(of_batch, outputs=(4, 9)), 32) == 1  # too few patches
 
 
 def test_pieces_cover_every_patch_once(monkeypatch: pytest.MonkeyPatch) -> None:

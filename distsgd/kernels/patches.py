@@ -34,55 +34,6 @@ SIZES = (3, 5)
 """Of filters; from six points on transforms lose digits, from nine on too many."""
 
 
-@compiled("void(real[:,:,:,::1], real[:,::1], int64, real[:,::1], real[:,:,::1])")
-def spread_filters(weights, matrix, first, room, spread):
-    """Write spread[p n + q, first + c, k] = sum over r, s of matrix[p, r] * weights[c, r, s, k] * matrix[q, s].
-
-    room: (size, filters).
-    """
-    channels, size, _, filters = weights.shape
-    points = matrix.shape[0]
-    for c in range(channels):
-        for p in range(points):
-            for s in range(size):
-                for k in range(filters):
-                    room[s, k] = matrix[p, 0] * weights[c, 0, s, k]
-                for r in range(1, size):
-                    for k in range(filters):
-                        room[s, k] += matrix[p, r] * weights[c, r, s, k]
-            for q in range(points):
-                to = spread[p * points + q, first + c]
-                for k in range(filters):
-                    to[k] = matrix[q, 0] * room[0, k]
-                for s in range(1, size):
-                    for k in range(filters):
-                        to[k] += matrix[q, s] * room[s, k]
-
-
-@compiled("void(real[:,:,::1], real[:,::1], int64, real[:,::1], real[:,:,:,::1])")
-def gather_filters(spread, matrix, first, room, weights):
-    """Write weights[c, r, s, k] = sum over p, q of matrix[p, r] * spread[p n + q, first + c, k] * matrix[q, s]: its dual.
-
-    room: (n, filters).
-    """
-    channels, size, _, filters = weights.shape
-    points = matrix.shape[0]
-    for c in range(channels):
-        for r in range(size):
-            for q in range(points):
-                for k in range(filters):
-                    room[q, k] = matrix[0, r] * spread[q, first + c, k]
-                for p in range(1, points):
-                    for k in range(filters):
-                        room[q, k] += matrix[p, r] * spread[p * points + q, first + c, k]
-            for s in range(size):
-                for k in range(filters):
-                    weights[c, r, s, k] = matrix[0, s] * room[0, k]
-                for q in range(1, points):
-                    for k in range(filters):
-                        weights[c, r, s, k] += matrix[q, s] * room[q, k]
-
-
 @inlined
 def fill_up(x, at, line, count, length, edge):
     """Write edge: `length` values of `count` rows of x, from `at` on and `line` apart, then rows of zeros."""
@@ -361,16 +312,3 @@ def pair_points(slopes, point, places, batch, spread, plane, total, first):
                     add_strip(tile.zeros(TALL, 2), tile.zeros(1, 2), p, k, begin, end)
                 for k in range(pairs, filters, VECTOR):
                     add_strip(tile.zeros(TALL, 1), tile.zeros(1, 1), p, k, begin, end)
-
-
-@compiled("void(real[:,:,:,:])")
-def add_runs(total):
-    """Add to total[0] (points, channels, filters) the others, one after another. Filters are whole registers, contiguous."""
-    run, point, channel = total.strides[0] >> SHIFT, total.strides[1] >> SHIFT, total.strides[2] >> SHIFT
-    for p in range(total.shape[1]):
-        for c in range(total.shape[2]):
-            for at in range(p * point + c * channel, p * point + c * channel + total.shape[3], VECTOR):
-                value = tile.load(tile.zeros(1, 1), total, at, 0)
-                for other in range(1, total.shape[0]):
-                    value = tile.add(value, total, at + other * run, 0)
-                tile.store(value, total, at, 0)

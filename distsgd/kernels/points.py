@@ -101,6 +101,33 @@ def slopes_to_points(typing, tile, points):
     return made(tile, points), generate
 
 
+def _of_filters(taps: int, points: int) -> np.ndarray:
+    """That of filters."""
+    return winograd.transforms(points - taps + 1, taps)[1].astype(np.float64)
+
+
+@intrinsic
+def filters_to_points(typing, tile, points):
+    """A tile of as many points as the second has rows, from one of a filter's taps."""
+    made = Tile(points.rows, tile.columns)
+
+    def generate(context, builder, signature, args):
+        return _along_columns(_to_points, _of_filters(tile.rows, made.rows), tile, builder, args[0])
+
+    return made(tile, points), generate
+
+
+@intrinsic
+def filters_from_points(typing, tile, taps):
+    """A tile of taps, so many as the second has rows, from one of points: the dual of `filters_to_points`."""
+    made = Tile(taps.rows, tile.columns)
+
+    def generate(context, builder, signature, args):
+        return _along_columns(_from_points, _of_filters(made.rows, tile.rows).T, tile, builder, args[0])
+
+    return made(tile, taps), generate
+
+
 @intrinsic
 def multiply_pixels(typing, tile, outputs, x, place, point, weights, first):
     """tile[p, c] += sum over s of weights[first + p * taps + s] * x[place + p * point + (c + s) * LANES : ...].

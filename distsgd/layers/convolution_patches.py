@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distsgd.kernels import order, patches, rows, taps, winograd
+from distsgd.kernels import order, patch_filters, patches, rows, taps
 from distsgd.kernels.patches import OUTPUTS, SIZES, WINDOW
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
@@ -21,8 +21,10 @@ MOVES = 20
 """What a value at a point costs beside a multiply-add of a product: it is made from others, written and read."""
 MOVES_OF_FILTERS = 2
 """The same for filters, which some tens of images share."""
-RUNS, MANY, LARGEST = 4, 16, 1 << 18
-"""Of the gradient to weights, see `_runs`: of fewer patches, or with more values at all points, sums would be moved too often."""
+RUNS = (4, 16), (2, 4)
+"""Runs of the gradient to weights, see `_runs`, and the fewest patches of which so many are made."""
+LARGEST = 1 << 18
+"""float32 values of filters at all points that are made several times, as sums or for each thread: more take too long to move."""
 NEAR, FEWEST = 200_000, 64
 """float32 values of a piece, at all points, that the nearer caches hold; lanes of one at least, so that weights are read seldom."""
 
@@ -49,6 +51,7 @@ def fit(window: Window, filters: int, pool: int, instead: int) -> bool:
     return (
         window.stride == 1
         and window.size[0] == window.size[1] in SIZES
+        and filters >= LANES
         and OUTPUTS % pool == 0
         and cost(window, filters) < instead
     )
@@ -195,14 +198,15 @@ def sums(
     seen, made = _Seen(*parts[:3]), _Made(*parts[3:])
     if target.pool > 1:
         target = target._replace(y=made.before)
-    of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
-    rows_of_filters = made.products.reshape(-1)[: window.size[0] * count].reshape(-1, count)
-    spread: Call = patches.spread_filters, (filters, of_filters, 0, rows_of_filters, made.weights)
+    spread: Call = patch_filters.spread_filters, (filters, 0, _room(window, made.products), made.weights)
     in_pieces: list[Program] = []
     for piece in pieces(window, count):
         part = target.part(piece.lines(window), piece.across(window), window.buffer[3])
         in_pieces.append(_of_piece(x, window, piece, seen, made, bias, part))
-    return [spread, (in_turn, (in_pieces, (*seen, made.partial, made.products, made.before)))]
+    own = *seen, made.partial, made.products, made.before
+    if made.weights.size > LARGEST:  # one thread's part is soon made, and what others made is read once
+        return [spread, (in_turn, (in_pieces, own, []))]
+    return [(in_turn, (in_pieces, (*own, made.weights), [spread]))]
 
 
 def _of_piece(
@@ -226,6 +230,12 @@ def _of_piece(
         (patches.multiply_points, at_points),
         (patches.gather_patches, gathered),
     ]
+
+
+def _room(window: Window, unused: np.ndarray) -> np.ndarray:
+    """Of memory that is not used at the same time, what filters are spread and gathered in."""
+    side = points(window)
+    return unused.reshape(-1)[: side * side * LANES].reshape(side, side * LANES)
 
 
 _NOTHING = rows.NO_BIAS, rows.NO_ROWS, rows.NO_WINNERS
@@ -252,8 +262,8 @@ def _spread(x: np.ndarray | Windows, window: Window, piece: Piece, seen: _Seen) 
 
 def _runs(window: Window, filters: int) -> int:
     """Parts of all patches, one behind another, whose products are added up each for itself: threads may take them whole."""
-    (high, wide), sums = _patches(window), points(window) ** 2 * window.channels * filters
-    return RUNS if high * wide >= MANY and sums <= LARGEST else 1
+    count, sums = math.prod(_patches(window)), points(window) ** 2 * window.channels * filters
+    return next((runs for runs, fewest in RUNS if count >= fewest and sums <= LARGEST), 1)
 
 
 def pairs_room(window: Window, filters: int) -> int:
@@ -277,12 +287,8 @@ def pairs(
             program += _pair_piece(x, window, dy, piece, seen, made._replace(total=total), not program)
         each.append(program)
     own = *seen, made.room, made.pixels, made.slopes, made.before
-    summed: Program = [(in_turn, (each, own))]
-    if runs > 1:
-        summed.append((patches.add_runs, (made.total,)))
-    of_filters = winograd.transforms(OUTPUTS, window.size[0])[1]
-    rows_of_filters = made.slopes.reshape(-1)[: points(window) * count].reshape(-1, count)
-    return [*summed, (patches.gather_filters, (made.total[0], of_filters, 0, rows_of_filters, dw))]
+    gathered = made.total, 0, _room(window, made.slopes), dw
+    return [(in_turn, (each, own, [])), (patch_filters.gather_filters, gathered)]
 
 
 def _pair_piece(

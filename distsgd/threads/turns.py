@@ -14,9 +14,12 @@ several cores.
 """
 
 
-def in_turn(pieces: Sequence[Sequence[Call]], own: Sequence[np.ndarray]) -> None:
-    """Run all pieces, each a list of calls. own: the memory that they work in, in place of which every thread has its own."""
-    for piece in pieces:
+def in_turn(pieces: Sequence[Sequence[Call]], own: Sequence[np.ndarray], needed: Sequence[Call]) -> None:
+    """Run all pieces, each a list of calls. own: the memory that they work in, in place of which every thread has its own.
+
+    needed: what is made in such memory before any of them; a thread that takes pieces whole makes it for itself.
+    """
+    for piece in (needed, *pieces):
         for kernel, arguments in piece:
             kernel(*arguments)
 
@@ -25,7 +28,8 @@ def calls(program: Iterable[Call]) -> Iterator[Call]:
     """A program's calls of kernels, those of its pieces as well."""
     for kernel, arguments in program:
         if kernel is in_turn:
-            for piece in arguments[0]:
+            pieces, _, needed = arguments
+            for piece in (needed, *pieces):
                 yield from calls(piece)
         else:
             yield kernel, arguments
@@ -42,11 +46,11 @@ def steps(
         if kernel is not in_turn:
             yield [[part] if part else [] for part in cut(call, threads, rooms)]
             continue
-        pieces, own = arguments
+        pieces, own, needed = arguments
         if -(-len(pieces) // threads) * threads * FULL <= len(pieces):
             ends = [len(pieces) * thread // threads for thread in range(threads + 1)]
             both = zip(ends, ends[1:], rooms, strict=False)
-            yield [_with_room(pieces[first:last], own, room) for first, last, room in both]
+            yield [_with_room([needed, *pieces[first:last]], own, room) for first, last, room in both]
         else:
             yield from steps(calls([call]), threads, rooms, cut)
 
