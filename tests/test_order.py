@@ -45,7 +45,10 @@ def drop(
 ) -> np.ndarray:
     memory = np.full((x.shape[0] + 2, x.shape[1]), -1, np.float32)
     given = np.array(draw, np.uint64), np.uint64(layer), np.float32(rate)
-    order.drop(x, *given, memory[1 : x.shape[0] + 1], 0)
+    room = np.empty(x.shape[1] // 4 + 1, np.uint64)
+    room[-1] = LAYER
+    order.drop(x, *given, room[:-1], memory[1 : x.shape[0] + 1], 0)
+    assert room[-1] == LAYER
     assert (memory[[0, -1]] == -1).all()
     return memory[1:-1]
 
@@ -103,6 +106,8 @@ def test_neighbouring_values_and_steps_are_independent() -> None:
     for left, right in (
         (masks[0][1:], masks[0][:-1]),
         (masks[0][:, 1:], masks[0][:, :-1]),
+        (masks[0][:, 2:], masks[0][:, :-2]),
+        (masks[0][:, 3:], masks[0][:, :-3]),
         (masks[0][1:], masks[1][:-1]),
         (masks[0][:, 1:], masks[1][:, :-1]),
     ):

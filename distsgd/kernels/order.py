@@ -96,19 +96,21 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
-@compiled("void(real[:,::1], uint64[::1], uint64, real, real[:,::1], int64)")
-def drop(x, draw, layer, rate, y, first):
-    """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout).
+@compiled("void(real[:,::1], uint64[::1], uint64, real, uint64[::1], real[:,::1], int64)")
+def drop(x, draw, layer, rate, room, y, first):
+    """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout), to the nearest 65536th.
 
     What is dropped depends on draw (seed, worker, step), the layer and the value's place alone, so that the way back drops the same
-    on any machine. x, y: (units, batch), of which `first` is the layer's first unit here.
+    on any machine. x, y: (units, batch), of which `first` is the layer's first unit here. room: a number for every four images,
+    each of whose quarters is the chance of one.
     """
     units, batch = x.shape
-    limit, scale = np.uint64(np.float64(rate) * 4294967296.0), FLOAT(1) / (FLOAT(1) - rate)
+    limit, scale = np.uint32(np.rint(np.float64(rate) * 65536.0)), FLOAT(1) / (FLOAT(1) - rate)
     key = mixed(mixed(mixed(mixed(draw[0]) + draw[1]) + draw[2]) + layer)
+    chances = room.view(np.uint16)
     for i in range(units):
+        for n in range(batch // 4):
+            place = np.uint64((first + i) * (batch // 4) + n)
+            room[n] = mixed(key + place * np.uint64(0x9E3779B97F4A7C15))
         for n in range(batch):
-            chance = mixed(
-                key + np.uint64((first + i) * batch + n) * np.uint64(0x9E3779B97F4A7C15)
-            ) >> np.uint64(32)
-            y[i, n] = x[i, n] * scale if chance >= limit else FLOAT(0)
+            y[i, n] = x[i, n] * scale if np.uint32(chances[n]) >= limit else FLOAT(0)

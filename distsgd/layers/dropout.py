@@ -40,8 +40,8 @@ class Dropout:
         return math.prod(shape)
 
     def scratch(self, shape: Shape, batch: int) -> int:
-        """float32 values of working memory: one image batch, for the way through borders."""
-        return math.prod(shape) * batch
+        """float32 values of working memory: chances, and one image batch for the way through borders."""
+        return math.prod(shape) * batch + batch // 2
 
     def own(self, shape: Shape, batch: int, first: bool) -> int:
         """None."""
@@ -65,7 +65,9 @@ class Dropout:
 
     def _drop(self, place: Place, x: Values, y: Values) -> Program:
         """y from x, which has no border."""
-        thinned = y.units if y.border == Border() else place.scratch[: x.units.size].reshape(x.units.shape)
-        given = x.units, place.draw, np.uint64(place.number), FLOAT(self.rate), thinned, 0
+        room, rest = np.split(place.scratch, [x.batch // 2])
+        thinned = y.units if y.border == Border() else rest[: x.units.size].reshape(x.units.shape)
+        chances = room.view(np.uint64)
+        given = x.units, place.draw, np.uint64(place.number), FLOAT(self.rate), chances, thinned, 0
         copied = [(order.copy, (y.inside, thinned.reshape(y.inside.shape)))] if y.border != Border() else []
         return [(order.drop, given), *copied]

@@ -257,7 +257,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     order.transpose: (Way({"y": 1, "x": 2}, (), LANES),),
     order.first_columns: (Way({"y": 0, "x": 0}),),
     order.turn_filters: (Way({"turned": 0, "weights": 3}),),
-    order.drop: (Way({"x": 0, "y": 0}, more=_from),),
+    order.drop: (Way({"x": 0, "y": 0}, ("room",), more=_from),),
     order.pass_back: (Way({**_CHANNELS, "gate": 0}), Way({"y": 1, "x": 1, "gate": 1})),
     order.copy: (Way(_CHANNELS), Way({"y": 1, "x": 1})),
     order.clear: (Way({"y": 0}), Way({"y": 1})),
