@@ -490,7 +490,7 @@ def by_patches() -> str:
         [
             Convolution(32, 3, "same"),
             Rectifier(),
-            Convolution(32, 3, "same"),
+            Convolution(36, 3, "same"),
             Rectifier(),
             MaxPool(2),
             Dense(7),

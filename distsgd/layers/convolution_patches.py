@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distsgd.kernels import order, patch_filters, patches, rows, taps
+from distsgd.kernels import order, patch_filters, patch_outputs, patches, rows, taps
 from distsgd.kernels.patches import OUTPUTS, SIZES, WINDOW
 from distsgd.kernels.taps import Window
 from distsgd.kernels.vector import LANES
@@ -228,7 +228,7 @@ def _of_piece(
     return [
         _spread(x, window, piece, seen),
         (patches.multiply_points, at_points),
-        (patches.gather_patches, gathered),
+        (patch_outputs.gather_patches, gathered),
     ]
 
 

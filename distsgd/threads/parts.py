@@ -20,6 +20,7 @@ from distsgd.kernels import (
     order,
     pairs,
     patch_filters,
+    patch_outputs,
     patches,
     pool,
     rows,
@@ -241,7 +242,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
     patches.unpool_piece: (Way({"y": 0, "slopes": 0, "winner": 0}),),
     patches.spread_patches: (Way({"spread": 1, "winner": 0}, ("room", "edge"), more=_channels),),
     patches.multiply_points: (Way({"products": 0, "weights": 0}, ("partial",), more=_points),),
-    patches.gather_patches: (Way({"products": 1, **_FILTERS}, ("room", "edge")),),
+    patch_outputs.gather_patches: (Way({"products": 1, **_FILTERS}, ("room", "edge")),),
     patches.spread_slopes: (
         Way({"slopes": 1}, ("room",), 1, _is_one_band, _columns),
         Way({"slopes": 2, "turned": 2}, ("room",)),
