@@ -181,14 +181,17 @@ def _mixed(x: int) -> int:
 
 
 def dropout_mask(shape: tuple[int, ...], draw: Sequence[int], layer: int, rate: float) -> np.ndarray:
-    """What values are multiplied with, 0 or 1 / (1 - rate); the shape is that of the whole batch, padded images included."""
+    """What values are multiplied with, 0 or 1 / (1 - rate), the rate in 65536ths.
+
+    The shape is that of the whole batch, padded images included.
+    """
     seed, worker, step = draw
     key = _mixed(_mixed(_mixed(_mixed(seed) + worker) + step) + layer)
     limit = round(float(np.float32(rate)) * 2**16)
     places = (divmod(place, 4) for place in range(math.prod(shape)))
     drawn = ((_mixed(key + four * 0x9E3779B97F4A7C15), quarter) for four, quarter in places)
     kept = [number >> 16 * quarter & 0xFFFF >= limit for number, quarter in drawn]
-    return np.array(kept).reshape(shape) / (1 - float(np.float32(rate)))
+    return np.array(kept).reshape(shape) / (1 - limit / 2**16)
 
 
 def fill(

@@ -44,7 +44,9 @@ def drop(
     layer: int = LAYER,
 ) -> np.ndarray:
     memory = np.full((x.shape[0] + 2, x.shape[1]), -1, np.float32)
-    given = np.array(draw, np.uint64), np.uint64(layer), np.float32(rate)
+    lost = round(rate * order.CHANCES)
+    factor = np.float32(order.CHANCES / (order.CHANCES - lost))
+    given = np.array(draw, np.uint64), np.uint64(layer), lost, factor
     room = np.empty(x.shape[1] // 4 + 1, np.uint64)
     room[-1] = LAYER
     order.drop(x, *given, room[:-1], memory[1 : x.shape[0] + 1], 0)
@@ -53,7 +55,7 @@ def drop(
     return memory[1:-1]
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 0.9999])
 @pytest.mark.parametrize("draw", [(SEED, 2, 5), (0, 0, 0), (2**64 - 1, 2**40, 2**63)])
 def test_values_are_dropped_as_the_loop_says(draw: tuple[int, int, int], rate: float) -> None:
     x = np.random.default_rng(1).normal(size=(37, 48)).astype(np.float32)

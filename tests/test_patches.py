@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import test_layers
 from test_layers import NONE, WIDER, bench
-from test_winograd import check, numbers, results, window
+from test_winograd import check as check_any
+from test_winograd import numbers, results, window
 
 from distsgd.kernels import patch_filters, patches, winograd
 from distsgd.kernels.vector import LANES
@@ -21,8 +23,10 @@ from distsgd.layers import (
     convolution_bands,
     convolution_passes,
     convolution_patches,
+    convolution_products,
     convolution_shallow,
 )
+from distsgd.threads.turns import calls
 
 FENCED = """
 import ctypes, itertools, math, mmap
@@ -44,12 +48,13 @@ def values(shape, lanes, border, outside):
 
 test_layers.values, test_layers.guarded = values, fenced
 convolution_patches.cost = lambda *shapes: -1
-for sizes, size, length in itertools.product([convolution_shallow.SIZES, ()], (3, 5), range(3, 13)):
+for (sizes, channels), size, length in itertools.product(
+    [(convolution_shallow.SIZES, 2), ((), 2), ((), 17)], (3, 5), range(3, 13)):
         convolution_shallow.SIZES = sizes
         for padding, pool in (("valid", 1), ("same", 1), ("valid", 2), ("same", 2)):
-            layer = Convolution(16, size, padding, pool=pool)
+            layer = Convolution(18, size, padding, pool=pool)
             if length - (size - 1) * (padding == "valid") >= pool:
-                tried = test_layers.bench(layer, (17, length, length), 3)
+                tried = test_layers.bench(layer, (channels, length, length), 3)
                 tried.forward()
                 tried.backward()
 """
@@ -67,6 +72,23 @@ def near(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(convolution_patches, "FEWEST", 1)
 
 
+def kernels_of(layer: Convolution, shape: Shape) -> list[set[object]]:
+    """Forward and backward."""
+    tried = bench(layer, shape, 3)
+    programs = layer.forward(tried.place, True), layer.backward(tried.place)
+    return [{kernel for kernel, _ in calls(program)} for program in programs]
+
+
+def check(layer: Convolution, shape: Shape, *others: Any) -> None:
+    """All passes by patches: to data where channels fill a register, to weights where maps are not very small."""
+    forward, backward = kernels_of(layer, shape)
+    seen = convolution_passes.window_forward(layer, shape, LANES)
+    assert patches.multiply_points in forward
+    assert (patches.pair_points in backward) != convolution_products.fit(seen, layer.filters // layer.groups)
+    assert (patches.multiply_points in backward) == (shape[0] // layer.groups >= LANES)
+    check_any(layer, shape, *others)
+
+
 @pytest.mark.parametrize("size", patches.SIZES)
 @pytest.mark.parametrize(("channels", "filters", "runs"), [(1, 16, 1), (3, 23, 2), (8, 32, 3)])
 def test_filters_are_spread_and_gathered(channels: int, filters: int, runs: int, size: int) -> None:
@@ -77,16 +99,20 @@ def test_filters_are_spread_and_gathered(channels: int, filters: int, runs: int,
     )
     weights = rng.normal(size=(channels, size, size, filters)).astype(np.float32)
     points = len(matrix)
-    spread = np.empty((points**2, channels + 1, filters), np.float32)
+    spread = np.full((points**2, channels + 2, filters), 7, np.float32)
     room = np.empty((points, points * LANES), np.float32)
     patch_filters.spread_filters(weights, 1, room, spread)
     wanted = np.einsum("pr,qs,crsk->pqck", matrix, matrix, weights)
-    np.testing.assert_allclose(spread[:, 1:].reshape(wanted.shape), wanted, atol=1e-5)
+    np.testing.assert_allclose(spread[:, 1:-1].reshape(wanted.shape), wanted, atol=1e-5)
+    assert (spread[:, [0, -1]] == 7).all()
     sums = rng.normal(size=(runs, points**2, channels + 1, wide)).astype(np.float32)
-    gathered = np.empty_like(weights)
-    patch_filters.gather_filters(sums, 1, room, gathered)
+    gathered = np.full((channels + 2, *weights.shape[1:]), 7, np.float32)
+    patch_filters.gather_filters(sums, 1, room, gathered[1:-1])
+    assert (gathered[[0, -1]] == 7).all()
     added = sums.sum(0)[:, 1:, :filters].reshape(wanted.shape)
-    np.testing.assert_allclose(gathered, np.einsum("pr,qs,pqck->crsk", matrix, matrix, added), atol=1e-5)
+    np.testing.assert_allclose(
+        gathered[1:-1], np.einsum("pr,qs,pqck->crsk", matrix, matrix, added), atol=1e-5
+    )
 
 
 @by_patches
@@ -94,8 +120,8 @@ def test_filters_are_spread_and_gathered(channels: int, filters: int, runs: int,
 @pytest.mark.parametrize("padding", ["valid", "same", "full", 1])
 @pytest.mark.parametrize("around", [NONE, WIDER])
 def test_any_shape_and_padding(around: Border, padding: int | str, size: int) -> None:
-    for number, shape in enumerate(((3, size, 5), (16, 7, 6), (5, 9, 13), (17, 8, 5), (4, 12, 16))):
-        layer = Convolution((5, 16, 21)[number % 3], size, padding)
+    for number, shape in enumerate(((3, size, 5), (16, 7, 6), (5, 9, 13), (17, 8, 5), (20, 12, 16))):
+        layer = Convolution((17, 16, 21)[number % 3], size, padding)
         check(layer, shape, (3, 16, 40, 70)[number % 4], number % 2 == 0, around)
 
 
@@ -104,20 +130,20 @@ def test_any_shape_and_padding(around: Border, padding: int | str, size: int) ->
 @pytest.mark.parametrize("pool", [2, 4])
 @pytest.mark.parametrize("images", [3, 19, 64])
 def test_pooling_in_the_same_pass(images: int, pool: int, around: Border) -> None:
-    for shape in ((17, 9, 11), (2, 8, 7), (4, 13, 13)):
-        check(Convolution(18, 3, "same", pool=pool), shape, images, True, around, shape[0] != 2)
-    check(Convolution(20, 5, "full", pool=pool), (3, 7, 8), images, False, around)
+    for shape in ((17, 9, 11), (16, 8, 7), (4, 13, 13)):
+        check(Convolution(18, 3, "same", pool=pool), shape, images, True, around, shape[0] != 16)
+    check(Convolution(20, 5, "full", pool=pool), (17, 7, 8), images, False, around)
 
 
 @by_patches
 def test_groups() -> None:
     for shape in ((4, 9, 10), (32, 6, 7)):
         check(Convolution(32, 3, "same", groups=2), shape, 5, False)
-        check(Convolution(8, 3, "valid", groups=2, pool=2), shape, 33, True)
+        check(Convolution(34, 3, "valid", groups=2, pool=2), shape, 33, True)
 
 
 @by_patches
-@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 9), (13, 17), (40, 5), (70, 33)])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 16), (2, 17), (13, 18), (40, 19), (70, 33)])
 def test_any_number_of_channels(channels: int, filters: int) -> None:
     check(Convolution(filters, 3, "same"), (channels, 7, 6), 18, True)
 
@@ -138,7 +164,8 @@ def alone(layer: Convolution, shape: Shape, images: int, rectify: bool) -> np.nd
 @by_patches
 @pytest.mark.parametrize("size", patches.SIZES)
 def test_rectified_in_the_same_pass(size: int) -> None:
-    layer, shape = Convolution(5, size, "same"), (3, 9, 7)
+    layer, shape = Convolution(19, size, "same"), (3, 9, 7)
+    assert patches.multiply_points in kernels_of(layer, shape)[0]
     plain = alone(layer, shape, 18, False)
     assert plain.min() < 0
     np.testing.assert_array_equal(alone(layer, shape, 18, True), np.maximum(plain, 0))
@@ -146,12 +173,12 @@ def test_rectified_in_the_same_pass(size: int) -> None:
 
 MANY = [
     (Convolution(20, 3, "same"), (3, 9, 14), 70, True),
-    (Convolution(17, 5, 1), (2, 11, 9), 19, False),
-    (Convolution(32, 3, "full", groups=2, pool=2), (4, 8, 13), 66, True),
-    (Convolution(18, 3, "same"), (3, 16, 18), 70, True),
-    (Convolution(18, 3, "same", pool=2), (3, 17, 18), 66, True),
+    (Convolution(17, 5, 1), (18, 11, 9), 19, False),
+    (Convolution(32, 3, "full", groups=2, pool=2), (34, 8, 13), 66, True),
+    (Convolution(18, 3, "same"), (16, 16, 18), 70, True),
+    (Convolution(18, 3, "same", pool=2), (17, 17, 18), 66, True),
 ]
-"""The last two of as many patches as are summed in runs."""
+"""All are summed in runs of patches, the last two in four."""
 
 
 def same_bits(whole: list[list[np.ndarray]]) -> None:
@@ -175,10 +202,11 @@ def test_pieces_and_room_for_more_images_give_the_same_bits(monkeypatch: pytest.
 @by_patches
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_is_no_number_stays_visible_and_in_its_image(wrong: float) -> None:
-    layer, shape = Convolution(4, 3, "same"), (3, 8, 8)
+    layer, shape = Convolution(16, 3, "same"), (3, 8, 8)
+    assert patches.multiply_points in kernels_of(layer, shape)[0]
     tried, x = bench(layer, shape, 5), numbers(1, *shape, 5)
     x[1, 3, 3, 2] = wrong
-    tried.give(x, numbers(2, 4, 8, 8, 5), numbers(3, 3, 3, 3, 4), numbers(4, 4))
+    tried.give(x, numbers(2, 16, 8, 8, 5), numbers(3, 3, 3, 3, 16), numbers(4, 16))
     finite = np.isfinite(tried.forward())
     assert not finite[:, 2:5, 2:5, 2].any()
     assert finite[..., [0, 1, 3, 4]].all()
@@ -187,17 +215,18 @@ def test_what_is_no_number_stays_visible_and_in_its_image(wrong: float) -> None:
 @by_patches
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_is_no_number_passes_windows(wrong: float) -> None:
-    layer, shape = Convolution(18, 3, "same", pool=2), (3, 8, 8)
+    layer, shape = Convolution(18, 3, "same", pool=2), (17, 8, 8)
+    assert convolution_passes.reads_windows(layer, shape)
     tried, x, dy = bench(layer, shape, 5), numbers(1, *shape, 5), numbers(2, 18, 4, 4, 5)
     x[1, 3, 3, 2] = wrong
-    tried.give(x, dy, numbers(3, 3, 3, 3, 18), numbers(4, 18))
+    tried.give(x, dy, numbers(3, 17, 3, 3, 18), numbers(4, 18))
     finite = np.isfinite(tried.forward())
     assert (
         not finite[:, 1:3, 1:3, 2].any() or wrong == np.inf
     )  # an infinite maximum, or minus infinity is none
     assert finite[..., [0, 1, 3, 4]].all()
     dy[7, 1, 2, 3] = wrong
-    tried.give(numbers(1, *shape, 5), dy, numbers(3, 3, 3, 3, 18), numbers(4, 18))
+    tried.give(numbers(1, *shape, 5), dy, numbers(3, 17, 3, 3, 18), numbers(4, 18))
     tried.forward()
     finite = np.isfinite(tried.backward())
     assert not finite[..., 3].all()

@@ -42,7 +42,7 @@ from distsgd.threads import Team
 from distsgd.threads import whole as memory_of
 from distsgd.threads.parts import WAYS, Way, parts
 from distsgd.threads.team import Rooms
-from distsgd.threads.turns import calls, in_turn, steps
+from distsgd.threads.turns import Call, calls, in_turn, steps
 from distsgd.training import Training, check
 
 OPTIMIZERS: list[Optimizer] = [
@@ -188,17 +188,21 @@ def test_every_call_is_shared_out(name: str) -> None:
     [(8, 2, True), (9, 2, True), (7, 2, False), (3, 3, True), (4, 3, False), (1, 2, False)],
 )
 def test_pieces_are_whole_where_they_keep_all_threads_at_work(pieces: int, threads: int, whole: bool) -> None:
-    x, room = np.ones((pieces, 1, 1, 2, 16), np.float32), np.zeros((1, 1, 2, 16), np.float32)
-    y = np.zeros_like(x)
-    program = [[(order.copy, (room, each)), (order.copy, (to, room))] for each, to in zip(x, y, strict=True)]
+    x, room = np.ones((2, 1, 1, 2, 16), np.float32), np.zeros((1, 1, 2, 16), np.float32)
+    needed: list[Call] = [(order.copy, (room, x[0]))]
+    y = np.zeros((pieces, 1, 1, 2, 16), np.float32)
+    program: list[list[Call]] = [[(order.copy, (to, room)), (order.copy, (x[1], to))] for to in y]
     rooms: list[Any] = [lambda memory: memory, *(Rooms() for _ in range(threads - 1))]
-    found = list(steps([(in_turn, (program, (room,), []))], threads, rooms, parts))
-    assert len(found) == (1 if whole else 2 * pieces)
+    found = list(steps([(in_turn, (program, (room,), needed))], threads, rooms, parts))
+    assert len(found) == (1 if whole else 1 + 2 * pieces)
     for kernel, arguments in chain(*chain(*found)):
         kernel(*arguments)
     assert y.all()
-    used = {id(memory_of(call[1][0])) for calls in found[0] for call in calls[::2]}
-    assert len(used) == (threads if whole else 1)
+    copied = [tuple(id(memory_of(array)) for array in call[1]) for call in chain(*chain(*found))]
+    made = [to for to, given in copied if given == id(x)]
+    read = {given for to, given in copied if to == id(y)}
+    assert set(made) == read
+    assert len(made) == len(read) == (threads if whole else 1)
 
 
 def test_what_is_shared_out_can_be_called() -> None:

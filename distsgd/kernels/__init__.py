@@ -7,7 +7,7 @@ To be read in this order:
 - `taps` and `rows`: which inputs an output sees, and the one loop that sums them, of convolutions, of dense layers, and of their
   gradients to data; `pairs`, its dual, of gradients to weights;
 - `winograd` and `points`: the same sums with fewer multiplications, by bands of rows (`band_rows`, `band_pairs`; of few
-  channels `shallow_rows`, `shallow_pairs`) or by `patches`;
+  channels `shallow_rows`, `shallow_pairs`) or by `patches` (`patch_filters`, `patch_outputs`);
 - what lies between: `windows` and `pool`, `normalization`, `order`, `loss`, `update`, and `batch`, which images come in by;
   `confusion` and `extremes` look at what came out;
 - averages: `fixedpoint`, and `together` where ranks share memory; `threads` and `waiting`: lists of kernels, for one thread of a
@@ -30,7 +30,8 @@ from distsgd.kernels.compiled import filled_once, modules_to_compile
 with filled_once(
     (
         "rows band_rows normalization fixedpoint together update",
-        "pairs band_pairs shallow_pairs shallow_rows patches pool order loss batch confusion probe extremes",
+        "pairs band_pairs shallow_pairs shallow_rows patches patch_filters patch_outputs pool order loss batch confusion probe"
+        " extremes",
     ),
     ("threads",),  # whose code names all others
 ):
@@ -49,6 +50,8 @@ with filled_once(
             normalization,
             order,
             pairs,
+            patch_filters,
+            patch_outputs,
             patches,
             pool,
             probe,
@@ -74,6 +77,8 @@ __all__ = [
     "normalization",
     "order",
     "pairs",
+    "patch_filters",
+    "patch_outputs",
     "patches",
     "pool",
     "probe",

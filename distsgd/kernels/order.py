@@ -96,16 +96,19 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
-@compiled("void(real[:,::1], uint64[::1], uint64, real, uint64[::1], real[:,::1], int64)")
-def drop(x, draw, layer, rate, room, y, first):
-    """Write y: x / (1 - rate), or zero with probability `rate` (inverted dropout), to the nearest 65536th.
+CHANCES = 1 << 16
+"""Of each value, all as likely: a quarter of a random number."""
+
+
+@compiled("void(real[:,::1], uint64[::1], uint64, int64, real, uint64[::1], real[:,::1], int64)")
+def drop(x, draw, layer, lost, factor, room, y, first):
+    """Write y: factor * x, or zero by `lost` of CHANCES (inverted dropout).
 
     What is dropped depends on draw (seed, worker, step), the layer and the value's place alone, so that the way back drops the same
-    on any machine. x, y: (units, batch), of which `first` is the layer's first unit here. room: a number for every four images,
-    each of whose quarters is the chance of one.
+    on any machine (of those that have a number's lowest byte first). x, y: (units, batch), of which `first` is the layer's first
+    unit here. room: a number for every four images, whose quarters are their chances.
     """
-    units, batch = x.shape
-    limit, scale = np.uint32(np.rint(np.float64(rate) * 65536.0)), FLOAT(1) / (FLOAT(1) - rate)
+    (units, batch), limit = x.shape, np.uint32(lost)
     key = mixed(mixed(mixed(mixed(draw[0]) + draw[1]) + draw[2]) + layer)
     chances = room.view(np.uint16)
     for i in range(units):
@@ -113,4 +116,4 @@ def drop(x, draw, layer, rate, room, y, first):
             place = np.uint64((first + i) * (batch // 4) + n)
             room[n] = mixed(key + place * np.uint64(0x9E3779B97F4A7C15))
         for n in range(batch):
-            y[i, n] = x[i, n] * scale if np.uint32(chances[n]) >= limit else FLOAT(0)
+            y[i, n] = x[i, n] * factor if np.uint32(chances[n]) >= limit else FLOAT(0)

@@ -1,5 +1,5 @@
-"""Filters of `patches`, at all points and back, in registers of LANES neighbouring filters: of a channel first along rows, by tiles
-whose rows are a filter's, then along columns.
+"""Filters of `patches`, at all points and back, in registers of neighbouring filters: of a channel first columns, by tiles whose
+rows are a filter's, then rows.
 """
 
 from distsgd.kernels import tile
@@ -12,11 +12,11 @@ from distsgd.kernels.vector import VECTOR
 def spread_filters(weights, first, room, spread):
     """Write spread[p n + q, first + c, k] = sum over r, s of matrix[p, r] * weights[c, r, s, k] * matrix[q, s].
 
-    matrix: that of filters of `winograd.transforms`, for patches of n points along a side. room: (n, n * VECTOR). There are LANES
-    filters or more; where they are no whole registers, the last moves back over filters done before.
+    matrix: that of filters of `winograd.transforms`, for patches of n points along a side. room: (n, n * VECTOR) or
+    more. There are LANES filters or more; where they are no whole registers, the last moves back over filters done before.
     """
     channels, size, _, filters = weights.shape
-    deep, across = spread.shape[1] * filters, room.shape[1]
+    point, across = spread.shape[1] * filters, room.shape[1]
 
     def spread_some(taps, points, c, k):
         """Filters k.. of channel c."""
@@ -26,8 +26,8 @@ def spread_filters(weights, first, room, spread):
             tile.store(filters_to_points(column, points), room, s * VECTOR, across)
         for p in range(n):
             row = tile.load(taps, room, p * across, VECTOR)
-            to = p * n * deep + (first + c) * filters + k
-            tile.store(filters_to_points(row, points), spread, to, deep)
+            to = p * n * point + (first + c) * filters + k
+            tile.store(filters_to_points(row, points), spread, to, point)
 
     for c in range(channels):
         for k in range(0, filters, VECTOR):
@@ -46,16 +46,16 @@ def gather_filters(spread, first, room, weights):
     """
     channels, size, _, filters = weights.shape
     runs, _, deep, wide = spread.shape
-    deep, across = deep * wide, room.shape[1]
+    point, across = deep * wide, room.shape[1]
 
     def gather_some(taps, points, c, k):
         """Filters k.. of channel c."""
         n = tile.rows(points)
         for q in range(n):
-            at = q * deep + (first + c) * wide + k
-            column = tile.load(points, spread, at, n * deep)
+            at = q * point + (first + c) * wide + k
+            column = tile.load(points, spread, at, n * point)
             for run in range(1, runs):
-                column = tile.add(column, spread, at + run * n * n * deep, n * deep)
+                column = tile.add(column, spread, at + run * n * n * point, n * point)
             tile.store(filters_from_points(column, taps), room, q * VECTOR, across)
         for r in range(size):
             row = tile.load(points, room, r * across, VECTOR)

@@ -102,7 +102,7 @@ def slopes_to_points(typing, tile, points):
 
 
 def _of_filters(taps: int, points: int) -> np.ndarray:
-    """That of filters."""
+    """The matrix of filters of `winograd.transforms`, in float64."""
     return winograd.transforms(points - taps + 1, taps)[1].astype(np.float64)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from distsgd.kernels import band_pairs, band_rows, rows, taps, winograd
 from distsgd.kernels import pairs as pairing
 from distsgd.kernels.taps import Window
-from distsgd.kernels.vector import LANES, STRIP
+from distsgd.kernels.vector import STRIP
 from distsgd.layers import convolution_patches as patches
 from distsgd.layers import convolution_products as matrices
 from distsgd.layers import scratch as memory
@@ -181,12 +181,8 @@ def pairs_room(window: Window, filters: int) -> int:
 
 
 def _pairs_by_patches(window: Window, filters: int) -> bool:
-    """Where filters fill a register, as they lie innermost there, and maps are not so small that `matrices` are faster."""
-    return (
-        filters >= LANES
-        and not matrices.fit(window, filters)
-        and _by_patches(window, filters, moves=MOVES_TO_WEIGHTS)
-    )
+    """Where maps are not so small that `matrices` are faster."""
+    return not matrices.fit(window, filters) and _by_patches(window, filters, moves=MOVES_TO_WEIGHTS)
 
 
 def pairs(

@@ -47,7 +47,10 @@ def _patches(window: Window) -> tuple[int, int]:
 
 
 def fit(window: Window, filters: int, pool: int, instead: int) -> bool:
-    """Whether a layer is computed so, `instead` of that many multiply-adds for an image by the best other way."""
+    """Whether a layer is computed so, `instead` of that many multiply-adds for an image by the best other way.
+
+    Its filters must fill a register: they lie innermost where they and their gradients go to points and back.
+    """
     return (
         window.stride == 1
         and window.size[0] == window.size[1] in SIZES
@@ -191,7 +194,7 @@ def sums(
     scratch: np.ndarray,
     target: Target,
 ) -> Program:
-    """What `convolution_bands.sums` says."""
+    """What `convolution_bands.sums` says, for LANES filters or more."""
     count = filters.shape[3]
     shapes = _Seen.shapes(window, count), _Made.shapes(window, count, target.pool)
     parts = memory.parts(scratch, shapes[0] + shapes[1])
@@ -204,7 +207,7 @@ def sums(
         part = target.part(piece.lines(window), piece.across(window), window.buffer[3])
         in_pieces.append(_of_piece(x, window, piece, seen, made, bias, part))
     own = *seen, made.partial, made.products, made.before
-    if made.weights.size > LARGEST:  # one thread's part is soon made, and what others made is read once
+    if made.weights.size > LARGEST:  # it takes less to make a part, and to read what others made
         return [spread, (in_turn, (in_pieces, own, []))]
     return [(in_turn, (in_pieces, (*own, made.weights), [spread]))]
 

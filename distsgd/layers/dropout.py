@@ -8,12 +8,16 @@ import numpy as np
 from distsgd.config import InputError
 from distsgd.kernels import order
 from distsgd.kernels.compiled import FLOAT
+from distsgd.layers import scratch as memory
 from distsgd.layers.place import Border, Place, Program, Shape, Tensor, Values
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Each value is dropped with probability `rate` in training and the others grow by 1 / (1 - rate) (Srivastava et al. 2014)."""
+    """Each value is dropped with probability `rate` in training and the others grow by 1 / (1 - rate) (Srivastava et al. 2014).
+
+    The rate is rounded to the nearest of order.CHANCES parts.
+    """
 
     rate: float
 
@@ -26,9 +30,9 @@ class Dropout:
         return Border()
 
     def output(self, shape: Shape) -> Shape:
-        """The same shape. InputError unless 0 <= rate < 1."""
-        if not 0 <= self.rate < 1:
-            raise InputError(f"dropout rate {self.rate}: must be at least 0 and below 1")
+        """The same shape. InputError unless 0 <= rate < 0.99999: more would be all."""
+        if not 0 <= self.rate < 0.99999:
+            raise InputError(f"dropout rate {self.rate}: must be at least 0 and below 0.99999")
         return shape
 
     def tensors(self, shape: Shape) -> tuple[Tensor, ...]:
@@ -41,7 +45,7 @@ class Dropout:
 
     def scratch(self, shape: Shape, batch: int) -> int:
         """float32 values of working memory: chances, and one image batch for the way through borders."""
-        return math.prod(shape) * batch + batch // 2
+        return memory.room(self._room(shape, batch))
 
     def own(self, shape: Shape, batch: int, first: bool) -> int:
         """None."""
@@ -59,15 +63,23 @@ class Dropout:
         if place.dx is None:
             return []
         if place.rectified:  # what was dropped is zero in y, as is what the rectifier stopped
-            grown = FLOAT(1) / (FLOAT(1) - FLOAT(self.rate))
-            return [(order.pass_back, (place.dy.inside, grown, place.y.inside, place.dx.inside))]
+            return [(order.pass_back, (place.dy.inside, self._chance()[1], place.y.inside, place.dx.inside))]
         return self._drop(place, place.dy, place.dx)
+
+    def _room(self, shape: Shape, batch: int) -> list[tuple[int, ...]]:
+        """Of chances, and of values that have no border."""
+        return [(batch // 2,), (math.prod(shape), batch)]
+
+    def _chance(self) -> tuple[int, np.floating]:
+        """Of being lost, in order.CHANCES, and what the others grow by."""
+        lost = round(float(FLOAT(self.rate)) * order.CHANCES)
+        return lost, FLOAT(order.CHANCES / (order.CHANCES - lost))
 
     def _drop(self, place: Place, x: Values, y: Values) -> Program:
         """y from x, which has no border."""
-        room, rest = np.split(place.scratch, [x.batch // 2])
-        thinned = y.units if y.border == Border() else rest[: x.units.size].reshape(x.units.shape)
-        chances = room.view(np.uint64)
-        given = x.units, place.draw, np.uint64(place.number), FLOAT(self.rate), chances, thinned, 0
+        room, thinned = memory.parts(place.scratch, self._room(x.shape, x.batch))
+        thinned = y.units if y.border == Border() else thinned
+        key = place.draw, np.uint64(place.number)
+        given = x.units, *key, *self._chance(), room.view(np.uint64), thinned, 0
         copied = [(order.copy, (y.inside, thinned.reshape(y.inside.shape)))] if y.border != Border() else []
         return [(order.drop, given), *copied]
