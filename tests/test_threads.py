@@ -18,7 +18,7 @@ from distsgd import config, zoo
 from distsgd.clock import Clock
 from distsgd.comm import Alone, Ranks, World
 from distsgd.config import Config, InputError
-from distsgd.kernels import order, patches
+from distsgd.kernels import order, patch_filters, patches
 from distsgd.kernels import threads as native
 from distsgd.kernels.compiled import FLOAT
 from distsgd.kernels.vector import aligned
@@ -133,7 +133,7 @@ def test_no_two_threads_write_to_the_same_place(
     layers = [Convolution(70, 3, "same"), Rectifier(), Convolution(33, 5, "same"), Rectifier(), MaxPool(2)]
     stages, data = plan([*layers, Dense(CLASSES)], shape), Data(shape)
     cut_by_columns, cut_by_images = set[bool](), set[bool]()
-    as_pieces, runs = set[bool](), set[int]()
+    as_pieces, runs, for_themselves = set[bool](), set[int](), False
     network = Network(stages, 23, start(stages))
     data.fill(network, 3, 23)
     network.draw[:] = DRAW
@@ -146,6 +146,10 @@ def test_no_two_threads_write_to_the_same_place(
             shared = [set[int]().union(*map(written, calls)) for calls in step]
             assert len(set().union(*shared)) == sum(map(len, shared)), step
             as_pieces.add(len(step[0]) > 1)
+            spread = [call[1][3] for call in chain(*step) if call[0] is patch_filters.spread_filters]
+            if len(step[0]) > 1 and spread:  # the values are the same, which `written` does not see
+                assert len({id(memory_of(filters)) for filters in spread}) == threads
+                for_themselves = True
         for kernel, arguments in program:
             if kernel is in_turn and any(
                 patches.pair_points is each for each, _ in calls([(kernel, arguments)])
@@ -160,6 +164,8 @@ def test_no_two_threads_write_to_the_same_place(
         then(network.class_weights)
     assert network.gradient.any()
     assert False in as_pieces
+    if threads == 2 or of_layers == 1:
+        assert for_themselves == (of_layers > 1)
     assert runs == {of_layers}
     several_bands = near == 300_000 and shape[0] == 20
     assert True in (cut_by_images if threads == 3 or several_bands else cut_by_columns)
