@@ -33,8 +33,12 @@ class Case:
         room = self.partial[: pairs_room(taps, channels)]
         filled_up = np.concatenate([self.offsets, np.repeat(self.offsets[-1:], -taps % TAPS)])
         spans = np.array([(0, self.dy.shape[1], 0, self.dy.shape[2])] * (len(filled_up) // TAPS))
-        sums = (filled_up, np.arange(taps), spans, self.step, self.dy, room, self.dw)
+        db, alone = np.full(channels + 2, CANARY), np.empty(channels, np.float32)
+        sums = (filled_up, np.arange(taps), spans, self.step, self.dy, room, self.dw, db[1:-1])
         pairs.sum_pairs(self.x, *sums, NO_VALUES, NO_WINNERS)
+        pairs.sum_lanes(self.dy, np.empty(ROOM, np.float32), alone)
+        np.testing.assert_array_equal(db[1:-1], alone)
+        assert (db[[0, -1]] == CANARY).all()
         return self.dw
 
     def expected(self) -> np.ndarray:

@@ -64,4 +64,4 @@ def pair_bands(
     for p in range(points):
         of_point = spread[p].reshape(channels * bands * wide), offsets, kernel_places, spans, wide, slopes[p]
         into = products[p].reshape(channels * products.shape[2], filters)
-        sum_pairs(*of_point, partial, into, pooled, winner)
+        sum_pairs(*of_point, partial, into, partial[:0], pooled, winner)

@@ -18,6 +18,8 @@ PARTS = LANES // VECTOR
 """Registers that the LANES chains of one dot product take; they are summed one after another."""
 ROOM = TAPS * CHANNELS * LANES
 """float32 values in which the chains of one block of TAPS x CHANNELS dot products rest."""
+LANES_ROOM = CHANNELS * LANES
+"""The same, in which the sums of CHANNELS channels' lanes rest."""
 BLOCK = 1024
 """Lanes of a row after which another block takes its turn, so that the rows of dy are read from the level-1 cache."""
 SEEN = 80 * BLOCK
@@ -25,17 +27,18 @@ SEEN = 80 * BLOCK
 
 
 @compiled(
-    "void(real[::1], int64[::1], int64[::1], int64[:,::1], int64, real[:,:,:], real[::1], real[:,:],"
+    "void(real[::1], int64[::1], int64[::1], int64[:,::1], int64, real[:,:,:], real[::1], real[:,:], real[::1],"
     " real[:,:,:,::1], uint8[:,:,:,::1])"
 )
-def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
-    """Write dw, see the module's equation.
+def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, db, pooled, winner):
+    """Write dw, see the module's equation, and db, not empty, as `sum_lanes` does, while dy is near.
 
     x, step: as in `rows.sum_rows`. offsets, places, spans: see `taps.PairTaps`. dy: (channels, rows, length), its last axis
-    contiguous. partial: room for the chains, see `taps.pairs_room`. dw: (taps, channels).
+    contiguous. partial: room for the chains, see `taps.pairs_room`. dw: (taps, channels). db: (channels,).
 
-    With `winner` (channels, height, width, batch), not empty, the gradient is that of windows' maxima, `pooled` of the same shape;
-    dy then has as many rows as a window and is written for one row of windows after another (see `pool.max_pool_gradient`).
+    With `winner` (channels, height, width, batch), not empty, the gradient is that of windows' maxima, `pooled` of the same shape,
+    and db is empty; dy then has as many rows as a window and is written for one row of windows after another (see
+    `pool.max_pool_gradient`).
     """
     channels, size, length = dy.shape
     plane, line = dy.strides[0] >> SHIFT, dy.strides[1] >> SHIFT
@@ -46,6 +49,7 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
     # Windows' maxima are spread once only: then all blocks take their turns with every row of windows.
     together = spans.shape[0] if winner.size > 0 else max(1, SEEN // (TAPS * at_a_time * piece))
     columns, part = (channels + CHANNELS - 1) // CHANNELS, ROOM // PARTS
+    lanes_part, has_bias = LANES_ROOM // PARTS, db.size > 0
 
     def extend(total, x_at, tap, dy_at, count, first, last, rest):
         """A block of dot products, continued over some rows: chains come from and go to `partial`."""
@@ -56,6 +60,24 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
             x_at += step
             dy_at += line
         tile.store(total, partial, rest, CHANNELS * VECTOR)
+
+    def extend_some(zeros, k, i, until, start, rest):
+        """The sums of so many channels' lanes, the same way."""
+        for h in range(PARTS):
+            total = tile.load(zeros, partial, rest + h * lanes_part, VECTOR)
+            for row in range(i, until):
+                for j in range(start, min(start + piece, length), LANES):
+                    total = tile.add(total, dy, k * plane + row * line + j + h * VECTOR, plane)
+            tile.store(total, partial, rest + h * lanes_part, VECTOR)
+
+    def extend_lanes(k, i, until, start, rest):
+        """Of CHANNELS, or of those that are left."""
+        rest += k * LANES
+        if channels - k >= CHANNELS:
+            extend_some(tile.zeros(CHANNELS, 1), k, i, until, start, rest)
+        else:
+            for c in range(channels - k):
+                extend_some(tile.zeros(1, 1), k + c, i, until, start, rest + c * VECTOR)
 
     four, three, one = tile.zeros(TAPS, 4), tile.zeros(TAPS, 3), tile.zeros(TAPS, 1)
 
@@ -77,10 +99,14 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
                         for c in range(channels - k):
                             extend(one, at, b * TAPS, out + c * plane, count, first, last, rest + c * VECTOR)
                 block += 1
+            if begin == 0 and has_bias:
+                extend_lanes(k, i, until, start, end * columns * ROOM)
 
     for begin in range(0, spans.shape[0], together):
         end = min(begin + together, spans.shape[0])
         partial[: (end - begin) * columns * ROOM] = 0
+        if begin == 0 and has_bias:
+            partial[end * columns * ROOM :][: columns * LANES_ROOM] = 0
         for i in range(0, rows, at_once):
             if winner.size > 0:
                 unpool_row(pooled, winner, i // size, size, size, False, dy, dy, 0, plane, line)
@@ -93,6 +119,10 @@ def sum_pairs(x, offsets, places, spans, step, dy, partial, dw, pooled, winner):
                 block = (k // CHANNELS) * (end - begin) + t // TAPS - begin
                 chains = block * ROOM + ((t % TAPS) * CHANNELS + k % CHANNELS) * VECTOR
                 dw[places[t], k] = vector.sum_chains(partial, chains, part)
+        if begin == 0 and has_bias:
+            for k in range(channels):
+                chains = end * columns * ROOM + k // CHANNELS * LANES_ROOM + k % CHANNELS * VECTOR
+                db[k] = vector.sum_chains(partial, chains, lanes_part)
 
 
 @compiled("void(real[:,:,:], real[::1], real[::1])")

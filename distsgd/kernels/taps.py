@@ -215,4 +215,4 @@ def _whole_blocks(offsets: np.ndarray) -> np.ndarray:
 
 def pairs_room(taps: int, channels: int) -> int:
     """float32 values that `pairs.sum_pairs` needs for its chains."""
-    return -(-taps // TAPS) * -(-channels // pairs.CHANNELS) * pairs.ROOM
+    return -(-channels // pairs.CHANNELS) * (-(-taps // TAPS) * pairs.ROOM + pairs.LANES_ROOM)

@@ -186,21 +186,28 @@ def _pairs_by_patches(window: Window, filters: int) -> bool:
 
 
 def pairs(
-    x: np.ndarray, window: Window, dy: np.ndarray | Windows, scratch: np.ndarray, dw: np.ndarray
+    x: np.ndarray,
+    window: Window,
+    dy: np.ndarray | Windows,
+    scratch: np.ndarray,
+    dw: np.ndarray,
+    db: np.ndarray,
 ) -> Program:
     """What `pairs.sum_pairs` says, by it, by bands of rows, by products or by patches.
 
-    dy: windows where `reads_windows`. dw: (channels, row, column, filters), contiguous.
+    dy: windows where `reads_windows`. dw: (channels, row, column, filters), contiguous. db: (filters,), or empty where others
+    write it.
     """
     if _pairs_by_patches(window, dw.shape[3]):
-        return patches.pairs(x, window, dy, scratch, dw)
+        program = patches.pairs(x, window, dy, scratch, dw)
+        return program if isinstance(dy, Windows) else program + to_bias(dy, scratch, db)
     assert not isinstance(dy, Windows)
     if matrices.fit(window, dw.shape[3]):
         partial, turned = memory.parts(scratch, matrices.shapes(window, dw.shape[3]))
-        return matrices.products(x, window, dy, partial, turned, dw)
+        return matrices.products(x, window, dy, partial, turned, dw) + to_bias(dy, scratch, db)
     partial, *parts = memory.parts(scratch, _pair_shapes(window, dw.shape[3]))
     if not parts:
-        sums = (*taps.pair_taps(window), window.step, dy, partial, dw.reshape(-1, dw.shape[3]))
+        sums = (*taps.pair_taps(window), window.step, dy, partial, dw.reshape(-1, dw.shape[3]), db)
         return [(pairing.sum_pairs, (x, *sums, rows.NO_VALUES, rows.NO_WINNERS))]
     spread, slopes, products = parts
     tall = len(spread) - window.size[0] + 1
@@ -212,4 +219,10 @@ def pairs(
     return [
         (band_pairs.pair_bands, (x, *taken, *made)),
         (band_pairs.gather_filters, (products, of_filters, 0, dw)),
+        *to_bias(dy, scratch, db),
     ]
+
+
+def to_bias(dy: np.ndarray, scratch: np.ndarray, db: np.ndarray) -> Program:
+    """The gradient to biases (filters,), unless that is empty. After the weights', which brings dy near."""
+    return [(pairing.sum_lanes, (dy, scratch, db))] if db.size else []

@@ -120,10 +120,11 @@ def scratch(layer: "Convolution", shape: Shape, batch: int) -> int:
 
 def backward(layer: "Convolution", place: Place) -> Program:
     """The gradients to weights and bias, and dx, from dy."""
-    # After the weights', which bring dy near; of windows that are spread, before: the weights' read what they are spread to.
-    to_bias: Program = [(pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1]))]
     if layer.pool == 1:
-        return _to_weights(layer, place, place.dy.rows) + to_bias + _to_input(layer, place, place.dy)
+        return _to_weights(layer, place, place.dy.rows, place.gradients[1]) + _to_input(
+            layer, place, place.dy
+        )
+    to_bias = bands.to_bias(place.dy.rows, place.scratch, place.gradients[1])
     if place.dx is None or reads_windows(layer, place.x.shape):
         return _to_weights(layer, place, None) + to_bias + _to_input(layer, place, None)
     spread = _spread(layer, place)
@@ -152,8 +153,10 @@ def _spread(layer: "Convolution", place: Place) -> Values:
     return Values(own.reshape(*border.around(layer.convolved(shape)), batch), border)
 
 
-def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None) -> Program:
-    """From the convolution's gradient; None, and where channels are few: from that of windows."""
+def _to_weights(
+    layer: "Convolution", place: Place, gradient: np.ndarray | None, db: np.ndarray = rows.NO_BIAS
+) -> Program:
+    """From the convolution's gradient, with that to biases; None, and where channels are few: from that of windows."""
     _, x = phases.split(layer, place)
     window = window_forward(layer, place.x.shape, place.x.batch)
     program: Program = []
@@ -163,13 +166,13 @@ def _to_weights(layer: "Convolution", place: Place, gradient: np.ndarray | None)
         if shallow.fit_pairs(window, slopes.shape[3], layer.pool):
             program += shallow.pairs(flat, window, *windows, place.scratch, slopes)
         elif gradient is not None:
-            program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes)
+            program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes, db[filters])
         elif place.dx is not None:
-            program += bands.pairs(flat, window, windows, place.scratch, slopes)
+            program += bands.pairs(flat, window, windows, place.scratch, slopes, db)
         else:
             chains, band = _first_room(layer, place)
             lists = (*taps.pair_taps(window), window.step)
-            sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]))
+            sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]), db)
             program.append((pairs.sum_pairs, (flat, *sums, *windows)))
     return program
 

@@ -66,14 +66,15 @@ class Dense:
         """The gradients to weights and bias, and dx, from dy."""
         few = self._few(len(place.x.units))
         program = self._dot_products(place) if few else self._outer_products(place)
-        if self.bias:
+        if self.bias and not few:
             program.append((pairs.sum_lanes, (place.dy.rows, place.scratch, place.gradients[1])))
         return program if place.dx is None else program + self._to_input(place, place.dx)
 
     def _dot_products(self, place: Place) -> Program:
         seen = taps.dense_pair_taps(len(place.x.units), place.x.batch)
-        sums = (*seen, 0, place.dy.rows, place.scratch, place.gradients[0], rows.NO_VALUES, rows.NO_WINNERS)
-        return [(pairs.sum_pairs, (place.x.flat, *sums))]
+        bias = place.gradients[1] if self.bias else rows.NO_BIAS
+        sums = (*seen, 0, place.dy.rows, place.scratch, place.gradients[0], bias)
+        return [(pairs.sum_pairs, (place.x.flat, *sums, rows.NO_VALUES, rows.NO_WINNERS))]
 
     def _outer_products(self, place: Place) -> Program:
         x, dy, wide = place.x.units, place.dy.units, max(self.units, LANES)

@@ -171,9 +171,10 @@ def _pairs_at_points(given: Given, first: int, last: int) -> Given:
 
 
 def _blocks(given: Given, first: int, last: int) -> Given:
-    """Blocks of taps of `sum_pairs`."""
+    """Blocks of taps of `sum_pairs`; the sums of lanes go with the first."""
     taps = slice(first * TAPS, last * TAPS)
-    return {"offsets": given["offsets"][taps], "places": given["places"][taps]}
+    found = {"offsets": given["offsets"][taps], "places": given["places"][taps]}
+    return found if first == 0 else {**found, "db": given["db"][:0]}
 
 
 def _is_pooled(given: Given) -> bool:
@@ -230,7 +231,7 @@ WAYS: dict[Callable[..., object], tuple[Way, ...]] = {
         ),
     ),
     pairs.sum_pairs: (
-        Way({**_OF_FILTERS, "dw": 1}, ("partial",), CHANNELS),
+        Way({**_OF_FILTERS, "dw": 1, "db": 0}, ("partial",), CHANNELS),
         Way({"spans": 0}, ("partial",), 1, _where(False), _blocks),
     ),
     pairs.sum_lanes: (Way({"dy": 0, "db": 0}, ("partial",)),),
