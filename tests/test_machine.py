@@ -424,6 +424,7 @@ def test_a_run_is_predicted_before_and_compared_after(
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("predicted: ")
+    assert "kernels" not in lines[1]
     assert any("predicted" in line and "error" in line for line in lines[5:])
     before, after = (json.loads(Path("RUN", name).read_text()) for name in ("prediction.json", "run.json"))
     assert set(after["predicted_seconds"]) == set(after["seconds"]) == {"total", *PHASES}
@@ -593,7 +594,7 @@ def test_what_a_file_can_not_tell_is_not_predicted(
 ) -> None:
     content = json.loads(measured.read_text())
     content["steps"][0]["lanes"] = content["steps"][0]["compute"] = []
-    content["where"].update(processor="another one")
+    content["where"].update(processor="another one", kernels="others")
     Path("wrong.json").write_text(json.dumps(content))
     odd = json.loads(measured.read_text())
     odd["averaging"]["conversion"] = odd["averaging"]["exchanges"] = 5
@@ -611,6 +612,11 @@ def test_what_a_file_can_not_tell_is_not_predicted(
             "two",
             ["prediction.machine=wrong.json", "network.name=chavan-3-16-100"],
             "is of another one, here is",
+        ),
+        (
+            "kernels",
+            ["prediction.machine=wrong.json", "network.name=chavan-3-16-100"],
+            "is of another version's kernels",
         ),
         (
             "odd",

@@ -126,7 +126,9 @@ def test_more_ranks_than_cores_are_for_other_nodes() -> None:
     assert ["has 2 cores, room for 2 ranks" in note for note in notes] == [False, True]
 
 
-def test_steps_that_sleep_are_planned_as_they_sleep(tmp_path: Path) -> None:
+def test_steps_that_sleep_are_planned_as_they_sleep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "trace.json").write_text("[0.5]")
     path = tmp_path / "machine.json"
     where.write(measured_machine(), path)
@@ -136,6 +138,12 @@ def test_steps_that_sleep_are_planned_as_they_sleep(tmp_path: Path) -> None:
     assert cli.main(["plan", *arguments, "--json", str(tmp_path / "plan.json")]) == 0
     points = json.loads((tmp_path / "plan.json").read_text())["points"]
     assert [one["seconds_by_phase"]["compute"] for one in points] == [pytest.approx(10), pytest.approx(5)]
+    old = "the machine file is of another version's kernels"
+    assert old in capsys.readouterr().out
+    here = measured_machine().where.model_copy(update={"kernels": where.kernels()})
+    where.write(measured_machine().model_copy(update={"where": here}), path)
+    assert cli.main(["plan", *arguments]) == 0
+    assert old not in capsys.readouterr().out
 
 
 def test_much_of_a_speed_ups_error_cancels() -> None:

@@ -75,7 +75,8 @@ def _elsewhere(there: Where, here: Where) -> str:
     if here.ranks == 1:
         differs = [name for name in differs if name != "mpi"]
     told = " and ".join(f"{getattr(there, name)}, here is {getattr(here, name)}" for name in differs)
-    return (f"; the machine file is of {told}" if told else "") + _wandered(there, here)
+    said = [f"the machine file is of {told}" if told else "", where.outdated(there)]
+    return "".join(f"; {one}" for one in said if one) + _wandered(there, here)
 
 
 def _wandered(there: Where, here: Where) -> str:

@@ -27,6 +27,8 @@ class Where(Section):
     """Of rank 0's core, as the system told when it was measured; None: it does not, or the file is older than this line."""
     nearness: float | None = None
     """Seconds of the ranks' smallest exchange, see machine.nearness; None: not to be told, or the file is older than this line."""
+    kernels: str | None = None
+    """Which code computed, see machine.where; None: the file is older than this line."""
 
 
 class Step(Section):

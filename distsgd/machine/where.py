@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import re
+from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -44,7 +45,24 @@ def where(ranks: Ranks, threads: int = 1) -> Where:
         memory=memory(),
         megahertz=megahertz(),
         nearness=nearness(ranks),
+        kernels=kernels(),
     )
+
+
+@cache
+def kernels() -> str:
+    """A hash of the code whose seconds a machine file tells: kernels, and layers, which choose among them."""
+    package, code = Path(__file__).parents[1], hashlib.sha256()
+    for source in sorted([*package.glob("kernels/*.py"), *package.glob("layers/*.py")]):
+        code.update(source.read_bytes())
+    return code.hexdigest()[:12]
+
+
+def outdated(there: Where) -> str:
+    """What is to be said of a file that was measured with other kernels than these."""
+    if there.kernels == kernels():
+        return ""
+    return "the machine file is of another version's kernels, which may take longer or shorter: measure again"
 
 
 def comparable(there: Where, here: Where) -> float | None:
