@@ -267,7 +267,7 @@ def test_averages_are_looked_at_after_as_much_as_there_are_images_for() -> None:
 
 
 def test_a_run_says_where_cores_lie_now() -> None:
-    there = where.where(Alone()).model_copy(update={"ranks": 2, "nearness": 9e-7})
+    there = where.where(Alone()).model_copy(update={"ranks": 2, "nearness": 9e-7, "kernels": where.kernels()})
     assert _elsewhere(there, there) == ""
     nearer = _elsewhere(there, there.model_copy(update={"nearness": 7e-7}))
     assert "cores lie nearer to each other" in nearer
@@ -631,6 +631,19 @@ def test_what_a_file_can_not_tell_is_not_predicted(
     ):
         assert cli.main([*arguments, run, *(part for change in chosen for part in ("--set", change))]) == 0
         assert said in capsys.readouterr().out
+
+
+def test_other_kernels_have_another_mark(tmp_path: Path) -> None:
+    assert where.kernels(tmp_path) is None
+    for room in ("kernels", "layers", "threads"):
+        (tmp_path / room).mkdir()
+    (tmp_path / "kernels" / "rows.py").write_text("a = 1")
+    where.kernels.cache_clear()
+    first = where.kernels(tmp_path)
+    assert first
+    (tmp_path / "threads" / "team.py").write_text("a = 2")
+    where.kernels.cache_clear()
+    assert where.kernels(tmp_path) not in (None, first, where.kernels())
 
 
 def test_a_wrong_file_stops_a_run_before_it_begins(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

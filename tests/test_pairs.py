@@ -1,16 +1,19 @@
 """Dot products of rows against loops over taps, channels and rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from oracle import assert_close, rounding
+from test_layers import bench
 
 from distsgd.kernels import pairs
 from distsgd.kernels.pairs import BLOCK, ROOM, SEEN
-from distsgd.kernels.rows import NO_VALUES, NO_WINNERS
-from distsgd.kernels.taps import pairs_room
-from distsgd.kernels.vector import LANES, TAPS
+from distsgd.kernels.rows import NO_BIAS, NO_VALUES, NO_WINNERS
+from distsgd.kernels.taps import Window, pair_taps, pairs_room
+from distsgd.kernels.vector import LANES, TAPS, aligned
+from distsgd.layers import Convolution, Dense
+from distsgd.threads.parts import parts
 
 LENGTHS = [16, 32, 48, 64, 80, 160, BLOCK // 4 * 3 // LANES * LANES, BLOCK, BLOCK + 16]
 CANARY = np.float32(-12345.678)
@@ -39,6 +42,9 @@ class Case:
         pairs.sum_lanes(self.dy, np.empty(ROOM, np.float32), alone)
         np.testing.assert_array_equal(db[1:-1], alone)
         assert (db[[0, -1]] == CANARY).all()
+        with_bias = self.dw.copy()
+        pairs.sum_pairs(self.x, *sums[:-1], NO_BIAS, NO_VALUES, NO_WINNERS)
+        np.testing.assert_array_equal(self.dw, with_bias)
         return self.dw
 
     def expected(self) -> np.ndarray:
@@ -161,3 +167,36 @@ def test_a_bias_gradient_is_summed_in_sixteen_chains_and_a_tree() -> None:
     while chains.size > 1:
         chains = chains[: chains.size // 2] + chains[chains.size // 2 :]
     assert db[0] == chains[0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "calls_of_it"),
+    [
+        (Convolution(5, 3, "same"), 1),
+        (Convolution(32, 3, "same"), 1),
+        (Convolution(16, 3, groups=2), 2),
+        (Convolution(8, 4, stride=2), 1),
+        (Convolution(18, 3, "same", pool=2), 1),
+        (Dense(5), 1),
+        (Dense(40), 1),
+    ],
+)
+@pytest.mark.parametrize("length", [5, 12])
+def test_a_bias_gradient_is_written_once(layer: Convolution | Dense, calls_of_it: int, length: int) -> None:
+    place = bench(layer, (2, length, length), 3).place
+    for dx in (place.dx, None):
+        calls = layer.backward(replace(place, dx=dx))
+        written = [
+            array for _, given in calls for array in given if np.may_share_memory(array, place.gradients[1])
+        ]
+        assert len(written) == calls_of_it
+        assert sum(array.size for array in written) == place.gradients[1].size
+
+
+def test_one_thread_sums_the_lanes_when_taps_are_shared_out() -> None:
+    dy, dw, db = aligned((4, 3, 16)), aligned((20, 4)), aligned(4)
+    window = Window((20, 3, 1, 16), (1, 1), 0, 0, 3, 1, (3, 1))
+    given = aligned(20 * 48), *pair_taps(window), window.step, dy, aligned(pairs_room(20, 4)), dw, db
+    shared = parts((pairs.sum_pairs, (*given, NO_VALUES, NO_WINNERS)), 2, [lambda memory: memory] * 2)
+    assert [part[1][8].size for part in shared if part] == [4, 0]
+    assert [part[1][1].size for part in shared if part] == [2 * TAPS, 2 * TAPS]

@@ -95,9 +95,11 @@ def _bench_prediction(given: argparse.Namespace, clock: Clock) -> int:
 
     def command(world: "Ranks") -> int:
         from distsgd.bench.prediction import prediction
-        from distsgd.machine.where import chosen
+        from distsgd.machine.where import chosen, outdated
 
         machine = chosen(settings.prediction.machine, world, threads)
+        if world.rank == 0 and (old := outdated(machine.where)):
+            print(f"distsgd: {old}", file=sys.stderr, flush=True)
         prediction(world, machine, given.seed, given.count, given.json, cli_ranks.voice(world))
         return 0
 

@@ -127,7 +127,6 @@ def link_of(text: str | None) -> "Link | None":
 def _said(
     given: argparse.Namespace, planned: "Planned", runs: "Sequence[Measured]", others: Sequence[str]
 ) -> Iterator[str]:
-    from distsgd.machine.where import outdated
     from distsgd.report import plan as told
 
     yield from [f"plan: {told.heading(planned)}", ""]
@@ -136,8 +135,7 @@ def _said(
     for row in cells:
         yield "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
     yield ""
-    notes = *told.notes(planned, others), outdated(planned.machine.where)
-    yield from (f"  {note}" for note in notes if note)
+    yield from (f"  {note}" for note in told.notes(planned, others))
     yield from ["", told.knee(planned)]
     limit, changes = told.limit(planned)
     yield limit

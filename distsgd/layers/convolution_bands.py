@@ -224,5 +224,7 @@ def pairs(
 
 
 def to_bias(dy: np.ndarray, scratch: np.ndarray, db: np.ndarray) -> Program:
-    """The gradient to biases (filters,), unless that is empty. After the weights', which brings dy near."""
+    """The gradient to biases (filters,), unless that is empty: of a convolution that is not pooled after the weights', which brings
+    dy near; of windows' gradients that are spread before, as the weights' reads what they are spread to.
+    """
     return [(pairing.sum_lanes, (dy, scratch, db))] if db.size else []

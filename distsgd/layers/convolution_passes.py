@@ -168,11 +168,11 @@ def _to_weights(
         elif gradient is not None:
             program += bands.pairs(flat, window, gradient[filters], place.scratch, slopes, db[filters])
         elif place.dx is not None:
-            program += bands.pairs(flat, window, windows, place.scratch, slopes, db)
+            program += bands.pairs(flat, window, windows, place.scratch, slopes, rows.NO_BIAS)
         else:
             chains, band = _first_room(layer, place)
             lists = (*taps.pair_taps(window), window.step)
-            sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]), db)
+            sums = (*lists, band[filters], chains, slopes.reshape(-1, slopes.shape[3]), rows.NO_BIAS)
             program.append((pairs.sum_pairs, (flat, *sums, *windows)))
     return program
 

@@ -277,7 +277,7 @@ def pairs_room(window: Window, filters: int) -> int:
 def pairs(
     x: np.ndarray, window: Window, dy: np.ndarray | Windows, scratch: np.ndarray, dw: np.ndarray
 ) -> Program:
-    """What `convolution_bands.pairs` says, for LANES filters or more: by runs of patches, each in pieces one after another."""
+    """dw as `convolution_bands.pairs` says, for LANES filters or more: by runs of patches, each in pieces one after another."""
     count = dw.shape[3]
     parts = memory.parts(scratch, _Seen.shapes(window, count) + _Paired.shapes(window, count))
     seen, made = _Seen(*parts[:3]), _Paired(*parts[3:])

@@ -37,7 +37,7 @@ def shapes(window: Window, filters: int) -> list[tuple[int, ...]]:
 def products(
     x: np.ndarray, window: Window, dy: np.ndarray, partial: np.ndarray, turned: np.ndarray, dw: np.ndarray
 ) -> Program:
-    """What `convolution_bands.pairs` says, for LANES filters or more. partial, turned: see `shapes`."""
+    """dw as `convolution_bands.pairs` says, for LANES filters or more. partial, turned: see `shapes`."""
     program: Program = [(order.transpose, (dy, turned))]
     planes = x.reshape(window.channels, -1).T
 

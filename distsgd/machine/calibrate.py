@@ -26,7 +26,7 @@ from distsgd.machine.passes import merged, passes, quietest
 from distsgd.machine.peak import peak
 from distsgd.machine.rounds import made_up
 from distsgd.machine.steps import Seconds, copying_of, drift, filling_of, steps_of
-from distsgd.machine.where import where
+from distsgd.machine.where import kernels, where
 from distsgd.plan.layers import LOSS
 
 AVERAGING_SECONDS, OVER_NETWORK = 0.7, 8.0
@@ -66,6 +66,8 @@ class Calibration:
         self._filling: list[Filling] = []
         self._looks: list[Look] = []
         self._copying: list[Copying] = []
+        self._kernels = kernels()
+        """Of the code that is measured, whatever happens to the sources meanwhile."""
         self._near: float | None = None
         """How near to each other ranks lie whose steps the file tells of, see nearness."""
         self._swept: dict[int, dict[Shape, list[Seconds]]] = {}
@@ -98,7 +100,9 @@ class Calibration:
                 self._together(side, partial(self._gather, found[side], side, None))
             self._tell(files)
             hosts = _gathered(self._ranks, platform.node())
-            place = where(self._ranks, self._threads).model_copy(update={"nearness": self._near})
+            place = where(self._ranks, self._threads).model_copy(
+                update={"nearness": self._near, "kernels": self._kernels}
+            )
             if self._ranks.rank != 0:
                 return None
             times = {**once(path, int(np.prod(shape))), "start": start}

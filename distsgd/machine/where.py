@@ -45,24 +45,32 @@ def where(ranks: Ranks, threads: int = 1) -> Where:
         memory=memory(),
         megahertz=megahertz(),
         nearness=nearness(ranks),
-        kernels=kernels(),
     )
 
 
 @cache
-def kernels() -> str:
-    """A hash of the code whose seconds a machine file tells: kernels, and layers, which choose among them."""
-    package, code = Path(__file__).parents[1], hashlib.sha256()
-    for source in sorted([*package.glob("kernels/*.py"), *package.glob("layers/*.py")]):
-        code.update(source.read_bytes())
-    return code.hexdigest()[:12]
+def kernels(package: Path = Path(__file__).parents[1]) -> str | None:
+    """A hash of the code whose seconds a machine file tells: of kernels, of layers, which choose among them, and of threads.
+
+    None where there are no sources to look at.
+    """
+    code = hashlib.sha256()
+    sources = sorted(
+        source for room in ("kernels", "layers", "threads") for source in package.glob(f"{room}/*.py")
+    )
+    try:
+        for source in sources:
+            code.update(source.read_bytes())
+    except OSError:
+        return None
+    return code.hexdigest()[:12] if sources else None
 
 
 def outdated(there: Where) -> str:
     """What is to be said of a file that was measured with other kernels than these."""
-    if there.kernels == kernels():
+    if kernels() in (None, there.kernels):
         return ""
-    return "the machine file is of another version's kernels, which may take longer or shorter: measure again"
+    return "the machine file is of another version's kernels, which may be slower or faster (measure again: distsgd calibrate)"
 
 
 def comparable(there: Where, here: Where) -> float | None:

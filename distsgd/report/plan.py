@@ -5,6 +5,7 @@ from typing import Any
 
 from distsgd import __version__
 from distsgd.cost import Estimate
+from distsgd.machine.where import outdated
 from distsgd.plan.curve import PAYS, Point
 from distsgd.plan.planned import Planned
 from distsgd.plan.search import FREE, Recommendation, settings
@@ -91,6 +92,8 @@ def notes(planned: Planned, others: Sequence[str] = ()) -> Iterator[str]:
     """What a reader of the table must know, a line each."""
     curve, job = planned.curve, planned.job
     yield MEANING
+    if old := outdated(planned.machine.where):
+        yield old
     if not job.config.averaging.workers and len(curve.points) > 1:
         yield (
             "each rank has one worker, so every line is another experiment; to compare the time of one and the same, "
