@@ -74,7 +74,8 @@ class Ours:
         self._order = np.arange(len(task.images.labels))
         self._ranks = task.ranks
         sizes = [tensor.size for tensor in network.tensors(task.stages)]
-        self._average = Exact(Allreduce(task.ranks), sizes) if task.ranks.size > 1 else Single(sizes)
+        together = Allreduce(task.ranks, several=False)
+        self._average = Exact(together, sizes) if task.ranks.size > 1 else Single(sizes)
         room, own = max(task.batch, task.room), self._average.own
         self._network = Network(task.stages, room, self.parameters, 1, team, own)
         self.gradient = self._average.mean

@@ -52,7 +52,7 @@ class Alone:
         """Return None: there is nobody to share with."""
         return None
 
-    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+    def mean_memory(self, segments: Sequence[int], several: bool = True) -> MeanMemory | None:
         """Return None: there is nobody to share with."""
         return None
 

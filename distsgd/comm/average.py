@@ -35,11 +35,12 @@ MOST_WIDENINGS = 4
 class Allreduce:
     """All ranks add together, by an algorithm of OF_ALL or by "library".
 
-    That is: in memory that they share where they are on one node, otherwise as the MPI library sees fit.
+    That is: in memory that they share where they are on one node, otherwise as the MPI library sees fit. several: whether a rank
+    may add more than one vector to an exact average; where none does, the memory that they share has no room for sums.
     """
 
-    def __init__(self, ranks: Ranks, algorithm: str = "library") -> None:
-        self._ranks, self._algorithm = ranks, algorithm
+    def __init__(self, ranks: Ranks, algorithm: str = "library", several: bool = True) -> None:
+        self._ranks, self._algorithm, self._several = ranks, algorithm, several
         self._links = ranks.links() if algorithm in OF_ALL else None
         self._shared: SharedMemory | None = None
         self._mean: MeanMemory | None = None
@@ -60,7 +61,7 @@ class Allreduce:
 
     def memory(self, segments: Sequence[int]) -> MeanMemory | None:
         """Return memory where ranks share some, and no algorithm was asked for."""
-        self._mean = None if self._links else self._ranks.mean_memory(segments)
+        self._mean = None if self._links else self._ranks.mean_memory(segments, self._several)
         return self._mean
 
     def sum(self) -> None:

@@ -123,12 +123,14 @@ class SharedSums:
         self._kind, self._weight, self._refused = together.NOTHING, 0, _MAGNITUDES[seen]
 
     def add(self, vector: Floats, weight: int, last: bool) -> None:
-        """A single vector as it is, several as their sums."""
+        """A single vector as it is, several as their sums. ValueError where there was to be only one."""
         fresh = self._kind == together.NOTHING
         if fresh and last:
             self._vector, self._kind, self._weight = vector, together.FLOATS, weight
             self._memory.show(vector)
             return
+        if self._memory.sums.size < vector.size:
+            raise ValueError("a rank adds several vectors, and said that it would add one")
         seen = self._scales.add(vector, weight, fresh, self._memory.sums)
         self._kind, self._refused = together.SUMS, max(self._refused, _MAGNITUDES[seen])
 

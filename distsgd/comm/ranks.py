@@ -51,8 +51,8 @@ class Ranks(Protocol):
     def shared(self, size: int, kind: DTypeLike) -> SharedMemory | None:
         """Return room for an array for each rank and for their sum, until `close`; None where ranks share no memory."""
 
-    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
-        """Return memory to average such vectors in, until `close`; None where ranks share none."""
+    def mean_memory(self, segments: Sequence[int], several: bool = True) -> MeanMemory | None:
+        """Return memory to average such vectors in, until `close`; None where ranks share none. several: see MeanMemory."""
 
     def links(self) -> Links | None:
         """Return the links to the other ranks; None where there are none. The first time, all ranks call this together."""
@@ -148,11 +148,11 @@ class World:
         self._shared.append(memory)
         return memory
 
-    def mean_memory(self, segments: Sequence[int]) -> MeanMemory | None:
+    def mean_memory(self, segments: Sequence[int], several: bool = True) -> MeanMemory | None:
         """Return memory where all ranks are on one node and it has that much; all ranks decide alike."""
-        if not self._can_share(mean_bytes(self.size, segments)):
+        if not self._can_share(mean_bytes(self.size, segments, several)):
             return None
-        memory = MeanMemory(self._communicator, segments)
+        memory = MeanMemory(self._communicator, segments, several)
         self._shared.append(memory)
         return memory
 

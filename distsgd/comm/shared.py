@@ -79,9 +79,10 @@ class MeanMemory:
     What a rank wrote before `meet` the others see after it.
     """
 
-    def __init__(self, communicator: "MPI.Intracomm", segments: Sequence[int]) -> None:
+    def __init__(self, communicator: "MPI.Intracomm", segments: Sequence[int], several: bool = True) -> None:
+        """several: whether a rank may add more than one vector; else there is no room for sums."""
         rank, ranks, size = communicator.rank, communicator.size, sum(segments)
-        sums_at, width, average = _places(segments)
+        sums_at, width, average = _places(segments, several)
         own = width + average * (rank == ranks - 1)
         self._window, parts = _allocated(communicator, 8 * own)
         whole = np.frombuffer(_joined(parts), np.int64)
@@ -93,7 +94,7 @@ class MeanMemory:
         """Values of the average that this rank writes; where in a row sums begin, and float32 values."""
         self.rows = self.words, self.words.view(np.float32), rank
         self._own = self.words[rank]
-        self.sums = self._own[sums_at : sums_at + size]
+        self.sums = self._own[sums_at : sums_at + size * several]
         self.own: NDArray[np.float32] = self._own[width - average :].view(np.float32)[:size]
         self._meetings = 0
         self._own[:], self.mean[first:last] = 0, 0  # there from now on, whoever fills the rest
@@ -125,11 +126,11 @@ class MeanMemory:
         self._window.Free()
 
 
-def _places(segments: Sequence[int]) -> tuple[int, int, int]:
+def _places(segments: Sequence[int], several: bool) -> tuple[int, int, int]:
     """Where in a row of words its sums begin, all its words, and those of the average."""
     largest, values = _lines(np.array([len(segments), sum(segments)])).tolist()
     sums_at = together.LARGEST + largest
-    return sums_at, sums_at + values + values // 2, values // 2
+    return sums_at, sums_at + values * several + values // 2, values // 2
 
 
 def _lines(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -138,9 +139,9 @@ def _lines(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return -(-counts // each) * each
 
 
-def mean_bytes(ranks: int, segments: Sequence[int]) -> int:
-    """How much so many ranks share to average such vectors."""
-    _, width, average = _places(segments)
+def mean_bytes(ranks: int, segments: Sequence[int], several: bool = True) -> int:
+    """How much so many ranks share to average such vectors, see MeanMemory."""
+    _, width, average = _places(segments, several)
     return 8 * (ranks * width + average)
 
 

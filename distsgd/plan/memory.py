@@ -60,7 +60,7 @@ def _copies(job: Job) -> int:
 
 def _message(job: Job) -> float:
     """Bytes a parameter: the moments travel too, but for gradients. Where ranks share memory, what each touches is counted for it,
-    as the system does: its own sums, the sum or the average, and its part of what the others add."""
+    as the system does: its own sums if it has several workers, the sum or the average, and its part of what the others add."""
     averaging = job.config.averaging
     if job.workers == 1:
         return 0
@@ -74,5 +74,6 @@ def _message(job: Job) -> float:
     # Where a worker computes, and where a gradient's average stays, is among the copies.
     if kind == FIXED:
         mean = FLOAT * (averaging.what == "parameters")
-        return values * (FIXED + mean + (FLOAT if job.workers == job.ranks else FIXED) * others)
+        several = job.workers > job.ranks  # else each rank's own vector is all that it adds
+        return values * (FIXED * several + mean + (FIXED if several else FLOAT) * others)
     return values * kind * (2 + others)

@@ -30,7 +30,9 @@ def averaging(
     if experiment.workers == 1:
         return Single(segments), algorithm
     settings = experiment.config.averaging
-    topology = (Master if settings.topology == "master" else Allreduce)(ranks, algorithm)
+    several = experiment.workers > ranks.size
+    by_master = settings.topology == "master"
+    topology = Master(ranks, algorithm) if by_master else Allreduce(ranks, algorithm, several)
     average = (Exact if settings.reduction == "exact" else Fast)(topology, segments)
     return average, topology.ran
 

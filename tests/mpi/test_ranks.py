@@ -154,7 +154,8 @@ def test_parts_of_any_segments_are_averaged_in_shared_memory_as_in_messages(
         own = np.random.default_rng([1, ranks.rank]).normal(size=(2, sum(segments))).astype(np.float32)
         for vectors in (own[:1], own):
             digests = []
-            for average in (Exact(Allreduce(ranks), segments), Exact(Master(ranks), segments)):
+            one_each = Allreduce(ranks, several=len(vectors) > 1)
+            for average in (Exact(one_each, segments), Exact(Master(ranks), segments)):
                 out = np.zeros_like(reference)
                 average.begin(reference, 7 * len(vectors) * mpi_ranks)
                 for number, vector in enumerate(vectors):
@@ -163,6 +164,19 @@ def test_parts_of_any_segments_are_averaged_in_shared_memory_as_in_messages(
                 assert average.finish(out) is Verdict.OK
                 digests.append(digest(out))
             assert digests[0] == digests[1], segments
+    ranks.close()
+
+
+@pytest.mark.mpi(ranks=2)
+def test_where_one_vector_was_said_there_is_no_room_for_several(
+    mpi_ranks: int, comm: "MPI.Intracomm"
+) -> None:
+    ranks, (size, state) = wrap(comm), (1000, np.ones(1000, np.float32))
+    average = Exact(Allreduce(ranks, several=False), [size])
+    average.begin(state, 4)
+    with pytest.raises(ValueError, match="said that it would add one"):
+        average.add(state, 1)
+    assert mean_bytes(2, [size]) - mean_bytes(2, [size], several=False) > 2 * 8 * size
     ranks.close()
 
 
