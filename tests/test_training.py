@@ -827,12 +827,12 @@ def job(experiment: Experiment, ranks: int) -> Job:
         # Parameters and momentum; where nothing is said of it a gradient is the network's.
         ("gradients", 1, 1, "exact", 4 * 2),
         ("gradients", 1, 2, "exact", 4 * 2 + 4 + 8),  # the average, and its message
-        ("gradients", 2, 2, "exact", 4 * 2 + 4 + 8 + 4 / 2),  # and the part of the other's gradient
-        ("gradients", 2, 4, "exact", 4 * 2 + 4 + 8 + 8 / 2),  # of its sums
+        ("gradients", 2, 2, "exact", 4 * 2 + 4 + 4 / 2),  # no sums, and the part of the other's gradient
+        ("gradients", 2, 4, "exact", 4 * 2 + 4 + 8 + 8 / 2),  # its sums, and the part of the other's
         ("gradients", 2, 2, "fast", 4 * 2 + 4 + 4 * 2 + 4 / 2),
         ("parameters", 1, 1, "exact", 2 * 4 * 2),  # the worker's, and those at the round's start
         ("parameters", 1, 2, "exact", 2 * (4 * 2 + 8)),
-        ("parameters", 2, 2, "exact", 2 * (4 * 2 + 4 + 8 + 4 / 2)),
+        ("parameters", 2, 2, "exact", 2 * (4 * 2 + 4 + 4 / 2)),
         ("parameters", 2, 4, "exact", 2 * (4 * 2 + 4 + 8 + 8 / 2)),
     ],
 )
