@@ -16,11 +16,12 @@ To be read in this order:
 
 Tried, measured and dropped: tiles of 12 and 16 rows of one register; tiles of HIGH rows in `patches`; pooling a few channels
 while the nearest cache holds them, and fetching ahead where pooled rows go; windows of 2x2 without loops in `pool`; chunks of
-weights' gradients that fit the nearest cache where they lie by rows; other distances to fetch ahead, and no fetching of rows on
-pages of their own; the place of a maximum kept through the loss's loop; huge pages; in registers, images innermost in place of
-LANES at a time, or the gradient to weights without pooling; by patches, inputs fetched ahead, and for threads, slopes and inputs
-of a piece shared out by channels and filters, where each core waits for lines that the other has just written. None was faster in
-a whole step, some were slower by 5 %.
+weights' gradients that fit the nearest cache where they lie by rows; other distances to fetch ahead, and no fetching of rows
+on pages of their own, nor of slopes in dot products, nor of what others add to an average; rectifying by one instruction; the
+place of a maximum kept through the loss's loop; huge pages; in registers, images innermost in place of LANES at a time, or the
+gradient to weights without pooling; by patches, inputs fetched ahead, and for threads, slopes and inputs of a piece shared out
+by channels and filters, where each core waits for lines that the other has just written. None was faster in a whole step, some
+were slower by 5 %.
 """
 
 import importlib
