@@ -26,11 +26,8 @@ from distsgd.training.workers import Worker, Workers
 
 # Shards of 70 and 69 images for seven workers: an epoch's fourth step has one image or none.
 TRAIN, TEST, BATCH, WORKERS = 487, 101, 23, 7
-ADAM = {
-    "name": "adam",
-    "learning_rate": 0.002,
-    "epsilon": 1e-5,
-}  # by less, a gradient that is zero but for rounding counts
+# With a smaller epsilon, a gradient that is zero but for rounding is a step as large as any other.
+ADAM = {"name": "adam", "learning_rate": 0.002, "epsilon": 1e-5}
 SGD = {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}
 COSINE = {"schedule": "cosine", "warmup": 0.75, "final": 0.1, "scale": "sqrt"}
 NESTEROV = {**SGD, **COSINE, "nesterov": True, "weight_decay": 0.02, "clip": 0.7}

@@ -201,7 +201,10 @@ def sums(
     seen, made = _Seen(*parts[:3]), _Made(*parts[3:])
     if target.pool > 1:
         target = target._replace(y=made.before)
-    spread: Call = patch_filters.spread_filters, (filters, 0, _room(window, made.products), made.weights)
+    spread: Call = (
+        patch_filters.spread_filters,
+        (filters, 0, _room_of_filters(window, made.products), made.weights),
+    )
     in_pieces: list[Program] = []
     for piece in pieces(window, count):
         part = target.part(piece.lines(window), piece.across(window), window.buffer[3])
@@ -235,7 +238,7 @@ def _of_piece(
     ]
 
 
-def _room(window: Window, unused: np.ndarray) -> np.ndarray:
+def _room_of_filters(window: Window, unused: np.ndarray) -> np.ndarray:
     """Of memory that is not used at the same time, what filters are spread and gathered in."""
     side = points(window)
     return unused.reshape(-1)[: side * side * LANES].reshape(side, side * LANES)
@@ -290,7 +293,7 @@ def pairs(
             program += _pair_piece(x, window, dy, piece, seen, made._replace(total=total), not program)
         each.append(program)
     own = *seen, made.room, made.pixels, made.slopes, made.before
-    gathered = made.total, 0, _room(window, made.slopes), dw
+    gathered = made.total, 0, _room_of_filters(window, made.slopes), dw
     return [(in_turn, (each, own, [])), (patch_filters.gather_filters, gathered)]
 
 
