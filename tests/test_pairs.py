@@ -194,9 +194,10 @@ def test_a_bias_gradient_is_written_once(layer: Convolution | Dense, calls_of_it
 
 
 def test_one_thread_sums_the_lanes_when_taps_are_shared_out() -> None:
-    dy, dw, db = aligned((4, 3, 16)), aligned((20, 4)), aligned(4)
-    window = Window((20, 3, 1, 16), (1, 1), 0, 0, 3, 1, (3, 1))
-    given = aligned(20 * 48), *pair_taps(window), window.step, dy, aligned(pairs_room(20, 4)), dw, db
+    taps = 4 * TAPS
+    dy, dw, db = aligned((4, 3, 16)), aligned((taps, 4)), aligned(4)
+    window = Window((taps, 3, 1, 16), (1, 1), 0, 0, 3, 1, (3, 1))
+    given = aligned(taps * 48), *pair_taps(window), window.step, dy, aligned(pairs_room(taps, 4)), dw, db
     shared = parts((pairs.sum_pairs, (*given, NO_VALUES, NO_WINNERS)), 2, [lambda memory: memory] * 2)
     assert [part[1][8].size for part in shared if part] == [4, 0]
     assert [part[1][1].size for part in shared if part] == [2 * TAPS, 2 * TAPS]

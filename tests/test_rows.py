@@ -92,6 +92,10 @@ def test_strips_cover_a_row_with_as_few_registers_as_will_do() -> None:
         assert {registers for _, registers in strips} <= set(rows.WIDTHS)
         spare = sum(registers for _, registers in strips) - -(-length // VECTOR)
         assert spare == 0 or (spare == 1 and COLUMNS > 4)
+        if COLUMNS <= 4 and length >= STRIP:
+            widths = [registers for _, registers in strips]
+            assert len(widths) == -(-length // STRIP)
+            assert max(widths) - min(widths) <= 1
 
 
 def test_channels_are_split_without_single_rows_where_that_adds_up() -> None:
@@ -99,8 +103,9 @@ def test_channels_are_split_without_single_rows_where_that_adds_up() -> None:
         begin, *ends = (place - 7 for place in rows.split.py_func(7, 7 + channels))
         fours, threes, ones, low, single, end = ends
         assert (begin, end) == (0, channels)
-        assert (low % rows.TALL, single % 4) == (0, 0)
-        assert (low, single) == (channels // rows.TALL * rows.TALL, channels // 4 * 4)
+        assert (low, (single - low) % 4) == (channels // rows.TALL * rows.TALL, 0)
+        assert low <= single
+        assert end - single < 4
         assert (fours % rows.HIGH, (threes - fours) % 4, (ones - threes) % 3) == (0, 0, 0)
         # As many high tiles as may be: with one more there were 1, 2 or 5 channels left, or less than none.
         assert channels - fours - rows.HIGH in (1, 2, 5) or channels - fours < rows.HIGH

@@ -38,6 +38,18 @@ def test_load_and_store_at_any_place_and_stride() -> None:
 
 
 @inlined
+def _shape(sides):
+    shape = tile.zeros(3, 2)
+    sides[0], sides[1] = tile.rows(shape), tile.columns(shape)
+
+
+def test_a_tile_knows_its_sides() -> None:
+    sides = np.zeros(2, np.int64)
+    _shape(sides)
+    assert sides.tolist() == [3, 2]
+
+
+@inlined
 def _turn(x, place, stride, y, to, step):
     tile.store(tile.turned(tile.load(tile.zeros(VECTOR, 1), x, place, stride)), y, to, step)
 

@@ -57,7 +57,7 @@ def sum_bands(
             sum_rows(*of_point, products[p], y[:0], False, y[:0], winner[:0])
 
     def finish(value, k, j, r, out, seen):
-        """Rows r and, in a tile of two, r + 1 of a band of filter k: a strip of lanes."""
+        """As many rows of a band of filter k as the tile has, from r on: a strip of lanes."""
         if bias.size > 0:
             value = tile.fill(value, bias[k])
         value = mixed(value, products, k * deep + j, levels, 0, points, outputs, r * points, points, 1)
@@ -67,19 +67,22 @@ def sum_bands(
             value = tile.gate(value, gate, seen + k * gate_plane + r * gate_line + j, gate_line)
         tile.store(value, y, out + k * y_plane + r * y_line + j, y_line)
 
+    def gather_some(zeros, k, j, begin, end, out, seen):
+        """Rows begin..end, as many at once as the tile has."""
+        for r in range(begin, end, tile.rows(zeros)):
+            finish(zeros, k, j, r, out, seen)
+
     def gather(k, count, out, seen):
         """The first `count` rows of a band of filter k."""
-        two, single, narrow = tile.zeros(2, COLUMNS), tile.zeros(1, COLUMNS), tile.zeros(1, 1)
+        fours, pairs = count // 4 * 4, count // 2 * 2
         for lane in range(0, length, STRIP if length >= STRIP else VECTOR):
             if length >= STRIP:
                 j = min(lane, length - STRIP)
-                for r in range(0, count - 1, 2):
-                    finish(two, k, j, r, out, seen)
-                if count % 2 == 1:
-                    finish(single, k, j, count - 1, out, seen)
+                gather_some(tile.zeros(4, COLUMNS), k, j, 0, fours, out, seen)
+                gather_some(tile.zeros(2, COLUMNS), k, j, fours, pairs, out, seen)
+                gather_some(tile.zeros(1, COLUMNS), k, j, pairs, count, out, seen)
             else:
-                for r in range(count):
-                    finish(narrow, k, lane, r, out, seen)
+                gather_some(tile.zeros(1, 1), k, lane, 0, count, out, seen)
 
     for i in range(meeting.shape[0]):
         multiply(i)

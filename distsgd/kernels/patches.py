@@ -208,6 +208,8 @@ def pair_points(slopes, point, places, batch, spread, plane, total, first):
             add_some(single, p, c, k, begin, end)
 
     strips = filters // STRIP * STRIP
+    if strips > 0 and filters - strips == VECTOR:
+        strips -= STRIP  # rather two strips of two registers than one of one, whose multiply-adds wait for each other
     pairs = strips + (filters - strips) // (2 * VECTOR) * 2 * VECTOR
     for p in range(points):
         for patch in range(0, length, batch):

@@ -18,7 +18,7 @@ HIGH = 6 if VECTOR == 16 else 4
 """Channels of a tile that is COLUMNS wide: what the registers hold. Of x, which may come from the level-2 cache, each register is
 loaded for so many multiply-adds.
 """
-TALL = {16: 8, 8: 4, 4: 8}[VECTOR]
+TALL = {16: 8, 8: 6, 4: 8}[VECTOR]
 """Channels of a narrower tile: with fewer, each multiply-add would wait for the one before."""
 CHUNK = 64
 """Taps after which a tile rests in memory, so that a strip of x stays in the level-1 cache while all channels use it."""
@@ -43,15 +43,17 @@ WIDTHS = tuple(sorted({1, 2, min(3, COLUMNS), COLUMNS}))
 
 
 def strips(length: int) -> list[tuple[int, int]]:
-    """Where the strips of a row of so many lanes begin, and how many registers each takes: the last as few as will do.
+    """Where the strips of a row of so many lanes begin, and how many registers each takes: as equal as may be, so that none is of
+    one register, whose multiply-adds wait for each other, beside wider ones.
 
     Where the row is no whole number of registers, the last moves back over lanes done before, which get the same again.
     """
     found: list[tuple[int, int]] = []
     lane, fitting = 0, [registers for registers in WIDTHS if registers * VECTOR <= length]
     while lane < length:
-        enough = [registers for registers in fitting if registers * VECTOR >= length - lane]
-        registers = min(enough, default=max(fitting))
+        left = -(-(length - lane) // VECTOR)
+        share = -(-left // -(-left // COLUMNS))
+        registers = min((each for each in fitting if each >= share), default=max(fitting))
         found.append((min(lane, length - registers * VECTOR), registers))
         lane += registers * VECTOR
     return found
@@ -69,7 +71,7 @@ def split(begin, end):
     threes = -(channels - high) % 4
     adds_up = 3 * threes <= channels - high
     threes_from, ones_from = end - 3 * threes if adds_up else begin + high, end if adds_up else begin + high
-    return begin, begin + high, threes_from, ones_from, end - channels % TALL, end - channels % 4, end
+    return begin, begin + high, threes_from, ones_from, end - channels % TALL, end - channels % TALL % 4, end
 
 
 @compiled(

@@ -9,11 +9,13 @@ from distsgd.kernels import tile, tile_bytes, vector
 from distsgd.kernels.compiled import FLOAT, compiled
 from distsgd.kernels.points import slopes_to_points
 from distsgd.kernels.shallow_rows import OUTPUTS, SIDE, spread_band
-from distsgd.kernels.vector import LANES, VECTOR
+from distsgd.kernels.vector import LANES, REGISTERS, VECTOR
 from distsgd.kernels.windows import unpool_twos
 
 FILTERS = 4
-"""Of a tile."""
+"""Of a block."""
+TOGETHER = 4 if REGISTERS == 32 else 2
+"""Filters of a tile where they are 5x5: sums of five taps for each, five inputs and a slope must fit the registers."""
 PIXELS = 8
 """Outputs of a row: their slopes at eight points take 16 KB."""
 
@@ -60,12 +62,13 @@ def pair_shallow(x, plane, line, spread, offsets, slopes, partial, pooled, winne
             for part in range(0, LANES, VECTOR):
                 rest = (at_point * blocks + block) * block_room + part * taps * FILTERS
                 at, dy = (at_point * columns + first) * LANES + part, at_point % points * point + part
-                total = tile.load(zeros, partial, rest, FILTERS * VECTOR)
-                for pixel in range(count):
-                    total = tile.multiply_pairs(total, spread, at, offsets, 0, slopes, dy, LANES)
-                    at += LANES
-                    dy += FILTERS * LANES
-                tile.store(total, partial, rest, FILTERS * VECTOR)
+                for k in range(0, FILTERS, tile.columns(zeros)):
+                    total = tile.load(zeros, partial, rest + k * VECTOR, FILTERS * VECTOR)
+                    slope = dy + k * LANES
+                    for pixel in range(at, at + count * LANES, LANES):
+                        total = tile.multiply_pairs(total, spread, pixel, offsets, 0, slopes, slope, LANES)
+                        slope += FILTERS * LANES
+                    tile.store(total, partial, rest + k * VECTOR, FILTERS * VECTOR)
 
     def pair_all(zeros, inputs):
         """At as many points as the second tile has rows."""
@@ -83,7 +86,7 @@ def pair_shallow(x, plane, line, spread, offsets, slopes, partial, pooled, winne
     if points == 6:
         pair_all(tile.zeros(3, FILTERS), tile.zeros(6, 1))
     else:
-        pair_all(tile.zeros(5, FILTERS), tile.zeros(8, 1))
+        pair_all(tile.zeros(5, TOGETHER), tile.zeros(8, 1))
     for p in range(points):
         for c in range(channels):
             for s in range(taps):

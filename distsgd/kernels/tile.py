@@ -72,6 +72,16 @@ def rows(typing, tile):
 
 
 @intrinsic
+def columns(typing, tile):
+    """How many columns a tile has."""
+
+    def generate(context, builder, signature, args):
+        return context.get_constant(types.int64, tile.columns)
+
+    return types.int64(tile), generate
+
+
+@intrinsic
 def add_rows(typing, tile, array, place):
     """Each row of the tile plus one scalar of the array, from `place` on."""
 

@@ -19,8 +19,10 @@ VECTOR = int(
     os.environ.get("DISTSGD_VECTOR") or (16 if "+avx512f" in _FEATURES else 8 if "+avx" in _FEATURES else 4)
 )
 """float32 values in one of the processor's registers. DISTSGD_VECTOR overrides it, to test the code of another processor."""
+REGISTERS = 32 if VECTOR == 16 or "+neon" in _FEATURES else 16
+"""So many the processor has."""
 COLUMNS = {16: 4, 8: 3, 4: 5 if "+neon" in _FEATURES else 2}[VECTOR]
-"""The accumulators, a column of x and one weight must fit the registers: 32 with AVX-512 and NEON, otherwise 16."""
+"""The accumulators, a column of x and one weight must fit the registers."""
 STRIP = COLUMNS * VECTOR
 """Lanes of a row that one tile covers."""
 TAPS = {16: 5, 8: 3, 4: 5 if "+neon" in _FEATURES else 2}[VECTOR]

@@ -67,18 +67,19 @@ def mixed(total, x, at, places, low, high, matrix, first, across, down):
 def spread_rows(x, at, places, low, high, matrix, across, down, length, y, to, point):
     """Write y[to + p * point : ...] = sum over q in low..high of matrix[p * across + q * down] * x[at + places[q] : ...]."""
     points = y.shape[0]
-    two, one, narrow = tile.zeros(2, COLUMNS), tile.zeros(1, COLUMNS), tile.zeros(1, 1)
+
+    def spread_some(zeros, begin, end, lane):
+        """Points begin..end, as many at once as the tile has rows."""
+        for p in range(begin, end, tile.rows(zeros)):
+            total = mixed(zeros, x, at + lane, places, low, high, matrix, p * across, across, down)
+            tile.store(total, y, to + p * point + lane, point)
+
+    fours, pairs = points // 4 * 4, points // 2 * 2
     for lane in range(0, length, STRIP if length >= STRIP else VECTOR):
         if length >= STRIP:
             j = min(lane, length - STRIP)
-            for p in range(0, points - 1, 2):
-                pair = mixed(two, x, at + j, places, low, high, matrix, p * across, across, down)
-                tile.store(pair, y, to + p * point + j, point)
-            if points % 2 == 1:
-                p = points - 1
-                last = mixed(one, x, at + j, places, low, high, matrix, p * across, across, down)
-                tile.store(last, y, to + p * point + j, point)
+            spread_some(tile.zeros(4, COLUMNS), 0, fours, j)
+            spread_some(tile.zeros(2, COLUMNS), fours, pairs, j)
+            spread_some(tile.zeros(1, COLUMNS), pairs, points, j)
         else:
-            for p in range(points):
-                value = mixed(narrow, x, at + lane, places, low, high, matrix, p * across, across, down)
-                tile.store(value, y, to + p * point + lane, point)
+            spread_some(tile.zeros(1, 1), 0, points, lane)
