@@ -165,7 +165,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def output(process: subprocess.Popen[str], timeout: float = 240) -> str:
+def output(process: subprocess.Popen[str], timeout: float = 600) -> str:
     try:
         out, error = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
